@@ -1,0 +1,1 @@
+"""The tester's machine: pull, sysroot and deploy."""

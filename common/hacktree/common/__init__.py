@@ -1,0 +1,1 @@
+"""The versioning filesystem: objects, repository and the `hacktree` command driver."""

@@ -1,0 +1,1 @@
+"""The `hacktree` command driver: finds subcommands, reads global options, reports errors."""

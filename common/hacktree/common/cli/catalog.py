@@ -1,0 +1,23 @@
+"""What the driver knows of a subcommand before it imports it.
+
+`hacktree --help` must answer in a tenth of a second, so the list of commands is plain data and the
+module behind a name is imported only when that command runs.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Group = Literal["repository", "farm", "tester"]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandInfo:
+    """One subcommand: its name, the group it is listed in, one line of help, and its module.
+
+    The module defines `configure(parser)` and `run(args) -> int`.
+    """
+
+    name: str
+    group: Group
+    summary: str
+    module: str

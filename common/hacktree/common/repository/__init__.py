@@ -1,0 +1,1 @@
+"""The repository on disk: transactions, refs, commit, checkout, fsck and prune."""

@@ -1,0 +1,61 @@
+"""zstd as this repository uses it: one frame per object, bounded windows, our own errors."""
+
+import sys
+from collections.abc import Iterator
+from typing import IO, Final
+
+from hacktree.common.objects.errors import FormatError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+MAX_WINDOW_LOG: Final = 27
+"""A decoder's window is at most 128 MiB, whatever a frame asks for."""
+
+_OPTIONS: Final = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
+_CHUNK: Final = 1 << 20
+
+
+def compress(data: bytes, level: int) -> bytes:
+    """One zstd frame of `data`."""
+    return zstd.compress(data, level)
+
+
+def new_compressor(level: int) -> zstd.ZstdCompressor:
+    """For content that comes in pieces: `compress(piece)`, then `flush()` ends the frame."""
+    return zstd.ZstdCompressor(level)
+
+
+def decompress_bounded(data: bytes, max_size: int) -> bytes:
+    """The content of one frame; raises `FormatError` beyond `max_size` bytes or if damaged."""
+    decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+    try:
+        content = decompressor.decompress(data, max_size + 1)
+    except zstd.ZstdError as error:
+        raise FormatError(f"not a zstd frame: {error}") from error
+    if len(content) > max_size:
+        raise FormatError(f"decompresses to more than {max_size} bytes")
+    if not decompressor.eof or decompressor.unused_data:
+        raise FormatError("a zstd frame is truncated or followed by other bytes")
+    return content
+
+
+def decompress_chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield the content of the one frame in `stream`, at most 1 MiB at a time."""
+    decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+    try:
+        while not decompressor.eof:
+            data = b""
+            if decompressor.needs_input:
+                data = stream.read(_CHUNK)
+                if not data:
+                    raise FormatError("a zstd frame is truncated")
+            chunk = decompressor.decompress(data, _CHUNK)
+            if chunk:
+                yield chunk
+    except zstd.ZstdError as error:
+        raise FormatError(f"not a zstd frame: {error}") from error
+    if decompressor.unused_data or stream.read(1):
+        raise FormatError("a zstd frame is followed by other bytes")

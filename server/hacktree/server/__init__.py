@@ -1,0 +1,1 @@
+"""The build farm: serving a repository."""
