@@ -363,6 +363,12 @@ def test_a_stanza_without_a_name_is_refused_by_its_number() -> None:
         parse_dpkg_status(stanza() + stanza(Package=None))
 
 
+def test_an_error_about_a_stanza_can_be_printed() -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_dpkg_status(b"Package: \x1b[2J\xff\n\x1b\n")
+    assert caught.value.message.isprintable()
+
+
 def test_a_stanza_cannot_begin_with_a_continuation_line() -> None:
     with pytest.raises(FormatError, match="not a field"):
         parse_dpkg_status(stanza() + b" x: y\n")
@@ -672,6 +678,20 @@ def test_a_schema_without_end_is_given_up() -> None:
     )
     with pytest.raises(FormatError, match="SQLite can't read: interrupted"):
         read_rpm_database(database)
+
+
+def test_an_error_of_sqlite_that_quotes_bytes_outside_utf8_is_our_error() -> None:
+    sound = sqlite_bytes(TABLE, "CREATE INDEX quoted ON Packages (hnum)")
+    with pytest.raises(FormatError, match="SQLite can't read"):
+        read_rpm_database(sound.replace(b"ON Packages", b"ON \xff\xfeckages"))
+
+
+def test_an_error_of_sqlite_that_quotes_control_characters_can_be_printed() -> None:
+    sound = sqlite_bytes(TABLE, "CREATE INDEX quoted ON Packages (hnum)")
+    with pytest.raises(FormatError, match="SQLite can't read") as caught:
+        read_rpm_database(sound.replace(b"ON Packages", b"ON \x1b[2Jages"))
+    assert caught.value.message.isprintable()
+    assert r"\x1b" in caught.value.message
 
 
 @pytest.mark.parametrize(

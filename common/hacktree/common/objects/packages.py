@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Final
 
 from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.names import display_path
 
 MAX_PACKAGES: Final = 50_000
 """Packages in one tree; a full desktop has about 3,000."""
@@ -199,7 +200,7 @@ def _dpkg_value(stanza: dict[bytes, bytes], name: bytes) -> str:
 
 
 def _dpkg_error(number: int, stanza: dict[bytes, bytes], problem: str) -> FormatError:
-    name = stanza.get(b"package", b"?")[:80].decode("ascii", "backslashreplace")
+    name = display_path(stanza.get(b"package", b"?")[:80])
     return FormatError(f"dpkg status, stanza {number} (package {name}): {problem}")
 
 

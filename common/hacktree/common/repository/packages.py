@@ -129,8 +129,10 @@ def _rpm_headers(database: bytes) -> Iterator[bytes]:
             connection.deserialize(_without_log(database))
             _check_schema(connection)
             yield from _read_blobs(connection, len(database))
-    except sqlite3.Error as error:
-        raise FormatError(f"an rpm database that SQLite can't read: {error}") from error
+    except (sqlite3.Error, UnicodeError) as error:
+        # SQLite's message quotes the schema: any length, control characters, not even UTF-8.
+        problem = display_path(str(error)[:200].encode())
+        raise FormatError(f"an rpm database that SQLite can't read: {problem}") from error
 
 
 def _bound(connection: sqlite3.Connection) -> None:

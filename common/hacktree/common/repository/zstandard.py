@@ -1,5 +1,6 @@
 """zstd as this repository uses it: one frame per object, bounded windows, our own errors."""
 
+import io
 import sys
 from collections.abc import Iterator
 from typing import IO, Final
@@ -16,6 +17,8 @@ MAX_WINDOW_LOG: Final = 27
 
 _OPTIONS: Final = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
 _CHUNK: Final = 1 << 20
+
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 
 
 def compress(data: bytes, level: int) -> bytes:
@@ -59,3 +62,37 @@ def decompress_chunks(stream: IO[bytes]) -> Iterator[bytes]:
         raise FormatError(f"not a zstd frame: {error}") from error
     if decompressor.unused_data or stream.read(1):
         raise FormatError("a zstd frame is followed by other bytes")
+
+
+class ZstdReader(io.RawIOBase):
+    """A readable stream over the frames in `stream`; raises `FormatError` if they are damaged."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        """Fill `buffer` with decompressed bytes; 0 at the end."""
+        view = memoryview(buffer)
+        while True:
+            data = b""
+            if self._decompressor.eof:
+                data = self._decompressor.unused_data or self._stream.read(_CHUNK)
+                if not data:
+                    return 0
+                self._decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+            elif self._decompressor.needs_input:
+                data = self._stream.read(_CHUNK)
+                if not data:
+                    raise FormatError("a zstd frame is truncated")
+            try:
+                chunk = self._decompressor.decompress(data, len(view))
+            except zstd.ZstdError as error:
+                raise FormatError(f"not a zstd frame: {error}") from error
+            if chunk:
+                view[: len(chunk)] = chunk
+                return len(chunk)

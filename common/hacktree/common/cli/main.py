@@ -1,0 +1,187 @@
+"""The `hacktree` command: picks the subcommand, imports only that, reports what goes wrong."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from hacktree.common.cli.catalog import CommandInfo
+from hacktree.common.cli.failures import INTERRUPTED, describe_failure
+
+if TYPE_CHECKING:
+    import argparse
+
+USAGE_STATUS: Final = 2
+BROKEN_PIPE_STATUS: Final = 141
+
+_VALUE_OPTIONS: Final = ("--repo", "--sysroot")
+_GROUPS: Final = (
+    ("tester", "On a tester's machine"),
+    ("repository", "Repositories"),
+    ("farm", "On the build farm"),
+)
+_INTRO: Final = """\
+usage: hacktree [--repo DIR] [--sysroot DIR] [--json] [--quiet] [--verbose] COMMAND ...
+
+Publish whole operating-system trees, pull only what changed, swap roots, roll back.
+"""
+_OUTRO: Final = """\
+Examples:
+  hacktree-pull fastqa                       upgrade this machine to the newest fastqa build
+  hacktree rollback                          go back to the root before
+  hacktree --repo /srv/tree commit builds /var/tmp/build-root
+  hacktree diff fastqa~1 fastqa              what changed, files and packages
+
+Exit statuses: 0 done, 1 failed, 2 wrong usage or input, 4 the remote is at fault, 5 local data is
+damaged, 6 somebody holds the lock, 7 no space, 8 the system refused, 130 interrupted.
+`hacktree COMMAND --help` explains a command.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _dispatch(arguments)
+    except KeyboardInterrupt:
+        print("hacktree: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough; nothing may complain at shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_STATUS
+    except Exception as error:
+        failure = describe_failure(error)
+        if failure is None or os.environ.get("HACKTREE_TRACEBACK"):
+            raise
+        if "--json" in arguments:
+            _report_json(failure.message, failure.hint, failure.exit_code)
+        else:
+            print(f"hacktree: {failure.message}", file=sys.stderr)
+            if failure.hint:
+                print(f"  {failure.hint}", file=sys.stderr)
+        return failure.exit_code
+
+
+def _report_json(message: str, hint: str, code: int) -> None:
+    import json
+
+    document = {"error": {"message": message, "hint": hint, "exit-status": code}}
+    print(json.dumps(document, ensure_ascii=False), file=sys.stderr)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    position = command_position(arguments)
+    if position is None:
+        return _without_command(arguments)
+    name = arguments.pop(position)
+    commands = load_catalog()
+    if name not in commands:
+        return _unknown(name, commands)
+    parser = build_parser(commands[name])
+    module = load_command(commands[name])
+    status = module.run(parser.parse_args(arguments))
+    sys.stdout.flush()
+    return status
+
+
+def command_position(arguments: Sequence[str]) -> int | None:
+    """Index of the first word that is neither a global option nor the value of one."""
+    skip = False
+    for index, word in enumerate(arguments):
+        if skip:
+            skip = False
+        elif word in _VALUE_OPTIONS:
+            skip = True
+        elif not word.startswith("-"):
+            return index
+    return None
+
+
+def load_catalog() -> dict[str, CommandInfo]:
+    """Every installed command by name; each portion of hacktree registers its own."""
+    from importlib.metadata import entry_points
+
+    commands: dict[str, CommandInfo] = {}
+    for point in entry_points(group="hacktree.commands"):
+        for info in point.load():
+            commands[info.name] = info
+    return commands
+
+
+def load_command(info: CommandInfo) -> "CommandModule":
+    """Import the module of a command."""
+    from importlib import import_module
+
+    return import_module(info.module)
+
+
+def build_parser(info: CommandInfo) -> "argparse.ArgumentParser":
+    """The whole argument parser of one command, global options included."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog=f"hacktree {info.name}",
+        description=info.summary + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options = parser.add_argument_group("global options")
+    options.add_argument("--repo", metavar="DIR", help="the repository (default: the sysroot's)")
+    options.add_argument(
+        "--sysroot",
+        metavar="DIR",
+        default=os.environ.get("HACKTREE_SYSROOT", "/"),
+        help="the machine's root, or any directory (default: /)",
+    )
+    options.add_argument("--json", action="store_true", help="print JSON")
+    options.add_argument("--quiet", "-q", action="store_true", help="print only what was asked for")
+    options.add_argument("--verbose", "-v", action="store_true", help="print more")
+    load_command(info).configure(parser)
+    return parser
+
+
+def _without_command(arguments: Sequence[str]) -> int:
+    if "--version" in arguments:
+        from importlib.metadata import version
+
+        print(f"hacktree {version('hacktree')}")
+        return 0
+    asked = "--help" in arguments or "-h" in arguments
+    print(help_text(), file=sys.stdout if asked else sys.stderr)
+    return 0 if asked else USAGE_STATUS
+
+
+def help_text() -> str:
+    """The overview of all commands."""
+    commands = load_catalog().values()
+    lines = [_INTRO]
+    for group, title in _GROUPS:
+        members = [info for info in commands if info.group == group]
+        if members:
+            lines.append(f"{title}:")
+            lines += [f"  {info.name:<12} {info.summary}" for info in members]
+            lines.append("")
+    return "\n".join([*lines, _OUTRO.rstrip()])
+
+
+def _unknown(name: str, commands: dict[str, CommandInfo]) -> int:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, commands, 1)
+    meant = f" Did you mean '{close[0]}'?" if close else ""
+    print(f"hacktree: there is no command '{name}'.{meant}", file=sys.stderr)
+    print("  `hacktree --help` lists the commands.", file=sys.stderr)
+    return USAGE_STATUS
+
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class CommandModule(Protocol):
+        """What a command's module defines."""
+
+        def configure(self, parser: argparse.ArgumentParser) -> None:
+            """Add arguments, description and epilog."""
+
+        def run(self, args: argparse.Namespace) -> int:
+            """Do it; returns the exit status."""

@@ -1,0 +1,114 @@
+"""`hacktree diff`."""
+
+import argparse
+import os
+
+from hacktree.common.cli.context import repository_from
+from hacktree.common.cli.output import emit_json
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.diff import Change, diff_trees
+from hacktree.common.objects.names import display_path
+from hacktree.common.objects.packages import PackageDiff, diff_packages, packages_from_metadata
+from hacktree.common.objects.tree import FileEntry
+from hacktree.common.repository.config import format_size
+from hacktree.common.repository.revision import resolve
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.add_argument("old", metavar="OLD")
+    parser.add_argument("new", metavar="NEW")
+    parser.add_argument("--path", metavar="PREFIX", default="", help="only below this path")
+    parser.add_argument("--packages", action="store_true", help="only the packages")
+    parser.add_argument("--stat", action="store_true", help="only the counts")
+    parser.epilog = """\
+A: added, D: deleted, M: content changed, m: only owner, mode or attributes changed.
+
+Examples:
+  hacktree diff fastqa~1 fastqa
+  hacktree diff fastqa~1 fastqa --packages
+
+Exit statuses: 0 done (whether or not they differ), 2 there is no such revision."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare two commits."""
+    repository = repository_from(args)
+    old = repository.load_commit(resolve(repository, args.old))
+    new = repository.load_commit(resolve(repository, args.new))
+    prefix = os.fsencode(args.path).strip(b"/")
+    changes = [
+        change
+        for change in diff_trees(repository.load_tree, old.root.id, new.root.id)
+        if not prefix or change.path == prefix or change.path.startswith(prefix + b"/")
+    ]
+    packages = _package_diff(old, new)
+    if args.json:
+        emit_json(_document(changes, packages))
+        return 0
+    if not args.packages and not args.stat:
+        for change in changes:
+            print(f"{_letter(change)} /{display_path(change.path)}")
+    if packages is not None and not args.stat:
+        _print_packages(packages)
+    if not args.quiet and not args.packages:
+        print(_summary(changes))
+    return 0
+
+
+def _package_diff(old: Commit, new: Commit) -> PackageDiff | None:
+    if "packages" not in old.metadata or "packages" not in new.metadata:
+        return None
+    return diff_packages(
+        packages_from_metadata(old.metadata["packages"]),
+        packages_from_metadata(new.metadata["packages"]),
+    )
+
+
+def _letter(change: Change) -> str:
+    if change.old is None:
+        return "A"
+    if change.new is None:
+        return "D"
+    return "M" if change.is_content else "m"
+
+
+def _print_packages(packages: PackageDiff) -> None:
+    for before, after in packages.changed:
+        print(f"package {before.name} ({before.architecture}): {before.version} → {after.version}")
+    for package in packages.added:
+        print(f"package {package.name} ({package.architecture}): added {package.version}")
+    for package in packages.removed:
+        print(f"package {package.name} ({package.architecture}): removed {package.version}")
+
+
+def _summary(changes: list[Change]) -> str:
+    letters = [_letter(change) for change in changes]
+    new_bytes = sum(
+        change.new.size
+        for change in changes
+        if isinstance(change.new, FileEntry) and change.is_content
+    )
+    return (
+        f"{letters.count('A')} added, {letters.count('D')} deleted, {letters.count('M')} changed, "
+        f"{letters.count('m')} with other attributes; {format_size(new_bytes)} in new content"
+    )
+
+
+def _document(changes: list[Change], packages: PackageDiff | None) -> dict[str, object]:
+    names = {"A": "added", "D": "deleted", "M": "changed", "m": "attributes"}
+    document: dict[str, object] = {
+        "files": [
+            {"path": "/" + display_path(c.path), "change": names[_letter(c)]} for c in changes
+        ]
+    }
+    if packages is not None:
+        document["packages"] = {
+            "changed": [
+                [before.name, before.architecture, before.version, after.version]
+                for before, after in packages.changed
+            ],
+            "added": [[p.name, p.architecture, p.version] for p in packages.added],
+            "removed": [[p.name, p.architecture, p.version] for p in packages.removed],
+        }
+    return document

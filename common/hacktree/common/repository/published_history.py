@@ -1,0 +1,97 @@
+"""Writing a branch's published history. docs/format.md, "History".
+
+The tail is written before the ref moves: a crash in between leaves a page that is ahead of the ref,
+which readers skip and the next commit rebuilds.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from hacktree.common.errors import CorruptError
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.history import (
+    MAX_PAGE_SIZE,
+    PAGE_LENGTH,
+    HistoryPage,
+    decode_page,
+    encode_page,
+    verified_chain,
+)
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.names import BranchName
+from hacktree.common.repository.durable import (
+    make_directories,
+    replace_published,
+    write_durably,
+)
+from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.zstandard import compress, decompress_bounded
+
+_LEVEL: Final = 9
+_EMPTY: Final = HistoryPage(1, (), b"")
+
+
+def publish_history(repository: Repository, branch: BranchName, head: ObjectId) -> None:
+    """Write the pages so that they hold `head`, whose commit is in the repository already."""
+    directory = repository.path / "branches" / branch / "history"
+    make_directories(repository.path, directory.relative_to(repository.path), mode=0o755)
+    encoded = repository.read_meta(head, MAX_COMMIT_SIZE)
+    parents = decode_commit(encoded).parents
+    tail = _read_tail(directory / "tail")
+    older: list[bytes] = []
+    older_page = b""
+    if parents:
+        older = [data for _, data, _ in verified_chain(parents[0], tail.commits)]
+        if older and older[-1] == tail.commits[-1]:
+            older_page = tail.older
+        else:
+            older = _commits_from_objects(repository, parents[0])
+    commits = [encoded, *older]
+    while len(commits) > 2 * PAGE_LENGTH:
+        older_page = _seal(directory, tuple(commits[-PAGE_LENGTH:]), older_page)
+        commits = commits[:-PAGE_LENGTH]
+    page = HistoryPage(1, tuple(commits), older_page)
+    replace_published(directory / "tail", compress(encode_page(page), _LEVEL))
+
+
+def _seal(directory: Path, commits: tuple[bytes, ...], older: bytes) -> bytes:
+    data = compress(encode_page(HistoryPage(1, commits, older)), _LEVEL)
+    name = hash_bytes(data)
+    write_durably(directory / name.hex(), data, mode=0o644)
+    return name
+
+
+def _read_tail(path: Path) -> HistoryPage:
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return _EMPTY
+    try:
+        return decode_page(decompress_bounded(data, MAX_PAGE_SIZE))
+    except FormatError:
+        # A damaged tail is derived data: it is rebuilt from the commits themselves.
+        return _EMPTY
+
+
+def _commits_from_objects(repository: Repository, newest: ObjectId) -> list[bytes]:
+    """Encoded commits from `newest` back, as far as they are here."""
+    found: list[bytes] = []
+    wanted: ObjectId | None = newest
+    while wanted is not None and repository.has_meta(wanted):
+        data = repository.read_meta(wanted, MAX_COMMIT_SIZE)
+        found.append(data)
+        parents = decode_commit(data).parents
+        wanted = parents[0] if parents else None
+    return found
+
+
+def read_history(repository: Repository, branch: BranchName, count: int) -> list[bytes]:
+    """Up to `count` encoded commits of the published tail, newest first; for tests and tools."""
+    path = repository.path / "branches" / branch / "history" / "tail"
+    try:
+        page = decode_page(decompress_bounded(path.read_bytes(), MAX_PAGE_SIZE))
+    except FormatError as error:
+        raise CorruptError(f"{path} is damaged: {error}") from error
+    return list(islice(page.commits, count))
