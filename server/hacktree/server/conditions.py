@@ -127,7 +127,7 @@ def _names(field: str, etag: str, *, weakly: bool) -> bool:
 
 def _parse_range(field: str, size: int) -> Whole | Part | Unsatisfiable:
     match = _RANGE.fullmatch(field.strip())
-    if match is None or match[0].count("-") != 1 or match[1] == match[2] == "":
+    if match is None or match[1] == match[2] == "":
         return Whole()
     if match[1] == "":
         suffix = int(match[2])

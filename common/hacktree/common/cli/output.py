@@ -42,6 +42,11 @@ def terminal_progress(label: str) -> Callable[[int, int], None] | None:
         shown = step
         share = f" of {total / 1e6:.0f}" if total else ""
         end = "\n" if total and done >= total else ""
-        print(f"\r{label}: {done / 1e6:.0f}{share} MB", end=end, file=sys.stderr, flush=True)
+        print(
+            f"\r{label}: {done / 1e6:.0f}{share} MB",
+            end=end,
+            file=sys.stderr,
+            flush=True,
+        )
 
     return show

@@ -23,7 +23,11 @@ from hacktree.common.repository.committing import (
 )
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.directory import ingest_directory
-from hacktree.common.repository.ingest import IngestOptions, IngestReport, read_skip_list
+from hacktree.common.repository.ingest import (
+    IngestOptions,
+    IngestReport,
+    read_skip_list,
+)
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.revision import resolve
 from hacktree.common.repository.tar import ingest_tar
@@ -48,9 +52,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-list", metavar="FILE", help="globs of paths to leave out")
     parser.add_argument("--if-changed", action="store_true", help="no commit for an equal tree")
     parser.add_argument("--strict", action="store_true", help="refuse devices, sockets and FIFOs")
-    parser.add_argument("--allow-renumbering", action="store_true", help=(
-        "accept users and groups whose numbers changed"
-    ))
+    parser.add_argument(
+        "--allow-renumbering",
+        action="store_true",
+        help=("accept users and groups whose numbers changed"),
+    )
     parser.add_argument("--jobs", "-j", type=int, metavar="N", help="threads (default: all cores)")
     parser.epilog = """\
 The list of packages is read from dpkg's status or the rpm database in the tree.
@@ -92,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
 def _source(
     args: argparse.Namespace, repository: Repository
 ) -> Callable[
-    [Transaction, Callable[[bytes], Entry | None] | None], tuple[BuildDirectory, IngestReport]
+    [Transaction, Callable[[bytes], Entry | None] | None],
+    tuple[BuildDirectory, IngestReport],
 ]:
     skip = read_skip_list(Path(args.skip_list)) if args.skip_list else ()
     progress = None if args.quiet else terminal_progress("committing")

@@ -8,7 +8,11 @@ from hacktree.common.cli.output import emit_json
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.diff import Change, diff_trees
 from hacktree.common.objects.names import display_path
-from hacktree.common.objects.packages import PackageDiff, diff_packages, packages_from_metadata
+from hacktree.common.objects.packages import (
+    PackageDiff,
+    diff_packages,
+    packages_from_metadata,
+)
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.revision import resolve

@@ -11,10 +11,14 @@ from hacktree.common.repository.layout import Mode, init_repository
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--mode", choices=[mode.value for mode in Mode], help=(
-        "archive: compressed, to publish; bare: the files that roots link to, as root; "
-        "bare-user: the same without root (default: archive with --repo, else bare or bare-user)"
-    ))
+    parser.add_argument(
+        "--mode",
+        choices=[mode.value for mode in Mode],
+        help=(
+            "archive: compressed, to publish; bare: the files that roots link to, as root; "
+            "bare-user: the same without root (default: archive with --repo, else bare or bare-user)"
+        ),
+    )
     parser.epilog = """\
 Doing it again with the same mode changes nothing.
 

@@ -69,10 +69,17 @@ def _entries(
 
 
 def _line(path: bytes, entry: Entry, ids: bool) -> str:
-    kind = {FileEntry: stat.S_IFREG, DirectoryEntry: stat.S_IFDIR, SymlinkEntry: stat.S_IFLNK}
+    kind = {
+        FileEntry: stat.S_IFREG,
+        DirectoryEntry: stat.S_IFDIR,
+        SymlinkEntry: stat.S_IFLNK,
+    }
     bits = 0o777 if isinstance(entry, SymlinkEntry) else entry.mode
     size = entry.size if isinstance(entry, FileEntry) else 0
-    words = [stat.filemode(kind[type(entry)] | bits), f"{entry.uid:>5} {entry.gid:>5} {size:>12}"]
+    words = [
+        stat.filemode(kind[type(entry)] | bits),
+        f"{entry.uid:>5} {entry.gid:>5} {size:>12}",
+    ]
     if ids:
         words.append("-" * 64 if isinstance(entry, SymlinkEntry) else entry.id.hex())
     target = f" -> {display_path(entry.target)}" if isinstance(entry, SymlinkEntry) else ""

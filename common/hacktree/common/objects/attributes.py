@@ -2,9 +2,8 @@
 
 from typing import Annotated, Final
 
-from msgspec import Meta
-
 from hacktree.common.objects.errors import FormatError
+from msgspec import Meta
 
 Xattrs = tuple[tuple[str, bytes], ...]
 """(name, value) pairs sorted by name."""

@@ -7,7 +7,6 @@ integer or an unsorted map. So every decode is followed by an encode that must g
 from typing import Generic, TypeVar
 
 import msgspec
-
 from hacktree.common.objects.errors import FormatError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -36,7 +35,12 @@ class Codec(Generic[T]):
             value = self._decoder.decode(data)
         except FormatError:
             raise
-        except (msgspec.MsgspecError, RecursionError, UnicodeError, ValueError) as error:
+        except (
+            msgspec.MsgspecError,
+            RecursionError,
+            UnicodeError,
+            ValueError,
+        ) as error:
             raise FormatError(f"not a {self._name}: {error}") from error
         if self._encode(value) != data:
             raise FormatError(f"not the canonical encoding of a {self._name}")
@@ -45,5 +49,11 @@ class Codec(Generic[T]):
     def _encode(self, value: T) -> bytes:
         try:
             return self._encoder.encode(value)
-        except (TypeError, OverflowError, UnicodeError, RecursionError, ValueError) as error:
+        except (
+            TypeError,
+            OverflowError,
+            UnicodeError,
+            RecursionError,
+            ValueError,
+        ) as error:
             raise FormatError(f"a value no {self._name} can hold: {error}") from error

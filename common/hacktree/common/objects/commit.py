@@ -4,14 +4,13 @@ import re
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta
-
 from hacktree.common.objects.attributes import Mode, OwnerId, Xattrs, check_xattrs
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.objects.ids import ObjectId, WireObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.objects.tree import TreeSize
+from msgspec import Meta
 
 MAX_COMMIT_SIZE: Final = 4 << 20
 """Bytes of one encoded commit; a list of 650 packages takes about 30 kB."""
@@ -27,9 +26,7 @@ MetadataValue = str | int | list[str | list[str]]
 _ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}|")
 
 
-class RootDirectory(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True
-):
+class RootDirectory(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The root directory: its tree, the encoded tree's size in bytes, and its own attributes."""
 
     id: WireObjectId
@@ -50,7 +47,11 @@ class Totals(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Commit(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="commit"
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag="commit",
 ):
     """One build of a branch. `time` is in seconds since 1970 UTC; `sequence` is the parent's + 1.
 

@@ -5,7 +5,13 @@ from dataclasses import dataclass
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry, Tree
+from hacktree.common.objects.tree import (
+    DirectoryEntry,
+    Entry,
+    FileEntry,
+    SymlinkEntry,
+    Tree,
+)
 from hacktree.common.objects.walk import MAX_DEPTH, LoadTree
 
 

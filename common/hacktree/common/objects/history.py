@@ -9,12 +9,11 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta
-
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ID_LENGTH, ObjectId, hash_bytes
+from msgspec import Meta
 
 PAGE_LENGTH: Final = 64
 """Commits in a sealed page; the mutable tail holds up to twice as many."""
@@ -24,7 +23,11 @@ MAX_PAGE_SIZE: Final = 64 << 20
 
 
 class HistoryPage(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="history"
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag="history",
 ):
     """Encoded commits, newest first, and the id of the next older sealed page (empty: none)."""
 

@@ -4,9 +4,8 @@ import hashlib
 import re
 from typing import Annotated, Final, NewType
 
-from msgspec import Meta
-
 from hacktree.common.objects.errors import NameInvalidError
+from msgspec import Meta
 
 ID_LENGTH: Final = 32
 """Bytes in an object id."""

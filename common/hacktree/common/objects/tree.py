@@ -3,13 +3,12 @@
 from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import Meta
-
 from hacktree.common.objects.attributes import Mode, OwnerId, Xattrs, check_xattrs
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import WireObjectId
 from hacktree.common.objects.names import MAX_PATH_LENGTH, check_entry_names
+from msgspec import Meta
 
 MAX_TREE_SIZE: Final = 64 << 20
 """Bytes of one encoded tree: about 600,000 entries in one directory."""
@@ -24,7 +23,12 @@ TreeSize = Annotated[int, Meta(ge=1, le=MAX_TREE_SIZE)]
 
 
 class FileEntry(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=1, gc=False
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag=1,
+    gc=False,
 ):
     """A regular file: its attributes, the id of its content and the content's size in bytes."""
 
@@ -38,7 +42,12 @@ class FileEntry(
 
 
 class DirectoryEntry(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=2, gc=False
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag=2,
+    gc=False,
 ):
     """A directory: its attributes, the id of its tree and the encoded tree's size in bytes."""
 
@@ -52,7 +61,12 @@ class DirectoryEntry(
 
 
 class SymlinkEntry(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=3, gc=False
+    msgspec.Struct,
+    frozen=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    tag=3,
+    gc=False,
 ):
     """A symbolic link: its owner and its target. Linux gives links no mode of their own."""
 
@@ -65,9 +79,7 @@ class SymlinkEntry(
 Entry = FileEntry | DirectoryEntry | SymlinkEntry
 
 
-class Tree(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="tree"
-):
+class Tree(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="tree"):
     """The entries of one directory, in ascending byte order of their names."""
 
     version: Literal[1]

@@ -67,9 +67,7 @@ def measure(load: LoadTree, root: ObjectId) -> Totals:
     return known[root][0]
 
 
-def _sum_entries(
-    tree: Tree, known: dict[ObjectId, tuple[Totals, int]]
-) -> tuple[Totals, int]:
+def _sum_entries(tree: Tree, known: dict[ObjectId, tuple[Totals, int]]) -> tuple[Totals, int]:
     files = directories = symlinks = size = depth = 0
     for entry in tree.entries:
         if isinstance(entry, FileEntry):

@@ -1,12 +1,18 @@
 """Making a commit out of a stored tree, and moving its branch to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import Commit, MetadataValue, commit_id, encode_commit
+from hacktree.common.objects.commit import (
+    Commit,
+    MetadataValue,
+    commit_id,
+    encode_commit,
+)
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.names import BranchName
+from hacktree.common.objects.names import BranchName, display_path
 from hacktree.common.objects.packages import packages_to_metadata
 from hacktree.common.objects.tree import Entry, FileEntry
 from hacktree.common.objects.walk import find_entry
@@ -18,11 +24,16 @@ from hacktree.common.repository.published_history import publish_history
 from hacktree.common.repository.refs import hold_refs, move_ref, read_ref
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.transaction import Transaction, begin_transaction
-from hacktree.common.repository.treebuilder import BuildDirectory, StoredTree, store_trees
+from hacktree.common.repository.treebuilder import (
+    BuildDirectory,
+    StoredTree,
+    store_trees,
+)
 from hacktree.common.repository.users import find_renumbered
 
 Ingest = Callable[
-    [Transaction, Callable[[bytes], Entry | None] | None], tuple[BuildDirectory, IngestReport]
+    [Transaction, Callable[[bytes], Entry | None] | None],
+    tuple[BuildDirectory, IngestReport],
 ]
 """Stages a tree's files; given how to find a path's entry in the previous commit, if there is one."""
 
@@ -82,13 +93,15 @@ def commit_existing(
             **request.metadata,
         }
         return _commit(
-            transaction, stored, _with_metadata(request, inherited), parent_id, IngestReport()
+            transaction,
+            stored,
+            replace(request, metadata=inherited),
+            parent_id,
+            IngestReport(),
         )
 
 
-def _base_lookup(
-    repository: Repository, parent: ObjectId
-) -> Callable[[bytes], Entry | None]:
+def _base_lookup(repository: Repository, parent: ObjectId) -> Callable[[bytes], Entry | None]:
     """Find entries of the parent by path, decoding each directory once."""
     root = repository.load_commit(parent).root
     directories: dict[bytes, dict[bytes, Entry]] = {}
@@ -113,22 +126,6 @@ def _base_lookup(
     return lookup
 
 
-def _with_metadata(
-    request: CommitRequest, metadata: dict[str, MetadataValue]
-) -> CommitRequest:
-    return CommitRequest(
-        request.branch,
-        request.time,
-        request.subject,
-        request.body,
-        request.version,
-        request.architecture,
-        metadata,
-        request.allow_renumbering,
-        request.only_if_changed,
-    )
-
-
 def _commit(
     transaction: Transaction,
     stored: StoredTree,
@@ -138,9 +135,9 @@ def _commit(
 ) -> CommitResult:
     repository = transaction.repository
     parent = None if parent_id is None else repository.load_commit(parent_id)
-    if parent_id is not None and parent is not None and request.only_if_changed:
-        if parent.root == stored.root:
-            return CommitResult(parent_id, parent, False, report, 0, 0)
+    unchanged = parent is not None and parent.root == stored.root
+    if parent_id is not None and parent is not None and unchanged and request.only_if_changed:
+        return CommitResult(parent_id, parent, False, report, 0, 0)
     # The trees are published first: what follows reads them like any reader does.
     transaction.publish()
     read_file = _file_reader(repository, stored.root.id)
@@ -158,7 +155,7 @@ def _commit(
         subject=request.subject,
         body=request.body,
         totals=stored.totals,
-        metadata=_metadata(request, read_file),
+        metadata=_metadata(request, read_file, report),
     )
     new_id = transaction.put_commit(encode_commit(commit))
     transaction.publish()
@@ -167,24 +164,34 @@ def _commit(
             publish_history(repository, request.branch, new_id)
         move_ref(repository, request.branch, new_id, expected=parent_id)
     return CommitResult(
-        commit_id(commit), commit, True, report, transaction.new_files, transaction.new_bytes
+        commit_id(commit),
+        commit,
+        True,
+        report,
+        transaction.new_files,
+        transaction.new_bytes,
     )
 
 
-def _architecture(
-    request: CommitRequest, repository: Repository, stored: StoredTree
-) -> str:
+def _architecture(request: CommitRequest, repository: Repository, stored: StoredTree) -> str:
     if request.architecture is not None:
         return request.architecture
     return detect_architecture(repository, stored.root.id)
 
 
 def _metadata(
-    request: CommitRequest, read_file: Callable[[bytes, int], bytes | None]
+    request: CommitRequest,
+    read_file: Callable[[bytes, int], bytes | None],
+    report: IngestReport,
 ) -> dict[str, MetadataValue]:
     metadata = dict(request.metadata)
     if "packages" not in metadata:
-        packages = detect_packages(read_file)
+        try:
+            packages = detect_packages(read_file)
+        except FormatError as error:
+            # A tree is worth committing without its package list; the person is told.
+            report.notices.append(f"no package list: {error.message}")
+            packages = None
         if packages:
             metadata["packages"] = packages_to_metadata(packages)
     return metadata
@@ -203,15 +210,15 @@ def _refuse_renumbering(
         )
 
 
-def _file_reader(
-    repository: Repository, root: ObjectId
-) -> Callable[[bytes, int], bytes | None]:
+def _file_reader(repository: Repository, root: ObjectId) -> Callable[[bytes, int], bytes | None]:
     """Read a regular file of a stored tree by path; None if there is none."""
 
     def read(path: bytes, max_size: int) -> bytes | None:
         entry = find_entry(repository.load_tree, root, path)
         if not isinstance(entry, FileEntry):
             return None
-        return repository.read_small_content(entry, max_size)
+        if entry.size > max_size:
+            raise FormatError(f"/{display_path(path)} is larger than {max_size} bytes")
+        return b"".join(repository.read_content(entry))
 
     return read

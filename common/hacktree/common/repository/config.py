@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-
 from hacktree.common.errors import SpaceError, UserError
 
 DEFAULT_ZSTD_LEVEL: Final = 6
@@ -17,9 +16,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?")
 _UNITS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
-class RepositoryConfig(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"
-):
+class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """`min-free-space`: bytes ("500MB", "1GiB") that a write must leave free.
 
     `zstd-level`: compression of new content in archive mode, 1 to 19. `keep-unreachable-hours`: how

@@ -74,7 +74,13 @@ def file_entry(
 ) -> FileEntry:
     """The tree entry of a file."""
     return FileEntry(
-        name, attributes.mode, attributes.uid, attributes.gid, attributes.xattrs, object_id, size
+        name,
+        attributes.mode,
+        attributes.uid,
+        attributes.gid,
+        attributes.xattrs,
+        object_id,
+        size,
     )
 
 
@@ -119,7 +125,8 @@ def _stage_large(transaction: Transaction, entry: FileEntry, descriptor: int) ->
         os.close(output)
     if digest.digest() != entry.id:
         raise FileChangedError(
-            "a file changed while it was read", hint="Commit a tree that nobody is writing to."
+            "a file changed while it was read",
+            hint="Commit a tree that nobody is writing to.",
         )
     if not archive:
         apply_variant_attributes(path, repository.mode, entry)
@@ -150,7 +157,10 @@ def apply_variant_attributes(path: str, mode: Mode, entry: FileEntry) -> None:
 
 def copy_variant(repository: Repository, source: str, destination: str, entry: FileEntry) -> None:
     """Write a new variant of content that is already here: a copy, shared where the disk can."""
-    with open(source, "rb", buffering=0) as reader, open(destination, "wb", buffering=0) as writer:
+    with (
+        open(source, "rb", buffering=0) as reader,
+        open(destination, "wb", buffering=0) as writer,
+    ):
         remaining = entry.size
         while remaining > 0:
             copied = os.copy_file_range(reader.fileno(), writer.fileno(), remaining)

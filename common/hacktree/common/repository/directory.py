@@ -37,7 +37,12 @@ from hacktree.common.repository.ingest import (
     special_file,
 )
 from hacktree.common.repository.objectnames import content_name
-from hacktree.common.repository.pyc import PycVerdict, judge_pyc, source_path, to_unchecked_hash
+from hacktree.common.repository.pyc import (
+    PycVerdict,
+    judge_pyc,
+    source_path,
+    to_unchecked_hash,
+)
 from hacktree.common.repository.statcache import StatCache, load_stat_cache
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory
@@ -100,7 +105,13 @@ class _Scan:
                 if self._skip(child):
                     self.report.skipped += 1
                     continue
-                self._add(directory, child, entry.name, entry.stat(follow_symlinks=False), depth)
+                self._add(
+                    directory,
+                    child,
+                    entry.name,
+                    entry.stat(follow_symlinks=False),
+                    depth,
+                )
         return directory
 
     def _add(
@@ -126,15 +137,18 @@ class _Scan:
 
     def _attributes(self, path: bytes, absolute: bytes, status: os.stat_result) -> FileAttributes:
         found = FileAttributes(
-            stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, read_xattrs(absolute)
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+            status.st_gid,
+            read_xattrs(absolute),
         )
         return decide_attributes(self._options, self._mode, path, found)
 
 
 def read_xattrs(path: bytes | int) -> Xattrs:
     """The versioned extended attributes of a file or directory (a path is not followed)."""
-    names = os.listxattr(path) if isinstance(path, int) else os.listxattr(
-        path, follow_symlinks=False
+    names = (
+        os.listxattr(path) if isinstance(path, int) else os.listxattr(path, follow_symlinks=False)
     )
     if not names:
         return ()
@@ -251,9 +265,7 @@ class _Reader:
     def _attributes(self, file: _PendingFile, xattrs: Xattrs) -> FileAttributes:
         status = file.status
         found = FileAttributes(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, xattrs)
-        return decide_attributes(
-            self._options, self._transaction.repository.mode, file.path, found
-        )
+        return decide_attributes(self._options, self._transaction.repository.mode, file.path, found)
 
 
 def _batches(files: list[_PendingFile]) -> Iterator[list[_PendingFile]]:

@@ -44,6 +44,7 @@ class IngestReport:
     """What a person should know of how the tree was read."""
 
     special_files: list[bytes] = field(default_factory=list)
+    notices: list[str] = field(default_factory=list)
     skipped: int = 0
     pyc_rewritten: int = 0
     pyc_dropped: int = 0
@@ -53,7 +54,7 @@ class IngestReport:
 
     def warnings(self) -> list[str]:
         """One line for each kind of thing that is not in the commit as it was on disk."""
-        lines = []
+        lines = list(self.notices)
         if self.special_files:
             shown = ", ".join("/" + display_path(path) for path in self.special_files[:3])
             more = f" and {len(self.special_files) - 3} more" if len(self.special_files) > 3 else ""
@@ -99,7 +100,10 @@ def decide_attributes(
     """The attributes to version for an entry that the disk or the archive shows as `found`."""
     uid, gid, bits, xattrs = found.uid, found.gid, found.mode, found.xattrs
     if mode is Mode.BARE_USER:
-        uid, gid = _user_mode_owner(uid, os.getuid()), _user_mode_owner(gid, os.getgid())
+        uid, gid = (
+            _user_mode_owner(uid, os.getuid()),
+            _user_mode_owner(gid, os.getgid()),
+        )
         base = options.base(path) if options.base is not None else None
         if base is not None:
             uid, gid = base.uid, base.gid

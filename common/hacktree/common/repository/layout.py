@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-
 from hacktree.common.errors import CorruptError, UserError
 from hacktree.common.repository.durable import sync_directory, write_durably
 
@@ -63,7 +62,8 @@ def read_format(repository: Path) -> Format:
     if fields.version != FORMAT_VERSION or unknown:
         what = f"version {fields.version}" if fields.version != FORMAT_VERSION else f"{unknown}"
         raise UnsupportedRepositoryError(
-            f"{repository} needs a newer hacktree (format {what})", hint="Upgrade hacktree."
+            f"{repository} needs a newer hacktree (format {what})",
+            hint="Upgrade hacktree.",
         )
     try:
         return Format(Mode(fields.mode))

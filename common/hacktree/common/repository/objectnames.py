@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry
@@ -43,9 +42,7 @@ def content_name(mode: Mode, entry: FileEntry) -> str:
         return f"{text[:2]}/{text[2:]}.{user_mode(entry.mode):04o}.file"
     if entry.xattrs:
         digest = xattrs_digest(entry.xattrs)
-        return (
-            f"{text[:2]}/{text[2:]}.{entry.uid}-{entry.gid}-{entry.mode:04o}-{digest}.file"
-        )
+        return f"{text[:2]}/{text[2:]}.{entry.uid}-{entry.gid}-{entry.mode:04o}-{digest}.file"
     return f"{text[:2]}/{text[2:]}.{entry.uid}-{entry.gid}-{entry.mode:04o}.file"
 
 

@@ -105,7 +105,9 @@ def move_ref(
     path = Path("refs") / name
     make_directories(repository.path, path.parent, mode=0o755 if public else 0o700)
     replace_published(
-        repository.path / path, f"{new.hex()}\n".encode(), mode=0o644 if public else 0o600
+        repository.path / path,
+        f"{new.hex()}\n".encode(),
+        mode=0o644 if public else 0o600,
     )
 
 

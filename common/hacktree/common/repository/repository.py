@@ -130,12 +130,11 @@ class Repository:
             raise ObjectMissingError("the content", entry.id) from None
         with stream:
             yield from verified_chunks(
-                content_chunks(cast("IO[bytes]", stream), self.mode), path, entry.id, entry.size
+                content_chunks(cast("IO[bytes]", stream), self.mode),
+                path,
+                entry.id,
+                entry.size,
             )
-
-    def read_small_content(self, entry: FileEntry, max_size: int) -> bytes | None:
-        """The whole content, or None when it is larger than `max_size` bytes."""
-        return b"".join(self.read_content(entry)) if entry.size <= max_size else None
 
 
 def open_repository(path: Path) -> Repository:

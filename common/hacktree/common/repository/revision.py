@@ -62,19 +62,23 @@ def _resolve_base(repository: Repository, base: str) -> ObjectId:
         return next(iter(named.values()))
     if named:
         raise RevisionError(
-            f"{base} is ambiguous: {', '.join(named)}", hint="Name the remote: REMOTE:BRANCH."
+            f"{base} is ambiguous: {', '.join(named)}",
+            hint="Name the remote: REMOTE:BRANCH.",
         )
     if _PREFIX.fullmatch(base):
         return _resolve_prefix(repository, base)
     raise RevisionError(
-        f"there is no branch or commit {base!r}", hint="`hacktree refs` lists the branches."
+        f"there is no branch or commit {base!r}",
+        hint="`hacktree refs` lists the branches.",
     )
 
 
 def _is_remote_branch(name: str, branch: str) -> bool:
     parts = name.split("/", 2)
-    return parts[0] == "remotes" and len(parts) == 3 and (
-        parts[2] == branch or parts[2].endswith("/" + branch)
+    return (
+        parts[0] == "remotes"
+        and len(parts) == 3
+        and (parts[2] == branch or parts[2].endswith("/" + branch))
     )
 
 
@@ -91,7 +95,8 @@ def _resolve_prefix(repository: Repository, prefix: str) -> ObjectId:
     if found:
         raise RevisionError(f"{prefix} is ambiguous: {len(found)} commits begin with it")
     raise RevisionError(
-        f"no commit here begins with {prefix}", hint="`hacktree log BRANCH` lists the builds."
+        f"no commit here begins with {prefix}",
+        hint="`hacktree log BRANCH` lists the builds.",
     )
 
 

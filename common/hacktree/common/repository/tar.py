@@ -30,7 +30,12 @@ from hacktree.common.repository.ingest import (
     select_xattrs,
     special_file,
 )
-from hacktree.common.repository.pyc import PycVerdict, judge_pyc, source_path, to_unchecked_hash
+from hacktree.common.repository.pyc import (
+    PycVerdict,
+    judge_pyc,
+    source_path,
+    to_unchecked_hash,
+)
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory, BuildNode
 from hacktree.common.repository.zstandard import ZSTD_MAGIC, ZstdReader

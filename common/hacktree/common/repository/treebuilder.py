@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import msgspec
-
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.commit import RootDirectory, Totals
 from hacktree.common.objects.ids import ObjectId
@@ -31,7 +31,7 @@ class BuildDirectory:
     children: dict[bytes, "BuildNode"] = field(default_factory=dict)
 
 
-BuildNode = BuildDirectory | FileEntry | SymlinkEntry | Future[FileEntry]
+BuildNode: TypeAlias = "BuildDirectory | FileEntry | SymlinkEntry | Future[FileEntry]"
 """A future stands for a file whose content is still being hashed and stored."""
 
 
@@ -84,4 +84,4 @@ def _entries(
             entry = node.result() if isinstance(node, Future) else node
             counter.files += 1
             counter.bytes += entry.size
-            yield entry if entry.name == name else msgspec.structs.replace(entry, name=name)
+            yield (entry if entry.name == name else msgspec.structs.replace(entry, name=name))

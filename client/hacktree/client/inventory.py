@@ -1,0 +1,79 @@
+"""What is in objects/ right now: the names, read by listing its directories."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.repository import Repository
+
+
+@dataclass(slots=True)
+class Inventory:
+    """Object names relative to objects/, as a set; contents by id for finding another variant."""
+
+    names: set[str]
+    _variants: dict[str, str] | None = field(default=None)
+
+    def variant_of(self, object_id: ObjectId) -> str | None:
+        """The name of some object that holds this content."""
+        if self._variants is None:
+            self._variants = {
+                name[:2] + name[3:65]: name for name in self.names if not name.endswith(".meta")
+            }
+        return self._variants.get(object_id.hex())
+
+
+def read_inventory(repository: Repository) -> Inventory:
+    """List objects/: linear in what is there, without touching an inode."""
+    names: set[str] = set()
+    for directory in _directories(repository):
+        try:
+            listed = os.listdir(f"{repository.path}/objects/{directory}")
+        except FileNotFoundError:
+            continue
+        names.update([f"{directory}/{name}" for name in listed])
+    return Inventory(names)
+
+
+def _directories(repository: Repository) -> list[str]:
+    return [name for name in os.listdir(repository.objects) if len(name) == 2]
+
+
+class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    commit: bytes
+    stamp: list[tuple[str, int, int]]
+
+
+def stamp_objects(repository: Repository) -> list[tuple[str, int, int]]:
+    """(directory, inode, mtime in ns) of objects/: changes when an object comes or goes."""
+    stamp = []
+    for directory in sorted(_directories(repository)):
+        status = os.stat(f"{repository.path}/objects/{directory}")
+        stamp.append((directory, status.st_ino, status.st_mtime_ns))
+    return stamp
+
+
+def is_known_complete(repository: Repository, commit_id: ObjectId) -> bool:
+    """Whether everything the commit needs was here, and nothing came or went since."""
+    try:
+        marker = msgspec.msgpack.decode(_marker_path(repository).read_bytes(), type=_Marker)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return False
+    return marker.commit == commit_id and marker.stamp == stamp_objects(repository)
+
+
+def mark_complete(
+    repository: Repository, commit_id: ObjectId, stamp: list[tuple[str, int, int]]
+) -> None:
+    """Remember that the commit was complete at `stamp`. Only a cache: not synced."""
+    path = _marker_path(repository)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_bytes(msgspec.msgpack.encode(_Marker(commit_id, stamp)))
+    temporary.replace(path)
+
+
+def _marker_path(repository: Repository) -> Path:
+    return repository.state / "complete.msgpack"
