@@ -1,0 +1,72 @@
+"""`hacktree serve`: the published files of an archive repository over HTTP."""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from hacktree.common.errors import UserError
+from hacktree.common.repository.layout import Mode, read_format
+
+
+class NotPublishableError(UserError):
+    """The repository is not of the kind that is served."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.dedent("""\
+        Serve the published files of an archive repository over HTTP: refs, history and objects,
+        and nothing else that lies in its directory. GET and HEAD only. The address is printed
+        when it can be connected to. SIGTERM or SIGINT: no new connections, requests in flight get
+        30 seconds to finish.
+
+        Fit for a machine, a laboratory or behind a proxy. For many testers or TLS at speed let
+        nginx serve the same directory: deploy/nginx/.""")
+    parser.epilog = textwrap.dedent("""\
+        examples:
+          hacktree --repo /srv/hacktree serve
+          hacktree --repo /srv/hacktree serve --listen 0.0.0.0:8080 --access-log
+          hacktree --repo /srv/hacktree serve --listen unix:/run/hacktree.sock
+
+        With systemd's socket activation the passed sockets are used and --listen is ignored;
+        Type=notify is understood.
+
+        exit statuses:
+          0  stopped by SIGTERM or SIGINT
+          1  unexpected failure
+          2  no repository, not an archive, bad address, unusable certificate or key
+          5  the repository's format file is damaged
+          6  the address is in use
+          8  the system refused: permission, address not of this machine""")
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        default="127.0.0.1:8080",
+        help="HOST:PORT, [IPV6]:PORT or unix:PATH (default %(default)s); port 0: any free port",
+    )
+    parser.add_argument(
+        "--access-log", action="store_true", help="write a line a request to standard error"
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain")
+    parser.add_argument("--tls-key", metavar="FILE", help="the private key of --tls-cert")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    repository = _archive_at(args.repo)
+    if (args.tls_cert is None) != (args.tls_key is None):
+        raise UserError("--tls-cert and --tls-key go together")
+    # aiohttp takes longer to import than a wrong argument should take to be refused.
+    from hacktree.server import serving
+
+    tls = serving.tls_context(args.tls_cert, args.tls_key) if args.tls_cert else None
+    sockets = serving.open_sockets(args.listen)
+    serving.log_to_stderr(with_requests=args.access_log)
+    announcement = serving.Announcement.URL
+    if args.quiet:
+        announcement = serving.Announcement.NONE
+    if args.json:
+        announcement = serving.Announcement.JSON
+    serving.serve(repository, sockets, tls, announcement)
+    return 0
