@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=[mode.value for mode in Mode],
         help=(
             "archive: compressed, to publish; bare: the files that roots link to, as root; "
-            "bare-user: the same without root (default: archive with --repo, else bare or bare-user)"
+            "bare-user: the same without root (default: archive; in a sysroot bare or bare-user)"
         ),
     )
     parser.epilog = """\

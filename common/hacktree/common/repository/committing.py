@@ -35,7 +35,7 @@ Ingest = Callable[
     [Transaction, Callable[[bytes], Entry | None] | None],
     tuple[BuildDirectory, IngestReport],
 ]
-"""Stages a tree's files; given how to find a path's entry in the previous commit, if there is one."""
+"""Stages a tree's files; given how to find a path's entry in the previous commit, if any."""
 
 
 class RenumberedError(UserError):

@@ -37,9 +37,7 @@ def read_condemned(repository: Repository) -> dict[str, float]:
     return condemned
 
 
-def condemn(
-    known: dict[str, float], unreachable: Iterable[str], now: float
-) -> dict[str, float]:
+def condemn(known: dict[str, float], unreachable: Iterable[str], now: float) -> dict[str, float]:
     """The new record: unreachable objects keep their time or get `now`; the others leave.
 
     A time in the future (the clock was set back) counts as now.

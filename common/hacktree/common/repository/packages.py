@@ -80,7 +80,7 @@ def _detect_rpm(read: ReadFile) -> tuple[Package, ...] | None:
         if read(path + b"-wal", MAX_RPM_DATABASE_SIZE):
             raise UnreadablePackagesError(
                 f"the rpm database {display_path(path)} has changes in its write-ahead log",
-                hint="rpm merges them when it rebuilds its database: `rpm --root TREE --rebuilddb`.",
+                hint="Rebuild the database, which merges them: `rpm --root TREE --rebuilddb`.",
             )
         return read_rpm_database(database)
     return None

@@ -79,9 +79,7 @@ def grace_seconds(repository: Repository) -> float:
     return repository.config.keep_unreachable_hours * _HOUR
 
 
-def plan_prune(
-    repository: Repository, policy: Policy, *, now: float, grace: float
-) -> PruneReport:
+def plan_prune(repository: Repository, policy: Policy, *, now: float, grace: float) -> PruneReport:
     """What `prune` would do now, as a report; changes nothing."""
     with repository.lock(LockKind.SHARED):
         plan = _Survey(repository, policy, now, grace).plan()

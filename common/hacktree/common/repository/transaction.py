@@ -10,7 +10,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -145,10 +145,8 @@ def publish_names(repository: Repository, staging: Path, names: list[str]) -> No
                 directory.chmod(public)
                 new_directory = True
         staged = f"{staging}/{name[:2]}{name[3:]}"
-        try:
+        with suppress(FileExistsError):
             os.link(staged, f"{objects}/{name}")
-        except FileExistsError:
-            pass
         os.unlink(staged)
     sync_directories(touched)
     if new_directory:

@@ -15,7 +15,7 @@ else:
 MAX_WINDOW_LOG: Final = 27
 """A decoder's window is at most 128 MiB, whatever a frame asks for."""
 
-_OPTIONS: Final = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
+_OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
 _CHUNK: Final = 1 << 20
 
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"

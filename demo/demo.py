@@ -1,0 +1,157 @@
+"""The main job on this machine's own userland: commit, serve, pull, swap, roll back.
+
+Runs the real commands in a temporary directory, as whoever runs it. `demo.py DIR` uses DIR as the
+tree instead.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+MAX_BYTES = 400 << 20
+"""The part of the userland that is used: enough to be real, small enough for a minute."""
+
+
+class Demo:
+    """Runs commands, showing each with what it said and how long it took."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.times: list[tuple[str, float]] = []
+
+    def heading(self, text: str) -> None:
+        print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
+
+    def run(self, label: str, *words: str) -> str:
+        shown = " ".join(words).replace(str(self.work), "$DEMO")
+        print(f"$ {shown}", flush=True)
+        started = time.monotonic()
+        program = str(BIN / words[0])
+        done = subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
+        seconds = time.monotonic() - started
+        for line in (done.stdout + done.stderr).replace(str(self.work), "$DEMO").splitlines():
+            print(f"    {line}")
+        if done.returncode != 0:
+            sys.exit(f"demo: {words[0]} exited with {done.returncode}")
+        self.times.append((label, seconds))
+        return done.stdout
+
+
+def copy_userland(destination: Path) -> None:
+    """A tree of this machine's programs, libraries and configuration, about `MAX_BYTES` large."""
+    budget = MAX_BYTES
+    for top in ("usr/bin", "usr/sbin", "usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib", "etc"):
+        source = Path("/") / top
+        if source.is_symlink() or not source.is_dir():
+            continue
+        for directory, _, names in os.walk(source):
+            target = destination / Path(directory).relative_to("/")
+            for name in sorted(names):
+                path = Path(directory) / name
+                if (target / name).is_symlink() or (target / name).exists():
+                    continue
+                size = path.lstat().st_size
+                readable = path.is_symlink() or (path.is_file() and os.access(path, os.R_OK))
+                if not readable or size > budget // 4:
+                    continue
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target / name, follow_symlinks=False)
+                budget -= size
+                if budget <= 0:
+                    return
+
+
+def make_second_build(tree: Path) -> None:
+    """A new build: two programs fewer, one library renamed, new configuration, a chmod."""
+    programs = [p for p in sorted((tree / "usr/bin").iterdir()) if not p.is_symlink()]
+    for program in programs[:2]:
+        program.unlink()
+    programs[2].chmod(0o700)
+    programs[3].rename(programs[3].with_name(programs[3].name + "-47"))
+    (tree / "etc").mkdir(exist_ok=True)
+    (tree / "etc/os-release").unlink(missing_ok=True)
+    (tree / "etc/os-release").write_text('NAME="Demo OS"\nVERSION=2\n')
+
+
+@contextlib.contextmanager
+def serving(repository: Path) -> Iterator[tuple[str, str]]:
+    """nginx where it is installed, else `hacktree serve`; gives (what serves, URL)."""
+    server = subprocess.Popen(
+        [str(BIN / "hacktree"), "--repo", str(repository), "serve", "--listen", "127.0.0.1:0"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        match = re.search(r"http://\S+", line)
+        if match is None:
+            sys.exit(f"demo: the server said {line!r}")
+        yield "hacktree serve", match[0].rstrip("/.")
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def main() -> int:
+    """The whole story."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tree", nargs="?", help="use this tree instead of the userland")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="hacktree-demo-") as name:
+        demo = Demo(Path(name))
+        story(demo, Path(arguments.tree) if arguments.tree else None)
+    return 0
+
+
+def story(demo: Demo, given: Path | None) -> None:
+    """Two builds, published, pulled, swapped and rolled back."""
+    work = demo.work
+    tree, farm, machine = work / "build", work / "farm", work / "machine"
+    machine.mkdir()
+    demo.heading("1. The farm: a build of a real tree")
+    if given is None:
+        copy_userland(tree)
+    else:
+        shutil.copytree(given, tree, symlinks=True)
+    demo.run("create the repository", "hacktree", "--repo", str(farm), "init")
+    commit = ("hacktree", "--repo", str(farm), "commit", "builds", str(tree))
+    demo.run("commit build 1", *commit, "--version", "1", "-s", "the userland of this machine")
+    with serving(farm) as (server, url):
+        demo.heading(f"2. A tester's machine: the first pull, over HTTP from {server}")
+        root = ("--sysroot", str(machine))
+        demo.run("add the remote", "hacktree", *root, "remote", "add", "origin", url, "--unsigned")
+        demo.run("first pull and deploy", "hacktree-pull", *root, "builds")
+        demo.heading("3. The farm: the next build")
+        make_second_build(tree)
+        demo.run("commit build 2", *commit, "--version", "2", "-s", "a new build")
+        demo.heading("4. The tester: upgrade")
+        demo.run("upgrade", "hacktree-pull", *root, "builds")
+        demo.run("what changed", "hacktree", *root, "diff", "builds~1", "builds", "--stat")
+        after = (machine / "gnomeos").readlink()
+        demo.heading("5. It is worse? Roll back")
+        demo.run("roll back", "hacktree", *root, "rollback")
+        before = (machine / "gnomeos").readlink()
+        demo.run("status", "hacktree", *root, "status")
+        demo.run("nothing to do", "hacktree-pull", *root, "builds", "--pull-only")
+        demo.run("verify everything", "hacktree", *root, "fsck")
+    if before == after:
+        sys.exit("demo: the rollback did not move the link")
+    demo.heading("How long it took")
+    for label, seconds in demo.times:
+        print(f"  {label:<24}{seconds:7.2f} s")
+    print(json.dumps({"rolled-back-from": str(after), "to": str(before)}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
