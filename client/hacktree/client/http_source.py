@@ -116,7 +116,7 @@ class HttpSource:
         try:
             async with self._get(path, headers) as response:
                 if offset and response.status == 416:
-                    part.unlink()
+                    os.unlink(part)
                     raise self._transient(path, "the server can't continue the download")
                 self._check_status(response, path, (200, 206) if offset else (200,))
                 offset = _accepted_offset(response, offset)
@@ -132,9 +132,11 @@ class HttpSource:
                             buffered += chunk
                             if len(buffered) >= _WRITE_SIZE:
                                 data, buffered = buffered, bytearray()
-                                await asyncio.to_thread(write_all, stream.fileno(), data)
+                                await asyncio.to_thread(
+                                    write_all, stream.fileno(), memoryview(data)
+                                )
                     finally:
-                        write_all(stream.fileno(), buffered)
+                        write_all(stream.fileno(), memoryview(buffered))
         except TransientError as error:
             error.progressed = progressed
             raise

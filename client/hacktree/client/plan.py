@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hacktree.client.source import compressed_bound
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
 from hacktree.common.objects.tree import FileEntry, Tree
 from hacktree.common.repository.layout import Mode
@@ -111,7 +112,7 @@ def _distinct(trees: Iterable[Tree], mode: Mode) -> dict[str, FileEntry]:
     return wanted
 
 
-class SizeConflictError(Exception):
+class SizeConflictError(FormatError):
     """Two entries give one content two sizes: at least one of them lies."""
 
     def __init__(self, object_id: ObjectId, first: int, second: int) -> None:

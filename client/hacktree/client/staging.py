@@ -51,6 +51,10 @@ class Staging:
         self.verified: set[str] = set()
         self._leftovers = set(os.listdir(directory))
 
+    def delete(self) -> None:
+        """Everything needed is published: delete the directory and what else is in it."""
+        shutil.rmtree(self.directory)
+
     def path(self, name: str) -> str:
         """Where the object `name` is staged: the layout that `publish_names` expects."""
         return f"{self.directory}/{name[:2]}{name[3:]}"
@@ -225,7 +229,7 @@ def _check_attributes(descriptor: int, mode: Mode, entry: FileEntry) -> None:
 
 @contextmanager
 def take_staging(repository: Repository) -> Iterator[Staging]:
-    """Take over the staging directory of a dead pull, or make one; it is deleted only on success.
+    """Take over the staging directory of a dead pull, or make one; it stays unless deleted.
 
     The lock on the directory says that its owner is alive.
     """
@@ -237,7 +241,6 @@ def take_staging(repository: Repository) -> Iterator[Staging]:
             # A cleaner or a finishing pull may have deleted it before we had the lock.
             if try_lock(descriptor, LockKind.EXCLUSIVE) and _is_same(descriptor, directory):
                 yield Staging(repository, directory)
-                shutil.rmtree(directory)
                 return
         finally:
             os.close(descriptor)

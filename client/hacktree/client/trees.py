@@ -108,7 +108,8 @@ class TreeReader:
         found: Wanted = {}
         for tree_id in level:
             for entry in self._trees[tree_id].entries:
-                if isinstance(entry, DirectoryEntry) and entry.id not in self._trees:
-                    if found.setdefault(entry.id, entry.size) != entry.size:
-                        raise FormatError(f"tree {entry.id.hex()} has two sizes")
+                if not isinstance(entry, DirectoryEntry) or entry.id in self._trees:
+                    continue
+                if found.setdefault(entry.id, entry.size) != entry.size:
+                    raise FormatError(f"tree {entry.id.hex()} has two sizes")
         return found

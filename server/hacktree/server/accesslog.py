@@ -6,9 +6,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun") + (
-    "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"
-)  # fmt: skip
+_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 class CombinedAccessLogger(AbstractAccessLogger):
@@ -49,5 +47,6 @@ def _escaped(text: str) -> str:
 
 
 def _local_time() -> str:
+    # Not %b: an access log has English months in every locale.
     now = time.localtime()
     return time.strftime(f"%d/{_MONTHS[now.tm_mon - 1]}/%Y:%H:%M:%S %z", now)

@@ -84,7 +84,7 @@ def sockets_from_systemd(environment: Mapping[str, str]) -> list[socket.socket]:
 
 
 def notify_systemd(environment: Mapping[str, str], state: str) -> None:
-    """Tell the service manager `state`, such as `READY=1` (sd_notify(3)); nothing if it isn't there.
+    """Tell the service manager, if there is one, `state`, such as `READY=1` (sd_notify(3)).
 
     Raises `SystemFault` when the manager asked to be told and can't be.
     """
@@ -102,7 +102,7 @@ def notify_systemd(environment: Mapping[str, str], state: str) -> None:
 
 
 def url_of(listening: socket.socket, scheme: str) -> str:
-    """The URL of what listens on a socket; `unix:PATH` for a Unix socket, as `--listen` takes it."""
+    """The URL of what listens on a socket; for a Unix socket `unix:PATH`, as `--listen` has it."""
     if listening.family == socket.AF_UNIX:
         return f"unix:{listening.getsockname()}"
     host, port = listening.getsockname()[:2]
@@ -113,8 +113,10 @@ def address_text(address: Address) -> str:
     """The address as `--listen` takes it."""
     if isinstance(address, UnixAddress):
         return f"unix:{address.path}"
-    return f"[{address.host}]:{address.port}" if ":" in address.host else (
-        f"{address.host}:{address.port}"
+    return (
+        f"[{address.host}]:{address.port}"
+        if ":" in address.host
+        else (f"{address.host}:{address.port}")
     )
 
 

@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     sync_directory(destination.parent)
     if args.json:
         emit_json(
-            {"linked": report.linked, "copied": report.copied, "bytes-copied": report.bytes_copied}
+            {"linked": report.linked, "copied": report.copied, "bytes-copied": report.copied_bytes}
         )
     say(
         args,
         f"{destination}: {report.linked} files linked, {report.copied} copied "
-        f"({format_size(report.bytes_copied)})",
+        f"({format_size(report.copied_bytes)})",
     )
     return 0

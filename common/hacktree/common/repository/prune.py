@@ -23,7 +23,6 @@ from hacktree.common.repository.condemned import condemn, read_condemned, write_
 from hacktree.common.repository.durable import TEMPORARY_SUFFIX, sync_directories
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.locks import LockKind
-from hacktree.common.repository.objectnames import meta_name
 from hacktree.common.repository.reachability import (
     find_commits,
     list_objects,
@@ -127,6 +126,8 @@ class _Survey:
         self._marked: set[str] = set()
         self._marked_commits: set[ObjectId] = set()
         self._kinds: dict[str, bool] = {}
+        self._spared: set[str] = set()
+        self._spared_commits: set[str] = set()
 
     def plan(self) -> PrunePlan:
         """The plan for what is there now. What was kept by an earlier plan stays kept."""
@@ -141,10 +142,10 @@ class _Survey:
         unreachable = [name for name in names if name not in self._marked]
         record = condemn(read_condemned(repository), unreachable, self._now)
         due = {name for name, seen in record.items() if self._now - seen >= self._grace}
-        spared = self._spared(commit for commit in commits if commit not in due)
+        self._spare(name for name in commits if name in record and name not in due)
         doomed_commits = [n for n in commits if n in due and n not in self._marked]
         doomed = set(doomed_commits)
-        objects = [n for n in unreachable if n in due and n not in spared and n not in doomed]
+        objects = [n for n in unreachable if n in due and n not in self._spared and n not in doomed]
         deleted = len(doomed_commits) + len(objects)
         return PrunePlan(
             doomed_commits, objects, len(unreachable) - deleted, record, len(self._marked_commits)
@@ -206,21 +207,23 @@ class _Survey:
         self._kinds.update((name, name in commits) for name in unread)
         return [name for name, is_commit in self._kinds.items() if is_commit]
 
-    def _spared(self, commits: Iterable[str]) -> set[str]:
-        """What commits in their period of grace need: they must stay whole while they stay."""
-        spared: set[str] = set()
+    def _spare(self, commits: Iterable[str]) -> None:
+        """Note what commits in their period of grace need: while they stay, they stay whole."""
         for name in commits:
-            commit = self._try_load_commit(object_id_of(name))
+            if name in self._spared_commits:
+                continue
+            self._spared_commits.add(name)
+            commit_id = object_id_of(name)
+            commit = self._try_load_commit(commit_id)
             if commit is not None:
                 mark_commit(
                     self._try_load_tree,
                     self._repository.mode,
-                    object_id_of(name),
+                    commit_id,
                     commit,
-                    spared,
+                    self._spared,
                     self._marked,
                 )
-        return spared
 
     def _try_load_commit(self, commit_id: ObjectId) -> Commit | None:
         try:

@@ -26,7 +26,7 @@ _NAMES: Final = {
     Mode.BARE_USER: re.compile(_META + r"|[0-9a-f]{62}\.[0-7]{4}\.file"),
 }
 
-_TREE_MAGIC: Final = b"\x93\xa4tree"
+TREE_MAGIC: Final = b"\x93\xa4tree"
 """How every encoded tree begins: an array of three, the first being the text 'tree'."""
 
 
@@ -97,8 +97,8 @@ def find_commits(repository: Repository, names: Iterable[str]) -> Iterator[str]:
             continue
         try:
             with open(f"{repository.objects}/{name}", "rb", buffering=0) as stream:
-                magic = stream.read(len(_TREE_MAGIC))
+                magic = stream.read(len(TREE_MAGIC))
         except FileNotFoundError:
             continue
-        if magic != _TREE_MAGIC:
+        if magic != TREE_MAGIC:
             yield name

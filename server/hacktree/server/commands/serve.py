@@ -1,11 +1,21 @@
 """`hacktree serve`: the published files of an archive repository over HTTP."""
 
 import argparse
+import json
+import logging
+import os
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from hacktree.common.errors import UserError
 from hacktree.common.repository.layout import Mode, read_format
+from hacktree.server.listening import (
+    UnixAddress,
+    listen_on,
+    parse_address,
+    sockets_from_systemd,
+)
 
 
 class NotPublishableError(UserError):
@@ -48,7 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--access-log", action="store_true", help="write a line a request to standard error"
     )
-    parser.add_argument("--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain")
+    parser.add_argument(
+        "--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain"
+    )
     parser.add_argument("--tls-key", metavar="FILE", help="the private key of --tls-cert")
 
 
@@ -57,16 +69,50 @@ def run(args: argparse.Namespace) -> int:
     repository = _archive_at(args.repo)
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UserError("--tls-cert and --tls-key go together")
-    # aiohttp takes longer to import than a wrong argument should take to be refused.
-    from hacktree.server import serving
+    address = parse_address(args.listen)
+    # aiohttp takes longer to import than a wrong argument takes to be refused.
+    from hacktree.server.serving import serve, tls_context
 
-    tls = serving.tls_context(args.tls_cert, args.tls_key) if args.tls_cert else None
-    sockets = serving.open_sockets(args.listen)
-    serving.log_to_stderr(with_requests=args.access_log)
-    announcement = serving.Announcement.URL
-    if args.quiet:
-        announcement = serving.Announcement.NONE
-    if args.json:
-        announcement = serving.Announcement.JSON
-    serving.serve(repository, sockets, tls, announcement)
+    tls = tls_context(args.tls_cert, args.tls_key) if args.tls_cert else None
+    _log_to_stderr(with_requests=args.access_log)
+
+    def announce(urls: Sequence[str]) -> None:
+        for url in urls:
+            if args.json:
+                print(json.dumps({"url": url}), flush=True)
+            elif not args.quiet:
+                print(url, flush=True)
+
+    sockets = sockets_from_systemd(os.environ)
+    if sockets:
+        serve(repository, sockets, tls, announce)
+        return 0
+    sockets = [listen_on(address)]
+    try:
+        serve(repository, sockets, tls, announce)
+    finally:
+        if isinstance(address, UnixAddress):
+            address.path.unlink(missing_ok=True)
     return 0
+
+
+def _archive_at(repo: str | None) -> Path:
+    if repo is None:
+        raise UserError("which repository?", hint="hacktree --repo DIR serve")
+    repository = Path(repo)
+    mode = read_format(repository).mode
+    if mode is not Mode.ARCHIVE:
+        raise NotPublishableError(
+            f"{repository} is a repository in {mode.value} mode; only an archive can be served",
+            hint="Make an archive: hacktree --repo DIR init --mode archive.",
+        )
+    return repository
+
+
+def _log_to_stderr(*, with_requests: bool) -> None:
+    from hacktree.server.serving import ACCESS_LOG, strip_traceback_of_bad_request
+
+    handler = logging.StreamHandler()
+    handler.addFilter(strip_traceback_of_bad_request)
+    logging.getLogger().addHandler(handler)
+    ACCESS_LOG.setLevel(logging.INFO if with_requests else logging.WARNING)

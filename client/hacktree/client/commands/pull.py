@@ -1,0 +1,230 @@
+"""`hacktree pull`, also `hacktree-pull`: bring a build here and deploy it."""
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hacktree.client.connect import open_references, open_source
+from hacktree.client.heads import UnsignedHeads
+from hacktree.client.plan import Progress
+from hacktree.client.progress import JsonProgress, TerminalProgress, plan_as_json
+from hacktree.client.pull import (
+    PullPlan,
+    PullReport,
+    PullRequest,
+    PullResult,
+    plan_only,
+    pull,
+)
+from hacktree.client.remote import Remote, choose_remote
+from hacktree.client.retry import Patience, RetryPolicy
+from hacktree.client.source import Source, Traffic
+from hacktree.client.target import Wanted
+from hacktree.common.cli.context import repository_path
+from hacktree.common.cli.output import emit_json, say
+from hacktree.common.errors import UserError
+from hacktree.common.repository.config import format_size
+from hacktree.common.repository.repository import Repository, open_repository
+
+if TYPE_CHECKING:
+    from hacktree.client.sysroot import Sysroot
+
+_EPILOG = """\
+BRANCH is a branch's name; BRANCH~2 is the build two before its newest; BRANCH@1f3a9c is the build
+with that id and BRANCH@2026-11-23 the newest of that day or before. REMOTE: names the remote where
+there are several. With --repo, or --pull-only, nothing is deployed.
+
+Examples:
+  hacktree-pull fastqa
+  hacktree-pull --dry-run fastqa
+  hacktree pull --pull-only farm:builds~3
+  hacktree --repo /srv/mirror pull builds --reference /srv/other
+
+Exit statuses: 0 done, 2 wrong usage, no such branch or build, 4 the remote can't be reached or is
+wrong, 5 local data is damaged, 6 somebody holds the lock, 7 no space, 8 the system refused,
+130 interrupted. An interrupted pull continues when it is run again.
+"""
+
+_MAX_CONNECTIONS = 64
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments, description and epilog."""
+    parser.epilog = _EPILOG
+    parser.add_argument("wanted", metavar="[REMOTE:]BRANCH[~N|@COMMIT]", help="what to pull")
+    parser.add_argument("--remote", metavar="NAME", help="the remote (default: the only one)")
+    parser.add_argument("--pull-only", action="store_true", help="don't deploy")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        action="append",
+        default=[],
+        help="a repository on this machine to take objects from (may be repeated)",
+    )
+    parser.add_argument(
+        "--connections", metavar="N", type=_connections, default=12, help="at a time (default: 12)"
+    )
+    parser.add_argument(
+        "--json-progress", action="store_true", help="one JSON document a line, as it goes"
+    )
+
+
+def _connections(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= _MAX_CONNECTIONS:
+        raise ValueError
+    return number
+
+
+def main() -> int:
+    """The console script `hacktree-pull`."""
+    from hacktree.common.cli.main import main as driver
+
+    return driver(["pull", *sys.argv[1:]])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Everything that the command line and the configuration say."""
+
+    repository: Repository
+    sysroot: "Sysroot | None"
+    remote: Remote
+    request: PullRequest
+    references: tuple[Path, ...]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    job = _prepare(args)
+    if args.dry_run:
+        plan, traffic = asyncio.run(_plan(job))
+        _print_plan(plan, traffic, args)
+        return 0
+    started = time.monotonic()
+    report = _choose_report(args)
+    result, traffic = asyncio.run(_pull(job, report))
+    _summarise(job, result, traffic, time.monotonic() - started, args)
+    if job.sysroot is not None and not args.pull_only:
+        from hacktree.client.commands.deploy import deploy_pulled
+
+        return deploy_pulled(job.sysroot, result.target.id, job.remote.name, args)
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> _Job:
+    wanted = Wanted.parse(args.wanted)
+    if wanted.remote is not None and args.remote is not None and wanted.remote != args.remote:
+        raise UserError(f"two remotes: {wanted.remote} and {args.remote}", hint="Name one.")
+    sysroot = None
+    name = wanted.remote or args.remote
+    if args.repo or os.environ.get("HACKTREE_REPO"):
+        repository = open_repository(repository_path(args))
+    else:
+        from hacktree.client.sysroot import prepare_sysroot
+
+        sysroot = prepare_sysroot(args.sysroot)
+        repository = sysroot.repository
+        name = name or sysroot.config.remote
+        wanted = Wanted(name, sysroot.config.full_branch(wanted.branch), wanted.which)
+    remote = choose_remote(repository, name)
+    request = PullRequest(remote.name, wanted, args.connections)
+    return _Job(repository, sysroot, remote, request, tuple(map(Path, args.reference)))
+
+
+def _patience() -> Patience:
+    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
+
+
+async def _plan(job: _Job) -> tuple[PullPlan, Traffic]:
+    async with open_source(job.remote, _patience(), job.request.connections) as source:
+        sources: list[Source] = [*open_references(job.references), source]
+        plan = await plan_only(job.repository, job.request, UnsignedHeads(source), sources)
+        return plan, source.traffic
+
+
+async def _pull(job: _Job, report: PullReport) -> tuple[PullResult, Traffic]:
+    async with open_source(job.remote, _patience(), job.request.connections) as source:
+        sources: list[Source] = [*open_references(job.references), source]
+        result = await pull(job.repository, job.request, UnsignedHeads(source), sources, report)
+        return result, source.traffic
+
+
+class _LineProgress(PullReport):
+    """--verbose where there is no terminal: one line for the plan."""
+
+    def planned(self, plan: PullPlan) -> None:
+        fetches = len(plan.content.fetches)
+        size = format_size(plan.content.fetch_bytes)
+        print(f"{fetches} files to fetch ({size} unpacked)", file=sys.stderr)
+
+    def progressed(self, progress: Progress) -> None:
+        if progress.objects_done == progress.objects_total:
+            print(f"{progress.objects_done} objects done", file=sys.stderr)
+
+
+def _choose_report(args: argparse.Namespace) -> PullReport:
+    if args.json_progress:
+        return JsonProgress(sys.stdout, time.monotonic)
+    if sys.stderr.isatty() and not args.quiet:
+        columns = shutil.get_terminal_size().columns
+        return TerminalProgress(sys.stderr, time.monotonic, columns)
+    return _LineProgress() if args.verbose else PullReport()
+
+
+def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> None:
+    if args.json or args.json_progress:
+        emit_json(plan_as_json(plan))
+        return
+    content = plan.content
+    print(f"Commit {plan.target.id.hex()[:16]}  {plan.target.commit.version}".rstrip())
+    print(f"  to fetch   {len(content.fetches)} files, {format_size(content.fetch_bytes)} unpacked")
+    print(f"  to copy    {len(content.copies)} files that are here with other attributes")
+    print(f"  reused     {content.reused_files} files, {format_size(content.reused_bytes)}")
+    print(f"  trees      {plan.trees_fetched} to fetch, {plan.trees_reused} reused")
+    print(f"  requests   about {len(content.fetches) + traffic.requests}")
+    print(f"  disk       {format_size(plan.space_needed)} needed")
+
+
+def _summarise(
+    job: _Job, result: PullResult, traffic: Traffic, seconds: float, args: argparse.Namespace
+) -> None:
+    totals = result.totals
+    figures = {
+        "commit": result.target.id.hex(),
+        "changed": not result.was_complete,
+        "reused-files": result.reused_files,
+        "reused-bytes": result.reused_bytes,
+        "fetched-objects": totals.fetched_objects + result.trees_fetched,
+        "fetched-bytes": totals.fetched_bytes,
+        "copied-objects": totals.copied_objects,
+        "linked-objects": totals.linked_objects,
+        "received-bytes": traffic.bytes,
+        "requests": traffic.requests,
+        "seconds": round(seconds, 3),
+    }
+    if args.json_progress:
+        JsonProgress(sys.stdout, time.monotonic).write({"event": "done", **figures})
+        return
+    if args.json and (job.sysroot is None or args.pull_only):
+        emit_json(figures)
+        return
+    branch, short = job.request.wanted.branch, result.target.id.hex()[:16]
+    if result.was_complete:
+        say(args, f"{branch} is at {short}, which is here: nothing to fetch")
+        return
+    say(
+        args,
+        f"{branch} is at {short}: reused {result.reused_files} files "
+        f"({format_size(result.reused_bytes)}), fetched "
+        f"{totals.fetched_objects + result.trees_fetched} objects "
+        f"({format_size(traffic.bytes)}) in {traffic.requests} requests, {seconds:.1f} s",
+    )

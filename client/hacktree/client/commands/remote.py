@@ -1,0 +1,126 @@
+"""`hacktree remote`: say where builds come from."""
+
+import argparse
+import os
+
+import msgspec
+
+from hacktree.client.remote import (
+    Remote,
+    add_remote,
+    list_remotes,
+    load_remote,
+    remove_remote,
+)
+from hacktree.common.cli.context import repository_path
+from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.errors import UserError
+from hacktree.common.repository.repository import Repository, open_repository
+
+_EPILOG = """\
+Examples:
+  hacktree remote add farm https://builds.example.org/tree --unsigned
+  hacktree remote add lab file:///srv/tree --unsigned
+  hacktree remote list
+
+Exit statuses: 0 done, 2 wrong usage, no such remote or a name that is taken, 8 the system refused.
+"""
+
+
+class TrustNotAvailableError(UserError):
+    """Signed trust was asked for, and this version has none."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments, description and epilog."""
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="add a remote")
+    add.add_argument("name", metavar="NAME")
+    add.add_argument("url", metavar="URL", help="http://…, https://… or file:///…")
+    add.add_argument(
+        "--unsigned", action="store_true", help="believe the server: builds carry no signature"
+    )
+    add.add_argument("--tls-ca", metavar="FILE", help="the authority that signed the server's key")
+    add.add_argument("--tls-cert", metavar="FILE", help="this machine's certificate")
+    add.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
+    add.add_argument("--proxy", metavar="URL", help="proxy (default: the environment's)")
+    actions.add_parser("list", help="list remotes")
+    show = actions.add_parser("show", help="show one remote")
+    show.add_argument("name", metavar="NAME")
+    remove = actions.add_parser("remove", help="forget a remote; what was pulled stays")
+    remove.add_argument("name", metavar="NAME")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    repository = _repository(args)
+    if args.action == "add":
+        _add(repository, args)
+    elif args.action == "remove":
+        remove_remote(repository, args.name)
+        say(args, f"Remote {args.name} removed")
+    elif args.action == "show":
+        _show(load_remote(repository, args.name), args)
+    else:
+        _list(repository, args)
+    return 0
+
+
+def _repository(args: argparse.Namespace) -> Repository:
+    """The repository the remote belongs to; the sysroot's is made when it isn't there yet."""
+    if args.repo or os.environ.get("HACKTREE_REPO"):
+        return open_repository(repository_path(args))
+    from hacktree.client.sysroot import open_sysroot, prepare_sysroot
+
+    if args.action == "add":
+        return prepare_sysroot(args.sysroot).repository
+    return open_sysroot(args.sysroot).repository
+
+
+def _add(repository: Repository, args: argparse.Namespace) -> None:
+    if not args.unsigned:
+        raise TrustNotAvailableError(
+            "signed builds can't be verified by this version yet",
+            hint="--unsigned believes whoever controls the server, or the network if the URL is "
+            "http://. Use it only where that is good enough.",
+        )
+    remote = Remote(
+        args.name,
+        args.url,
+        "unsigned",
+        tls_ca=_absolute(args.tls_ca),
+        tls_cert=_absolute(args.tls_cert),
+        tls_key=_absolute(args.tls_key),
+        proxy=args.proxy,
+    )
+    add_remote(repository, remote)
+    warn(f"remote {remote.name} is unsigned: whoever controls {remote.shown_url} decides what runs")
+    say(args, f"Remote {remote.name} added: {remote.shown_url}")
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else os.path.abspath(path)
+
+
+def _as_json(remote: Remote) -> dict[str, object]:
+    return {**msgspec.to_builtins(remote), "url": remote.shown_url}
+
+
+def _list(repository: Repository, args: argparse.Namespace) -> None:
+    remotes = list_remotes(repository)
+    if args.json:
+        emit_json([_as_json(remote) for remote in remotes])
+        return
+    for remote in remotes:
+        print(f"{remote.name}\t{remote.shown_url}\t{remote.trust}")
+
+
+def _show(remote: Remote, args: argparse.Namespace) -> None:
+    fields = _as_json(remote)
+    if args.json:
+        emit_json(fields)
+        return
+    for name, value in fields.items():
+        if value is not None:
+            print(f"{name}: {value}")

@@ -1,0 +1,30 @@
+"""From a remote's definition to something that objects can be read from."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from hacktree.client.local_source import LocalSource
+from hacktree.client.remote import Remote
+from hacktree.client.retry import Patience
+from hacktree.client.source import Source
+from hacktree.common.repository.repository import open_repository
+
+
+@asynccontextmanager
+async def open_source(
+    remote: Remote, patience: Patience, connections: int
+) -> AsyncIterator[Source]:
+    """The remote as a source; aiohttp is imported only for one on the network."""
+    if remote.local_path is not None:
+        yield LocalSource(open_repository(remote.local_path))
+        return
+    from hacktree.client.http_source import open_http_source
+
+    async with open_http_source(remote, patience, connections) as source:
+        yield source
+
+
+def open_references(paths: Sequence[Path]) -> list[Source]:
+    """Repositories on this machine that spare the remote work."""
+    return [LocalSource(open_repository(path)) for path in paths]

@@ -1,0 +1,211 @@
+"""Pulling a commit: head, target, trees, plan, fetch, publish.
+
+Nothing is held while the network is slow: the repository lock is taken, shared, only to publish,
+and what a prune took meanwhile is fetched again first. docs/architecture.md, "Life of a pull".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hacktree.client.fetch import ContentFetcher, FetchTotals
+from hacktree.client.heads import HeadReader
+from hacktree.client.inventory import (
+    is_known_complete,
+    mark_complete,
+    read_inventory,
+    stamp_objects,
+)
+from hacktree.client.plan import ContentPlan, Progress, plan_content
+from hacktree.client.source import Source, WrongBytesError
+from hacktree.client.staging import Staging, take_staging
+from hacktree.client.target import Target, Wanted, find_target
+from hacktree.client.trees import TreeReader
+from hacktree.common.errors import HacktreeError
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.tree import Tree
+from hacktree.common.repository.config import require_space
+from hacktree.common.repository.locks import LockKind
+from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.refs import hold_refs, move_ref, read_ref, ref_name_of_remote
+from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.transaction import publish_names, sync_staging
+
+_MAX_ROUNDS: Final = 5
+
+
+class PulledObjectsVanishedError(HacktreeError):
+    """A prune kept deleting what the pull relies on."""
+
+
+class PullReport:
+    """Told what a pull does, as it does it; this one keeps silent."""
+
+    def planned(self, plan: "PullPlan") -> None:
+        """The plan is made; fetching begins."""
+
+    def progressed(self, progress: Progress) -> None:
+        """One or more objects are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullRequest:
+    """What to pull, under which remote's name, with how many connections."""
+
+    remote: str
+    wanted: Wanted
+    connections: int = 12
+
+
+@dataclass(frozen=True, slots=True)
+class PullPlan:
+    """What a pull has to do: trees are here already (fetched or reused), contents are not."""
+
+    target: Target
+    content: ContentPlan
+    trees_fetched: int
+    trees_reused: int
+    space_needed: int
+    needed: frozenset[str]
+    """The names of every object the commit reaches, but for its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class PullResult:
+    """What a pull did; counts are of distinct objects, bytes are decoded."""
+
+    target: Target
+    was_complete: bool
+    reused_files: int
+    reused_bytes: int
+    trees_fetched: int
+    totals: FetchTotals
+
+
+async def pull(
+    repository: Repository,
+    request: PullRequest,
+    heads: HeadReader,
+    sources: Sequence[Source],
+    report: PullReport,
+) -> PullResult:
+    """Bring a commit and everything it reaches here, then move `remotes/<remote>/<branch>` to it.
+
+    The last of `sources` is the remote, the others only spare it work. Interrupted anywhere, the
+    next pull continues. Raises `PeerError`, `SpaceError`, `CorruptError` and `OSError`.
+    """
+    target = await _find(repository, request, heads, sources[-1])
+    if _is_here(repository, request, target):
+        return _unchanged(target)
+    with take_staging(repository) as staging:
+        for _ in range(_MAX_ROUNDS):
+            plan = await make_plan(staging, target, sources, request.connections)
+            report.planned(plan)
+            require_space(staging.directory, plan.space_needed, repository.reserve)
+            fetcher = ContentFetcher(staging, sources, request.connections, report.progressed)
+            await fetcher.run(plan.content)
+            if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
+                staging.delete()
+                return PullResult(
+                    target,
+                    False,
+                    plan.content.reused_files,
+                    plan.content.reused_bytes,
+                    plan.trees_fetched,
+                    fetcher.totals,
+                )
+        raise PulledObjectsVanishedError(
+            "objects that this pull needs keep vanishing", hint="Is a prune running in a loop?"
+        )
+
+
+async def plan_only(
+    repository: Repository,
+    request: PullRequest,
+    heads: HeadReader,
+    sources: Sequence[Source],
+) -> PullPlan:
+    """What `pull` would do. The trees read for this stay staged for it."""
+    target = await _find(repository, request, heads, sources[-1])
+    with take_staging(repository) as staging:
+        return await make_plan(staging, target, sources, request.connections)
+
+
+async def _find(
+    repository: Repository, request: PullRequest, heads: HeadReader, remote: Source
+) -> Target:
+    head = await heads.read_head(request.wanted.branch)
+    return await find_target(repository, remote, head, request.wanted)
+
+
+def _is_here(repository: Repository, request: PullRequest, target: Target) -> bool:
+    name = ref_name_of_remote(request.remote, request.wanted.branch)
+    return read_ref(repository, name) == target.id and is_known_complete(repository, target.id)
+
+
+def _unchanged(target: Target) -> PullResult:
+    totals = target.commit.totals
+    return PullResult(target, True, totals.files, totals.bytes, 0, FetchTotals())
+
+
+async def make_plan(
+    staging: Staging, target: Target, sources: Sequence[Source], connections: int
+) -> PullPlan:
+    """Read the commit's trees and compare what they name with what is in objects/ now.
+
+    A tree that is here says nothing of what it names: only the listing of objects/ does.
+    """
+    repository = staging.repository
+    inventory = read_inventory(repository)
+    reader = TreeReader(staging, sources, connections)
+    trees = await reader.read_all(target, inventory.names)
+    content = _plan_content(staging, target, trees, sources[-1])
+    return PullPlan(
+        target,
+        content,
+        reader.fetched,
+        reader.reused,
+        content.space_needed(repository.mode),
+        content.names.union(map(meta_name, trees)),
+    )
+
+
+def _plan_content(
+    staging: Staging, target: Target, trees: dict[ObjectId, Tree], remote: Source
+) -> ContentPlan:
+    # Listed again: reading the trees may have taken a while.
+    inventory = read_inventory(staging.repository)
+    try:
+        return plan_content(
+            trees.values(), staging.repository.mode, inventory.names, inventory.variant_of
+        )
+    except FormatError as error:
+        raise WrongBytesError(remote.meta_location(target.id), error.message) from error
+
+
+def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:
+    """Make the commit durable and move the ref; False if something it needs has vanished.
+
+    Under the shared lock no prune deletes. Order: one syncfs, which also covers names that a killed
+    pull published without syncing; files and trees; the commit; the ref (invariants 1 and 2).
+    """
+    repository = staging.repository
+    commit_name = meta_name(plan.target.id)
+    with repository.lock(LockKind.SHARED):
+        stamp = stamp_objects(repository)
+        present = read_inventory(repository).names
+        if plan.needed - present - staging.verified:
+            return False
+        staging.store_meta(plan.target.id, plan.target.data)
+        sync_staging(staging.directory)
+        missing = sorted(plan.needed - present)
+        publish_names(repository, staging.directory, missing)
+        publish_names(repository, staging.directory, [commit_name])
+        staging.verified.difference_update(missing, [commit_name])
+        if missing or commit_name not in present:
+            stamp = stamp_objects(repository)
+        with hold_refs(repository):
+            move_ref(repository, ref, plan.target.id, expected=read_ref(repository, ref))
+        mark_complete(repository, plan.target.id, stamp)
+    return True
