@@ -1,49 +1,59 @@
-# `make demo` and `make test` set everything up themselves.
+# Everything a contributor runs. Nothing needs to be installed first but python3, git and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+
+PYTHON ?= python3
 BIN := .venv/bin
-CODE := common client server tests bench demo
+SOURCES := common client server tests bench tools
+JOBS ?= 2
+# The wheel's timestamps: the last commit's.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+export PYTHON
 
-.PHONY: help setup system format check test demo bench lock dist clean
+.PHONY: help setup system format check test demo bench man dist clean lock upgrade
 
-help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 20
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## the virtual environment in .venv, from the lock
+setup: ## Make or refresh .venv from the locks
 	@tools/setup.sh
 
-system: ## nginx, strace and the like: installed when root, else named
-	@tools/system-packages.sh
+system: ## Install (as root) or name the system packages that the tests and the demo use
+	@tools/system-packages.sh tests
 
-format: setup ## format the code
-	$(BIN)/ruff format $(CODE)
-	$(BIN)/ruff check --fix $(CODE)
+format: setup ## Format, and fix what the linter can fix by itself
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
 
-check: setup ## format, lint, types and import rules
-	$(BIN)/ruff format --check $(CODE)
-	$(BIN)/ruff check $(CODE)
-	$(BIN)/mypy common client server tests bench demo
+check: setup ## Format, lint, strict types, import rules; changes nothing
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
 	$(BIN)/lint-imports
 
-test: setup system check ## every check and every test, with branch coverage
-	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine -q
-	$(BIN)/coverage report
+test: setup system check ## Every check and every test, with branch coverage
+	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
 
-demo: setup ## push two builds of this machine's userland, pull, swap, roll back
-	$(BIN)/python demo/demo.py $(DEMO_TREE)
+demo: setup ## Two real builds: commit, serve, pull, swap, roll back
+	@tools/system-packages.sh tests || echo "hacktree: going on without them"
+	demo/run.sh
 
-bench: setup system ## real trees, side by side with ostree (as root; downloads about 1 GB)
-	$(BIN)/python bench/trees.py
-	$(BIN)/python bench/compare.py
+bench: setup system ## Side by side with ostree on real trees (long)
+	bench/run.sh
 
-lock: ## pin the dependencies anew
-	$(BIN)/python -m pip install --quiet pip-tools
-	$(BIN)/pip-compile --quiet --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--group dev --strip-extras --allow-unsafe -o requirements/dev.lock pyproject.toml
+man: setup ## Manual pages in build/man/
+	$(BIN)/python tools/man.py build/man
 
-dist: setup ## the wheel
-	$(BIN)/python -m hatchling build
+dist: setup ## Source distribution and wheel in dist/
+	$(BIN)/python -m hatchling build -d dist
 
-clean: ## remove what the other targets made
-	rm -rf .venv dist build .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+lock: ## Write requirements/*.lock from pyproject.toml; pins that still fit stay
+	@tools/lock.sh
+
+upgrade: ## Like lock, with the newest releases
+	@tools/lock.sh --upgrade
+
+clean: ## Remove everything that was built, .venv too
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

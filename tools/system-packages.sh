@@ -1,32 +1,83 @@
-#!/usr/bin/env bash
-# The programs that tests and the demo talk to: installed when root on Debian, else named.
+#!/bin/bash
+# What the project needs from the operating system and pip can't bring.
+#
+#   tools/system-packages.sh venv     to make a virtual environment
+#   tools/system-packages.sh tests    to run the tests and the demo
+#
+# As root on Debian or Ubuntu, missing packages are installed, and no service is left running or
+# enabled. Otherwise the commands to type are printed. Exit status 1 if something is missing.
 set -euo pipefail
 
-declare -A packages=(
-    [nginx]=nginx [strace]=strace [rpm]=rpm [rpmbuild]=rpm [mkfs.ext4]=e2fsprogs
-    [setcap]=libcap2-bin [unshare]=util-linux
-)
-missing=()
-for program in "${!packages[@]}"; do
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || missing+=("${packages[$program]}")
-done
-[ ${#missing[@]} -eq 0 ] && exit 0
-mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
+# /sbin is not in everybody's PATH.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    # A package's service must not start: nobody asked for a running web server.
-    policy=/usr/sbin/policy-rc.d
-    if [ ! -e "$policy" ]; then
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 0755 "$policy"
-        trap 'rm -f "$policy"' EXIT
+missing=() # Debian's names
+missing_fedora=()
+
+need() { # DEBIAN-NAME FEDORA-NAME TEST...
+    local debian=$1 fedora=$2
+    shift 2
+    if ! "$@" >/dev/null 2>&1; then
+        missing+=("$debian")
+        missing_fedora+=("$fedora")
     fi
+}
+
+look_for() {
+    missing=()
+    missing_fedora=()
+    case $1 in
+    venv)
+        # Debian splits ensurepip off; Fedora ships it with Python.
+        need python3-venv python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
+        ;;
+    tests)
+        need nginx nginx command -v nginx
+        need strace strace command -v strace
+        need rpm rpm-build command -v rpmbuild
+        need e2fsprogs e2fsprogs command -v mkfs.ext4
+        need libcap2-bin libcap command -v setcap
+        ;;
+    *)
+        sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+    esac
+}
+
+install_missing() {
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -q
-    apt-get install -q -y --no-install-recommends "${missing[@]}"
+    local -r policy=/usr/sbin/policy-rc.d
+    local -r apt=(apt-get -q -o DPkg::Lock::Timeout=300)
+    local -r install=("${apt[@]}" install --yes --no-install-recommends "${missing[@]}")
+    # Packages ask this program whether they may start their service.
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    "${install[@]}" || { "${apt[@]}" update && "${install[@]}"; }
+    if [[ " ${missing[*]} " == *" nginx "* ]]; then
+        update-rc.d nginx disable
+    fi
+}
+
+explain() {
+    echo "hacktree: missing system packages: ${missing[*]}"
+    echo "  Debian, Ubuntu:  sudo apt-get install ${missing[*]}"
+    echo "  Fedora, RHEL:    sudo dnf install ${missing_fedora[*]}"
+} >&2
+
+look_for "${1:-}"
+if ((${#missing[@]} == 0)); then
     exit 0
 fi
-echo "Missing programs. Install these packages, then run this again:" >&2
-echo "  Debian, Ubuntu: sudo apt-get install ${missing[*]}" >&2
-echo "  Fedora:         sudo dnf install nginx strace rpm-build e2fsprogs libcap util-linux" >&2
-exit 1
+if ((EUID == 0)) && command -v apt-get >/dev/null; then
+    echo "hacktree: installing ${missing[*]}"
+    install_missing || echo "hacktree: apt-get failed" >&2
+    look_for "$1"
+fi
+if ((${#missing[@]} > 0)); then
+    explain
+    exit 1
+fi

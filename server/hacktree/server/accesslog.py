@@ -6,7 +6,10 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractAccessLogger
 
-_MONTHS: Final = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
 
 
 class CombinedAccessLogger(AbstractAccessLogger):

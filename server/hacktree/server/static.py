@@ -26,7 +26,6 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-
 from hacktree.server.beneath import NotRegularError, open_beneath
 from hacktree.server.conditions import (
     Conditions,
@@ -86,7 +85,7 @@ async def _errors_as_json(
         # The router's own: a target such as `*` that is no path.
         return _error(HTTPStatus(refusal.status))
     except Exception:
-        _LOG.exception("%s %s failed", request.method, request.path)
+        _LOG.exception("%s %s failed", request.method, request.raw_path)
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
 
 
@@ -99,7 +98,7 @@ class _Answer:
     """Status and headers of a file's answer, and the part of the open file that is its body."""
 
     status: HTTPStatus
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     offset: int = 0
     length: int = 0
     file: FileIO | None = None
@@ -202,8 +201,8 @@ def _read_and_close(file: FileIO, offset: int, length: int) -> bytes:
 def _describe(decision: Decision, lifetime: Lifetime, validators: Validators) -> _Answer:
     match decision:
         case Unsatisfiable():
-            headers = {hdrs.CONTENT_RANGE: f"bytes */{validators.size}"}
-            return _Answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers)
+            extent: dict[str, str] = {hdrs.CONTENT_RANGE: f"bytes */{validators.size}"}
+            return _Answer(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, extent)
         case PreconditionFailed():
             return _Answer(HTTPStatus.PRECONDITION_FAILED, {})
         case NotModified():
@@ -222,13 +221,14 @@ def _describe(decision: Decision, lifetime: Lifetime, validators: Validators) ->
 
 
 def _caching_headers(lifetime: Lifetime, validators: Validators) -> dict[str, str]:
-    return {
+    headers: dict[str, str] = {
         hdrs.CACHE_CONTROL: lifetime.value,
         hdrs.ETAG: validators.etag,
         hdrs.LAST_MODIFIED: validators.last_modified,
         hdrs.SERVER: SERVER_NAME,
         "X-Content-Type-Options": "nosniff",
     }
+    return headers
 
 
 def _conditions_of(request: web.Request) -> Conditions:

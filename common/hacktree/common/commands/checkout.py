@@ -11,7 +11,6 @@ from hacktree.common.cli.output import emit_json, say
 from hacktree.common.errors import UserError
 from hacktree.common.repository.checkout import LinkPolicy, check_out
 from hacktree.common.repository.config import format_size
-from hacktree.common.repository.durable import sync_directory
 from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.revision import resolve
 
@@ -23,7 +22,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subpath", metavar="PATH", default="", help="only this directory")
     parser.add_argument("--copy", action="store_true", help="copy instead of hard-linking")
     parser.epilog = """\
-From a bare repository files are hard links: do not write to them, or use --copy.
+From a bare repository files are hard links: do not write to them, or use --copy. The directory is
+not synced to disk: deploy is what makes a root that survives a power cut.
 
 Examples:
   hacktree checkout fastqa /tmp/tree
@@ -52,7 +52,6 @@ def run(args: argparse.Namespace) -> int:
             if temporary.exists():
                 shutil.rmtree(temporary)
             raise
-    sync_directory(destination.parent)
     if args.json:
         emit_json(
             {"linked": report.linked, "copied": report.copied, "bytes-copied": report.copied_bytes}

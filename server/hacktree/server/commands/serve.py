@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+from hacktree.common.cli.context import repository_path
 from hacktree.common.errors import UserError
 from hacktree.common.repository.layout import Mode, read_format
 from hacktree.server.listening import (
@@ -24,7 +25,6 @@ class NotPublishableError(UserError):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = textwrap.dedent("""\
         Serve the published files of an archive repository over HTTP: refs, history and objects,
         and nothing else that lies in its directory. GET and HEAD only. The address is printed
@@ -66,7 +66,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    repository = _archive_at(args.repo)
+    repository = repository_path(args)
+    _check_publishable(repository)
     if (args.tls_cert is None) != (args.tls_key is None):
         raise UserError("--tls-cert and --tls-key go together")
     address = parse_address(args.listen)
@@ -96,17 +97,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _archive_at(repo: str | None) -> Path:
-    if repo is None:
-        raise UserError("which repository?", hint="hacktree --repo DIR serve")
-    repository = Path(repo)
+def _check_publishable(repository: Path) -> None:
     mode = read_format(repository).mode
     if mode is not Mode.ARCHIVE:
         raise NotPublishableError(
             f"{repository} is a repository in {mode.value} mode; only an archive can be served",
-            hint="Make an archive: hacktree --repo DIR init --mode archive.",
+            hint="Name one with --repo, or make one: hacktree --repo DIR init --mode archive",
         )
-    return repository
 
 
 def _log_to_stderr(*, with_requests: bool) -> None:
