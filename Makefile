@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := common client server tests bench tools
+SOURCES := common client server tests bench demo tools
 JOBS ?= 2
 # The wheel's timestamps: the last commit's.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
@@ -37,7 +37,7 @@ test: setup system check ## Every check and every test, with branch coverage
 
 demo: setup ## Two real builds: commit, serve, pull, swap, roll back
 	@tools/system-packages.sh tests || echo "hacktree: going on without them"
-	demo/run.sh
+	demo/run.sh $(DEMO_TREE)
 
 bench: setup system ## Side by side with ostree on real trees (long)
 	bench/run.sh

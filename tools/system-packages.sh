@@ -34,6 +34,7 @@ look_for() {
     tests)
         need nginx nginx command -v nginx
         need strace strace command -v strace
+        need dpkg dpkg command -v dpkg-query
         need rpm rpm-build command -v rpmbuild
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap

@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+
 from hacktree.common.cli.main import main
 from hacktree.common.objects.commit import Totals, decode_commit, encode_commit
 from hacktree.common.objects.ids import ObjectId, hash_bytes
-from hacktree.common.objects.tree import FileEntry
+from hacktree.common.objects.tree import DirectoryEntry, FileEntry
 from hacktree.common.objects.walk import find_entry
 from hacktree.common.repository.fsck import Finding, FsckReport, fsck, set_aside_broken
 from hacktree.common.repository.layout import Mode, init_repository
@@ -22,7 +23,7 @@ from hacktree.common.repository.transaction import begin_transaction
 from support.trees import File, Spec, Symlink, make_commit
 
 MODES = [Mode.ARCHIVE, Mode.BARE, Mode.BARE_USER]
-TREE: Mapping[str, Spec] = {
+TREE: Mapping[str | bytes, Spec] = {
     "etc/motd": b"hello\n",
     "etc/empty": b"",
     "usr/bin/tool": File(b"tool" * 500_000, mode=0o755),
@@ -54,6 +55,13 @@ def entry_of(repository: Repository, commit: ObjectId, path: bytes) -> FileEntry
 
 def object_of(repository: Repository, commit: ObjectId, path: bytes) -> str:
     return content_name(repository.mode, entry_of(repository, commit, path))
+
+
+def tree_of(repository: Repository, commit: ObjectId, path: bytes) -> str:
+    root = repository.load_commit(commit).root.id
+    entry = find_entry(repository.load_tree, root, path)
+    assert isinstance(entry, DirectoryEntry)
+    return meta_name(entry.id)
 
 
 def flip(path: Path, offset: int) -> None:
@@ -142,11 +150,7 @@ def test_truncated_and_overlong_content_is_found(repository: Repository) -> None
 def test_a_damaged_tree_is_found_with_every_build_that_needs_it(repository: Repository) -> None:
     first = make_commit(repository, TREE)
     second = make_commit(repository, {**TREE, "more": b"more"})
-    root = repository.load_commit(first).root.id
-    etc = find_entry(repository.load_tree, root, b"etc")
-    assert etc is not None
-    assert not isinstance(etc, FileEntry)
-    name = meta_name(etc.id)  # type: ignore[union-attr]
+    name = tree_of(repository, first, b"etc")
     flip(repository.objects / name, 12)
     finding = only(fsck(repository))
     assert (finding.object, finding.problem) == (name, "broken")
@@ -164,9 +168,7 @@ def test_a_damaged_commit_is_found_with_its_branch(repository: Repository) -> No
 def test_missing_content_and_trees_are_named(repository: Repository) -> None:
     commit = make_commit(repository, TREE)
     motd = object_of(repository, commit, b"etc/motd")
-    usr = find_entry(repository.load_tree, repository.load_commit(commit).root.id, b"usr")
-    assert usr is not None
-    tree = meta_name(usr.id)  # type: ignore[union-attr]
+    tree = tree_of(repository, commit, b"usr")
     (repository.objects / motd).unlink()
     (repository.objects / tree).unlink()
     findings = {finding.object: finding for finding in fsck(repository).findings}
@@ -231,12 +233,12 @@ def test_totals_and_sizes_must_be_exact(bare: Repository) -> None:
 )
 def test_attributes_of_a_bare_inode_are_compared_with_its_name(
     bare: Repository,
-    change: "type[object]",
+    change: Callable[[Path], None],
     word: str,
 ) -> None:
     commit = make_commit(bare, TREE)
     path = bare.objects / object_of(bare, commit, b"etc/motd")
-    change(path)  # type: ignore[call-arg]
+    change(path)
     finding = only(fsck(bare))
     assert finding.problem == "broken"
     assert word in finding.why

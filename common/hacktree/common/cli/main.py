@@ -125,6 +125,28 @@ def build_parser(info: CommandInfo) -> "argparse.ArgumentParser":
         description=info.summary + ".",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    _configure(parser, info)
+    return parser
+
+
+def build_complete_parser() -> "argparse.ArgumentParser":
+    """One parser with every command below it, for shell completion; imports every command."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="hacktree")
+    _add_global_options(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for info in load_catalog().values():
+        _configure(commands.add_parser(info.name, help=info.summary), info)
+    return parser
+
+
+def _configure(parser: "argparse.ArgumentParser", info: CommandInfo) -> None:
+    _add_global_options(parser)
+    load_command(info).configure(parser)
+
+
+def _add_global_options(parser: "argparse.ArgumentParser") -> None:
     options = parser.add_argument_group("global options")
     options.add_argument("--repo", metavar="DIR", help="the repository (default: the sysroot's)")
     options.add_argument(
@@ -136,8 +158,6 @@ def build_parser(info: CommandInfo) -> "argparse.ArgumentParser":
     options.add_argument("--json", action="store_true", help="print JSON")
     options.add_argument("--quiet", "-q", action="store_true", help="print only what was asked for")
     options.add_argument("--verbose", "-v", action="store_true", help="print more")
-    load_command(info).configure(parser)
-    return parser
 
 
 def _without_command(arguments: Sequence[str]) -> int:

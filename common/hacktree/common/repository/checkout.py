@@ -1,7 +1,7 @@
 """Checking a commit out: a directory whose files are the repository's own inodes, or copies.
 
-Each directory is completed on its own: its subdirectories, files and links are made, then its owner,
-attributes, mode and mtime are set. So nothing that a directory hands down to what is created in it
+Each directory is completed on its own: its subdirectories, files and links are made, then its own
+attributes and mtime are set. So nothing that a directory hands down to what is created in it
 (setgid, a default ACL) is in force yet when its children are made, and directories can be handled
 in any order.
 """

@@ -7,7 +7,7 @@ commit is walked along those edges. Who needs a bad object is worked out only if
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -181,21 +181,32 @@ class _Check:
         running = {self._submit(executor, batch) for batch in islice(batches, 2 * self._jobs)}
         try:
             while running:
-                finished = next(as_completed(running))
-                running.discard(finished)
-                running.update(self._submit(executor, batch) for batch in islice(batches, 1))
-                for name, result in finished.result():
-                    self._done += 1
-                    if isinstance(result, str):
-                        self._findings[name] = Finding(name, "broken", result)
-                    elif result is not None:
-                        size += result.size
-                        keep(name, result)
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running.update(
+                    self._submit(executor, batch) for batch in islice(batches, len(finished))
+                )
+                for future in finished:
+                    size += self._gather(future.result(), keep)
                 if self._progress is not None:
                     self._progress(self._done, self._total)
         except BaseException:
             executor.shutdown(cancel_futures=True)
             raise
+        return size
+
+    def _gather(
+        self,
+        results: list[tuple[str, Verified | str | None]],
+        keep: Callable[[str, Verified], None],
+    ) -> int:
+        size = 0
+        for name, result in results:
+            self._done += 1
+            if isinstance(result, str):
+                self._findings[name] = Finding(name, "broken", result)
+            elif result is not None:
+                size += result.size
+                keep(name, result)
         return size
 
     def _submit(

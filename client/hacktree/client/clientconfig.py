@@ -1,0 +1,48 @@
+"""`<sysroot>/etc/hacktree/client.toml`: how a tester's machine names and keeps its roots."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from hacktree.common.errors import UserError
+from hacktree.common.objects.names import parse_branch_name
+
+CONFIG_PATH: Final = Path("etc/hacktree/client.toml")
+"""Relative to the sysroot."""
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """`name`: of the live link and, with a commit and a number, of roots. `keep-roots`: how many of
+    the last deployed roots stay, beside running and pinned ones. `remote`: pulled from when none is
+    named. `branch-prefix`: put before a branch that a person names.
+    """
+
+    name: str = "gnomeos"
+    keep_roots: Annotated[int, Meta(ge=1, le=1000)] = 3
+    remote: str = ""
+    branch_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r}: [a-z0-9], then up to 63 of [a-z0-9._-]")
+        if self.branch_prefix:
+            parse_branch_name(self.branch_prefix.rstrip("/"))
+
+
+def read_client_config(sysroot: Path) -> ClientConfig:
+    """The configuration, with defaults for what is absent; raises `UserError` naming the fault."""
+    path = sysroot / CONFIG_PATH
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return ClientConfig()
+    try:
+        return msgspec.convert(tomllib.loads(text), ClientConfig)
+    except (ValueError, UserError) as error:
+        raise UserError(f"{path}: {error}", hint="Mend or delete the file.") from error

@@ -1,0 +1,238 @@
+"""Deploying a commit: plan, make the root under a temporary name, swap the live link, prune.
+
+At every instant the live link resolves to a complete root. docs/architecture.md, "Deploy".
+"""
+
+import enum
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from hacktree.client.recovery import recover
+from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover, remove_root
+from hacktree.client.retention import roots_beyond
+from hacktree.client.roots import (
+    RootRecord,
+    Roots,
+    forget_root,
+    new_root_name,
+    read_roots,
+    write_pin,
+    write_record,
+)
+from hacktree.client.swap import begin_swap, finish_swap, publish_root
+from hacktree.client.sysroot import Sysroot, hold_sysroot
+from hacktree.common.errors import BusyError, UserError
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.checkout import check_out
+from hacktree.common.repository.config import require_space
+from hacktree.common.repository.locks import LockKind
+from hacktree.common.repository.transaction import sync_staging
+
+Report = Callable[[str], None]
+"""Told what is being done, a line at a time."""
+
+_DIRECTORY_BYTES: Final = 4096
+
+
+class ArchitectureError(UserError):
+    """The commit is for another kind of machine."""
+
+
+class ArchitecturePolicy(enum.Enum):
+    """Whether a root that this machine can't run may be deployed."""
+
+    REFUSE_OTHER = "refuse"
+    ALLOW_OTHER = "allow"
+
+
+class RetentionPolicy(enum.Enum):
+    """Whether a deploy ends with removing the roots that are no longer kept."""
+
+    PRUNE = "prune"
+    KEEP_ALL = "keep"
+
+
+class DeployAction(enum.Enum):
+    """What has to be done to have a commit live."""
+
+    NOTHING = "nothing"
+    REUSE = "reuse"
+    CHECK_OUT = "check-out"
+
+
+@dataclass(frozen=True, slots=True)
+class DeployOptions:
+    """How to deploy; `machine` is what uname(2) calls this machine."""
+
+    architecture: ArchitecturePolicy = ArchitecturePolicy.REFUSE_OTHER
+    retention: RetentionPolicy = RetentionPolicy.PRUNE
+    clock: Callable[[], float] = time.time
+    machine: str = field(default_factory=lambda: os.uname().machine)
+
+
+@dataclass(frozen=True, slots=True)
+class DeployPlan:
+    """What a deploy will do: make or reuse `record.root`, swap from `old`, remove `removed`."""
+
+    action: DeployAction
+    record: RootRecord
+    old: str | None
+    removed: tuple[str, ...]
+    commit: Commit
+
+
+@dataclass(slots=True)
+class DeployResult:
+    """What a deploy did; `steps` are (name, seconds) in order."""
+
+    root: str
+    changed: bool
+    previous: str | None
+    action: DeployAction
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    linked: int = 0
+    copied: int = 0
+    removed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Measure a step."""
+        started = time.perf_counter()
+        yield
+        self.steps.append((name, time.perf_counter() - started))
+
+
+def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -> DeployPlan:
+    """Decide what to do; changes nothing. Raises `ArchitectureError`."""
+    commit = sysroot.repository.load_commit(commit_id)
+    if options.architecture is ArchitecturePolicy.REFUSE_OTHER:
+        _refuse_other_architecture(commit, options.machine)
+    roots = read_roots(sysroot)
+    existing = _find_equal(roots, commit_id)
+    if existing is None:
+        action = DeployAction.CHECK_OUT
+        record = RootRecord(
+            root=new_root_name(sysroot, commit_id),
+            commit=commit_id.hex(),
+            tree=commit.root.id.hex(),
+            branch=commit.branch,
+            version=commit.version,
+            created=int(options.clock()),
+        )
+    else:
+        live = existing.root == roots.current
+        action, record = DeployAction.NOTHING if live else DeployAction.REUSE, existing
+    removed: tuple[str, ...] = ()
+    if options.retention is RetentionPolicy.PRUNE and action is not DeployAction.NOTHING:
+        removed = tuple(roots_beyond(_after(roots, record), sysroot.config.keep_roots))
+    return DeployPlan(action, record, roots.current, removed, commit)
+
+
+def _refuse_other_architecture(commit: Commit, machine: str) -> None:
+    if commit.architecture not in ("", machine):
+        raise ArchitectureError(
+            f"the commit is for {commit.architecture}, this machine is {machine}",
+            hint="--allow-architecture deploys it nevertheless.",
+        )
+
+
+def _find_equal(roots: Roots, commit_id: ObjectId) -> RootRecord | None:
+    """A complete root with the same commit and local changes: the live one, else the newest."""
+    names = [name for name in (roots.current,) if name in roots.records] + roots.newest_first()
+    for name in names:
+        record = roots.records[name]
+        if record.commit == commit_id.hex() and record.inputs == "":
+            return record
+    return None
+
+
+def _after(roots: Roots, record: RootRecord) -> Roots:
+    """The roots as they will be once `record.root` is live."""
+    current = {roots.current} if roots.current is not None else set()
+    return Roots(
+        {**roots.records, record.root: record},
+        roots.with_live(record.root),
+        record.root,
+        (roots.linked - current) | {record.root},
+        roots.running,
+    )
+
+
+def deploy_commit(
+    sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions, report: Report
+) -> DeployResult:
+    """Make the commit, which is in the sysroot's repository, live.
+
+    The caller holds no lock of the repository (the sysroot's comes first). A failure leaves what is
+    live untouched. Raises `BusyError` if somebody else is deploying, `SpaceError`, and whatever
+    `plan_deploy` and `check_out` raise.
+    """
+    with hold_sysroot(sysroot, waiting=lambda who: report(f"waiting for {who}")):
+        notes = recover(sysroot)
+        plan = plan_deploy(sysroot, commit_id, options)
+        result = DeployResult(
+            plan.record.root, plan.action is not DeployAction.NOTHING, plan.old, plan.action
+        )
+        result.notes += notes
+        if plan.action is DeployAction.CHECK_OUT:
+            _make_root(sysroot, plan, result, report)
+        if plan.action is not DeployAction.NOTHING:
+            _go_live(sysroot, plan, result)
+        if options.retention is RetentionPolicy.PRUNE:
+            with result.step("remove old roots"):
+                prune_roots(sysroot, result.removed, result.notes)
+        return result
+
+
+def _make_root(sysroot: Sysroot, plan: DeployPlan, result: DeployResult, report: Report) -> None:
+    """Check out under a temporary name, record, sync; what a failure leaves is removed."""
+    repository, record, totals = sysroot.repository, plan.record, plan.commit.totals
+    temporary = sysroot.roots / f"{TEMPORARY_PREFIX}{record.root}"
+    require_space(
+        sysroot.roots,
+        (totals.directories + totals.symlinks) * _DIRECTORY_BYTES,
+        repository.reserve,
+    )
+    report(f"checking out {totals.files} files to {record.root}")
+    try:
+        with repository.lock(LockKind.SHARED):
+            write_pin(sysroot, record)
+            with result.step("check out"):
+                made = check_out(repository, plan.commit, temporary)
+        result.linked, result.copied = made.linked, made.copied
+        with result.step("sync"):
+            write_record(sysroot, record)
+            sync_staging(sysroot.roots)
+    except BaseException:
+        if temporary.exists():
+            delete_leftover(sysroot, temporary.name)
+        forget_root(sysroot, record.root)
+        raise
+
+
+def _go_live(sysroot: Sysroot, plan: DeployPlan, result: DeployResult) -> None:
+    with result.step("swap"):
+        begin_swap(sysroot, plan.record.root)
+        if plan.action is DeployAction.CHECK_OUT:
+            publish_root(sysroot, plan.record.root)
+        finish_swap(sysroot, plan.record.root)
+
+
+def prune_roots(sysroot: Sysroot, removed: list[str], notes: list[str]) -> None:
+    """Remove the roots beyond retention; one that is in use stays and is noted.
+
+    The caller holds the sysroot lock. Names go to `removed` as they are gone.
+    """
+    for name in roots_beyond(read_roots(sysroot), sysroot.config.keep_roots):
+        try:
+            remove_root(sysroot, name)
+        except BusyError as error:
+            notes.append(f"{name} stays: {error.message}")
+        else:
+            removed.append(name)

@@ -1,0 +1,129 @@
+"""What an interrupted command left, and putting it right; every command that changes roots does.
+
+Nothing here needs to know where it stopped: what is complete stays, what is not goes.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.removal import (
+    REMOVING_PREFIX,
+    TEMPORARY_PREFIX,
+    MountedError,
+    delete_leftover,
+)
+from hacktree.client.roots import (
+    PIN_PREFIX,
+    RECORD_SUFFIX,
+    forget_root,
+    list_root_directories,
+    read_live,
+    root_of_target,
+)
+from hacktree.client.swap import INTENT, Intent, read_intent, settle_swap
+from hacktree.client.sysroot import Sysroot
+from hacktree.common.repository.durable import remove_durably, sync_directory
+
+_TEMPORARY_FILE: Final = r"\.(?:{})\.[0-9a-f]{{8}}\.tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What is not as a finished command leaves it."""
+
+    directories: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    intent: Intent | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.directories or self.forgotten or self.files or self.intent)
+
+    def describe(self) -> list[str]:
+        """One line for each thing that recovery will do."""
+        lines = [f"delete the unfinished root {name}" for name in self.directories]
+        lines += [f"delete the record of {name}, which is gone" for name in self.forgotten]
+        lines += [f"delete {path}" for path in self.files]
+        if self.intent is not None:
+            lines.append(f"close the journal of the swap to {self.intent.new}")
+        return lines
+
+
+def find_leftovers(sysroot: Sysroot) -> Leftovers:
+    """Look, change nothing. Only meaningful while nobody holds the sysroot lock, or the caller."""
+    directories = sorted(
+        name
+        for name in os.listdir(sysroot.roots)
+        if name.startswith((TEMPORARY_PREFIX, REMOVING_PREFIX))
+    )
+    complete = set(list_root_directories(sysroot))
+    known = {
+        name.removesuffix(RECORD_SUFFIX)
+        for name in os.listdir(sysroot.records)
+        if name.endswith(RECORD_SUFFIX) and not name.startswith(".")
+    } | {
+        name.removeprefix(PIN_PREFIX)
+        for name in os.listdir(sysroot.pins)
+        if name.startswith(PIN_PREFIX)
+    }
+    return Leftovers(
+        tuple(directories),
+        tuple(sorted(known - complete)),
+        tuple(_stray_files(sysroot)),
+        read_intent(sysroot),
+    )
+
+
+def recover(sysroot: Sysroot) -> list[str]:
+    """Complete or discard what was interrupted; the caller holds the sysroot lock.
+
+    Returns a line for each thing that has to stay as it is, which no command is blocked by.
+    """
+    found = find_leftovers(sysroot)
+    kept = []
+    for name in found.directories:
+        try:
+            delete_leftover(sysroot, name)
+        except MountedError as error:
+            kept.append(f"{name} is left over from an interrupted command: {error.message}")
+    if found.intent is not None:
+        _resolve_intent(sysroot, found.intent)
+    for name in found.forgotten:
+        if f"{REMOVING_PREFIX}{name}" not in os.listdir(sysroot.roots):
+            forget_root(sysroot, name)
+    for path in found.files:
+        remove_durably(path)
+    return kept
+
+
+def _resolve_intent(sysroot: Sysroot, intent: Intent) -> None:
+    """The link tells whether the swap happened. If not, the root waits, complete, to be reused."""
+    if read_live(sysroot) == intent.new:
+        # The rename may not have been durable when the command died.
+        sync_directory(sysroot.path)
+        settle_swap(sysroot, intent.new)
+    else:
+        remove_durably(sysroot.repository.state / INTENT)
+
+
+def _stray_files(sysroot: Sysroot) -> list[Path]:
+    """Temporary files and links that only deploying makes; pulls have others in `state`."""
+    link = re.escape(sysroot.config.name)
+    state = sysroot.repository.state
+    found = [
+        path
+        for path in _matching(sysroot.path, link)
+        if path.is_symlink() and root_of_target(os.readlink(path)) is not None
+    ]
+    found += _matching(state, r"intent\.json|deployments\.json")
+    found += _matching(sysroot.records, r".+\.json")
+    found += _matching(sysroot.pins, rf"{PIN_PREFIX}.+")
+    return found
+
+
+def _matching(directory: Path, names: str) -> list[Path]:
+    pattern = re.compile(_TEMPORARY_FILE.format(names))
+    return sorted(directory / name for name in os.listdir(directory) if pattern.fullmatch(name))

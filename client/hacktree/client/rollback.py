@@ -1,0 +1,44 @@
+"""Going back to a root that exists: the swap of a deploy, without making anything."""
+
+from dataclasses import dataclass
+
+from hacktree.client.recovery import recover
+from hacktree.client.roots import RootMissingError, RootRecord, read_roots
+from hacktree.client.swap import begin_swap, finish_swap
+from hacktree.client.sysroot import Sysroot, hold_sysroot
+
+PREVIOUS = "previous"
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackPlan:
+    """From the live root, if any, to another; `record` may be the live one: nothing to do."""
+
+    old: str | None
+    record: RootRecord
+
+    @property
+    def changes(self) -> bool:
+        """Whether the live link will move."""
+        return self.record.root != self.old
+
+
+def plan_rollback(sysroot: Sysroot, target: str) -> RollbackPlan:
+    """Find the root to go to: a name, a beginning of one, or `previous`. Changes nothing."""
+    roots = read_roots(sysroot)
+    if target == PREVIOUS and roots.previous is None:
+        raise RootMissingError(
+            "no root was live before the current one", hint="`hacktree status` lists the roots."
+        )
+    return RollbackPlan(roots.current, roots.find(target))
+
+
+def roll_back(sysroot: Sysroot, target: str = PREVIOUS) -> RollbackPlan:
+    """Make an existing root live; returns what was done."""
+    with hold_sysroot(sysroot):
+        recover(sysroot)
+        plan = plan_rollback(sysroot, target)
+        if plan.changes:
+            begin_swap(sysroot, plan.record.root)
+            finish_swap(sysroot, plan.record.root)
+        return plan
