@@ -39,7 +39,8 @@ demo: setup ## Two real builds: commit, serve, pull, swap, roll back
 	@tools/system-packages.sh tests || echo "hacktree: going on without them"
 	demo/run.sh $(DEMO_TREE)
 
-bench: setup system ## Side by side with ostree on real trees (long)
+bench: setup ## Side by side with ostree on real trees, as root (long)
+	@tools/system-packages.sh bench
 	bench/run.sh
 
 man: setup ## Manual pages in build/man/

@@ -23,7 +23,7 @@ def overview_page(commands: list[CommandInfo]) -> str:
     others = ", ".join(f".BR {PROJECT}-{info.name} (1)" for info in commands)
     return "\n".join(
         [
-            f'.TH {PROJECT.upper()} 1 "" {PROJECT} "User Commands"',
+            _title(PROJECT),
             ".SH NAME",
             f"{PROJECT} \\- {OVERVIEW}",
             ".SH DESCRIPTION",
@@ -42,8 +42,15 @@ def command_page(info: CommandInfo) -> str:
     parser = build_parser(info)
     epilog, parser.epilog = parser.epilog or "", None
     parser.man_short_description = info.summary  # type: ignore[attr-defined]
-    page = str(Manpage(parser, _page_data(info)))
-    return page.rstrip("\n") + "\n" + "\n".join(_notes(epilog)) + "\n"
+    lines = str(Manpage(parser, _page_data(info))).rstrip("\n").splitlines()
+    title = next(index for index, line in enumerate(lines) if line.startswith(".TH "))
+    # Its own title line doesn't quote a command of two words.
+    lines[title] = _title(f"{PROJECT}-{info.name}")
+    return "\n".join([*lines, *_notes(epilog), ""])
+
+
+def _title(name: str) -> str:
+    return f'.TH "{name.upper()}" "1" "" "{PROJECT}" "User Commands"'
 
 
 def _page_data(info: CommandInfo) -> dict[str, object]:
@@ -56,10 +63,10 @@ def _page_data(info: CommandInfo) -> dict[str, object]:
 
 
 def _notes(epilog: str) -> list[str]:
-    """The epilog's `Heading:` paragraphs as sections, their text as it is."""
+    """The epilog's paragraphs under `Heading:`, of one or two words, as sections; text as it is."""
     lines: list[str] = []
     for line in epilog.splitlines():
-        heading = re.fullmatch(r"([A-Z][A-Za-z ]*):(?: (.*))?", line)
+        heading = re.fullmatch(r"([A-Za-z]+(?: [a-z]+)?):(?: (.*))?", line)
         if heading:
             lines += [".fi"] if lines else []
             lines += [f'.SH "{heading[1].upper()}"', ".nf"]

@@ -27,7 +27,7 @@ dependencies=$({ pwd -P && "$python" -c 'import sys; print(sys.version, sys.base
 project=$({ echo "$dependencies" && cat pyproject.toml; } | digest)
 
 has() { [[ -f $1 && $(<"$1") == "$2" ]]; }
-pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }
+pip() { .venv/bin/python -m pip --disable-pip-version-check -qq "$@"; }
 
 if ! has "$dependencies_stamp" "$dependencies"; then
     PYTHON=$python tools/system-packages.sh venv

@@ -3,6 +3,7 @@
 #
 #   tools/system-packages.sh venv     to make a virtual environment
 #   tools/system-packages.sh tests    to run the tests and the demo
+#   tools/system-packages.sh bench    to compare with ostree
 #
 # As root on Debian or Ubuntu, missing packages are installed, and no service is left running or
 # enabled. Otherwise the commands to type are printed. Exit status 1 if something is missing.
@@ -24,8 +25,6 @@ need() { # DEBIAN-NAME FEDORA-NAME TEST...
 }
 
 look_for() {
-    missing=()
-    missing_fedora=()
     case $1 in
     venv)
         # Debian splits ensurepip off; Fedora ships it with Python.
@@ -39,8 +38,12 @@ look_for() {
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
         ;;
+    bench)
+        look_for tests
+        need ostree ostree command -v ostree
+        ;;
     *)
-        sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     esac
@@ -76,6 +79,8 @@ fi
 if ((EUID == 0)) && command -v apt-get >/dev/null; then
     echo "hacktree: installing ${missing[*]}"
     install_missing || echo "hacktree: apt-get failed" >&2
+    missing=()
+    missing_fedora=()
     look_for "$1"
 fi
 if ((${#missing[@]} > 0)); then

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hacktree.common.objects.commit import Totals
@@ -157,13 +158,8 @@ def test_files_are_the_repositorys_inodes_and_empty_ones_are_not(
     commit = make_commit(bare, TREE, time=TIME)
     for name in ("one", "two"):
         checked_out(bare, commit, tmp_path / name)
-    one, two = (
-        {
-            p: (tmp_path / n / p).stat()
-            for p in ("same-1", "same-2", "same-3", "empty", "also-empty")
-        }
-        for n in ("one", "two")
-    )
+    names = ("same-1", "same-2", "same-3", "empty", "also-empty")
+    one, two = ({p: (tmp_path / n / p).stat() for p in names} for n in ("one", "two"))
     assert one["same-1"].st_ino == one["same-3"].st_ino == two["same-1"].st_ino
     assert one["same-1"].st_nlink == 1 + 4
     assert one["same-2"].st_ino != one["same-1"].st_ino
@@ -252,8 +248,6 @@ def test_a_commit_that_understates_its_tree_is_refused(
     bare_user: Repository, tmp_path: Path
 ) -> None:
     """Trees unfold exponentially: what a commit doesn't announce is not written."""
-    import msgspec
-
     commit = bare_user.load_commit(make_commit(bare_user, TREE, time=TIME))
     lying = msgspec.structs.replace(commit, totals=Totals(1, 0, 0, 0))
     with pytest.raises(FormatError, match="unfolds"):
@@ -295,8 +289,10 @@ def test_a_file_whose_inode_has_no_links_left_is_copied(
     out = tmp_path / "out"
     arguments = [bare_user.path, commit.hex(), out]
     result = subprocess.run(
-        ["strace", "-o", tmp_path / "log", "-e", "inject=linkat:error=EMLINK:when=2"]
-        + [sys.executable, "-c", program, *map(str, arguments)],
+        [
+            *("strace", "-o", tmp_path / "log", "-e", "inject=linkat:error=EMLINK:when=2"),
+            *(sys.executable, "-c", program, *map(str, arguments)),
+        ],
         capture_output=True,
         text=True,
         check=True,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hacktree.common.cli.main import main
 from hacktree.common.objects.history import verified_chain
 from hacktree.common.objects.ids import ObjectId, hash_bytes
@@ -121,10 +122,10 @@ def test_bare_variants_carry_the_attributes_of_their_name(tmp_path: Path, source
 
 def test_a_chmod_stores_no_content_in_an_archive(archive: Repository, source: Path) -> None:
     hacktree(archive, "commit", "builds", str(source))
-    before = {p for p in archive.objects.rglob("*.zst")}
+    before = set(archive.objects.rglob("*.zst"))
     (source / "etc/twin").chmod(0o640)
     hacktree(archive, "commit", "builds", str(source))
-    assert {p for p in archive.objects.rglob("*.zst")} == before
+    assert set(archive.objects.rglob("*.zst")) == before
     twin = entries(archive, "builds")[b"etc/twin"]
     assert isinstance(twin, FileEntry)
     assert twin.mode == 0o640

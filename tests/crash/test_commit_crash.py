@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from hacktree.common.cli.main import main
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry

@@ -20,7 +20,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """`name`: of the live link and, with a commit and a number, of roots. `keep-roots`: how many of
     the last deployed roots stay, beside running and pinned ones. `remote`: pulled from when none is
-    named. `branch-prefix`: put before a branch that a person names.
+    named. `branch-prefix`: components put before a branch that a person names.
     """
 
     name: str = "gnomeos"
@@ -32,7 +32,12 @@ class ClientConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: [a-z0-9], then up to 63 of [a-z0-9._-]")
         if self.branch_prefix:
-            parse_branch_name(self.branch_prefix.rstrip("/"))
+            parse_branch_name(self.branch_prefix)
+
+    def full_branch(self, branch: str) -> str:
+        """The branch that a person means by `branch`: with the prefix, unless it has it."""
+        prefix = f"{self.branch_prefix}/" if self.branch_prefix else ""
+        return branch if branch.startswith(prefix) else prefix + branch
 
 
 def read_client_config(sysroot: Path) -> ClientConfig:

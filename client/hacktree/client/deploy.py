@@ -129,7 +129,7 @@ def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -
         live = existing.root == roots.current
         action, record = DeployAction.NOTHING if live else DeployAction.REUSE, existing
     removed: tuple[str, ...] = ()
-    if options.retention is RetentionPolicy.PRUNE and action is not DeployAction.NOTHING:
+    if options.retention is RetentionPolicy.PRUNE:
         removed = tuple(roots_beyond(_after(roots, record), sysroot.config.keep_roots))
     return DeployPlan(action, record, roots.current, removed, commit)
 

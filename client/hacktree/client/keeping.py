@@ -1,6 +1,7 @@
 """Choosing which roots stay: pin, unpin, undeploy, cleanup."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -29,18 +30,20 @@ class PreviousPolicy(enum.Enum):
 
 def pin_root(sysroot: Sysroot, name: str) -> RootRecord:
     """Keep the root whatever is deployed; returns its record."""
-    return _set_pinned(sysroot, name, True)
+    return _change_record(sysroot, name, lambda old: msgspec.structs.replace(old, pinned=True))
 
 
 def unpin_root(sysroot: Sysroot, name: str) -> RootRecord:
     """Leave the root to retention again; returns its record."""
-    return _set_pinned(sysroot, name, False)
+    return _change_record(sysroot, name, lambda old: msgspec.structs.replace(old, pinned=False))
 
 
-def _set_pinned(sysroot: Sysroot, name: str, pinned: bool) -> RootRecord:
+def _change_record(
+    sysroot: Sysroot, name: str, change: Callable[[RootRecord], RootRecord]
+) -> RootRecord:
     with hold_sysroot(sysroot):
         recover(sysroot)
-        record = msgspec.structs.replace(read_roots(sysroot).find(name), pinned=pinned)
+        record = change(read_roots(sysroot).find(name))
         write_record(sysroot, record)
         return record
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from hacktree.client.roots import forget_root
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.errors import BusyError
+from hacktree.common.errors import BusyError, SystemFault
 from hacktree.common.repository.durable import sync_directory
 from hacktree.common.repository.locks import LockKind, describe_holders, try_lock
 
@@ -124,5 +124,6 @@ def _open_for_deletion(parent: int, name: str) -> int:
 def _mount_id(descriptor: int) -> int:
     with open(f"/proc/self/fdinfo/{descriptor}") as stream:
         match = _MOUNT_ID.search(stream.read())
-    assert match is not None, "every Linux since 3.15 tells the mount id"
+    if match is None:
+        raise SystemFault("/proc doesn't tell mount ids", hint="Linux 3.15 or newer is needed.")
     return int(match[1])

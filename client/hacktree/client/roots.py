@@ -199,7 +199,7 @@ def write_order(sysroot: Sysroot, order: tuple[str, ...]) -> None:
 
 
 def read_live(sysroot: Sysroot) -> str | None:
-    """The root that the live link names; None without a link, `ForeignLinkError` if it isn't ours."""
+    """The root that the live link names, or None; `ForeignLinkError` if the link isn't ours."""
     try:
         target = os.readlink(sysroot.link)
     except FileNotFoundError:

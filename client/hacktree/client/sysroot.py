@@ -85,11 +85,12 @@ def open_sysroot(path: Path) -> Sysroot:
     return Sysroot(top, open_repository(directory), read_client_config(top))
 
 
-def prepare_sysroot(path: Path) -> Sysroot:
+def prepare_sysroot(path: Path | str) -> Sysroot:
     """Like `open_sysroot`, after creating whatever is absent: bare for root, else bare-user."""
-    if not path.is_dir():
+    top = Path(path).resolve()
+    if not top.is_dir():
         raise UserError(f"{path} is not a directory", hint="Create it, or name another --sysroot.")
-    directory = path.resolve() / DIRECTORY
+    directory = top / DIRECTORY
     if (directory / "format").exists():
         _refuse_other_owner(directory)
     else:
@@ -100,7 +101,7 @@ def prepare_sysroot(path: Path) -> Sysroot:
     os.close(os.open(directory / "sysroot.lock", flags, 0o600))
     sync_directory(directory / "state")
     sync_directory(directory)
-    return open_sysroot(path)
+    return open_sysroot(top)
 
 
 def _refuse_other_owner(directory: Path) -> None:

@@ -1,6 +1,7 @@
 """`hacktree deploy`."""
 
 import argparse
+import json
 from pathlib import Path
 
 from hacktree.client.deploy import (
@@ -13,8 +14,9 @@ from hacktree.client.deploy import (
     deploy_commit,
     plan_deploy,
 )
-from hacktree.client.sysroot import open_sysroot
+from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
 
 
@@ -62,6 +64,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argparse.Namespace) -> int:
+    """The second half of `hacktree pull`: deploy what came from `remote`, and say so."""
+    json_progress = bool(args.json_progress)
+
+    def report(line: str) -> None:
+        if not json_progress:
+            say(args, line)
+
+    result = deploy_commit(sysroot, commit, DeployOptions(), report)
+    for note in result.notes:
+        warn(note)
+    if json_progress:
+        print(json.dumps({"event": "deployed", "remote": remote, **_document(result)}), flush=True)
+    else:
+        _show_result(args, result)
+    return 0
+
+
 def _show_plan(args: argparse.Namespace, plan: DeployPlan) -> None:
     root = plan.record.root
     if args.json:
@@ -86,20 +106,23 @@ def _show_plan(args: argparse.Namespace, plan: DeployPlan) -> None:
         print(f"remove {name}")
 
 
+def _document(result: DeployResult) -> dict[str, object]:
+    return {
+        "root": result.root,
+        "changed": result.changed,
+        "action": result.action.value,
+        "from": result.previous,
+        "linked": result.linked,
+        "copied": result.copied,
+        "removed": result.removed,
+        "notes": result.notes,
+        "seconds": {name: round(seconds, 4) for name, seconds in result.steps},
+    }
+
+
 def _show_result(args: argparse.Namespace, result: DeployResult) -> None:
     if args.json:
-        emit_json(
-            {
-                "root": result.root,
-                "changed": result.changed,
-                "action": result.action.value,
-                "from": result.previous,
-                "linked": result.linked,
-                "copied": result.copied,
-                "removed": result.removed,
-                "seconds": {name: round(seconds, 4) for name, seconds in result.steps},
-            }
-        )
+        emit_json(_document(result))
         return
     if not result.changed:
         say(args, f"nothing to do: {result.root} is live already")

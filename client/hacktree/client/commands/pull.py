@@ -30,6 +30,7 @@ from hacktree.client.target import Wanted
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say
 from hacktree.common.errors import UserError
+from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.repository import Repository, open_repository
 
@@ -133,8 +134,9 @@ def _prepare(args: argparse.Namespace) -> _Job:
 
         sysroot = prepare_sysroot(args.sysroot)
         repository = sysroot.repository
-        name = name or sysroot.config.remote
-        wanted = Wanted(name, sysroot.config.full_branch(wanted.branch), wanted.which)
+        name = name or sysroot.config.remote or None
+        branch = parse_branch_name(sysroot.config.full_branch(wanted.branch))
+        wanted = Wanted(name, branch, wanted.which)
     remote = choose_remote(repository, name)
     request = PullRequest(remote.name, wanted, args.connections)
     return _Job(repository, sysroot, remote, request, tuple(map(Path, args.reference)))

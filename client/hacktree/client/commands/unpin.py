@@ -10,9 +10,7 @@ from hacktree.common.cli.output import emit_json, say
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.description = (
-        "Leave a root to retention again: it goes when enough others were deployed."
-    )
+    parser.description = "Leave a root to retention again."
     parser.add_argument(
         "root",
         metavar="ROOT",

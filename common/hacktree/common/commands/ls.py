@@ -38,17 +38,19 @@ def run(args: argparse.Namespace) -> int:
     """List entries."""
     repository = repository_from(args)
     root = repository.load_commit(resolve(repository, args.revision)).root.id
-    listed = _entries(repository, root, os.fsencode(args.path).strip(b"/"), args.recursive)
+    listed = _entries(
+        repository, root, os.fsencode(args.path).strip(b"/"), recursive=args.recursive
+    )
     if args.json:
         emit_json([_json(path, entry) for path, entry in listed])
         return 0
     for path, entry in listed:
-        print(_line(path, entry, args.ids))
+        print(_line(path, entry, ids=args.ids))
     return 0
 
 
 def _entries(
-    repository: Repository, root: ObjectId, path: bytes, recursive: bool
+    repository: Repository, root: ObjectId, path: bytes, *, recursive: bool
 ) -> Iterator[tuple[bytes, Entry]]:
     start = root
     if path:
@@ -68,7 +70,7 @@ def _entries(
         yield prefix + entry.name, entry
 
 
-def _line(path: bytes, entry: Entry, ids: bool) -> str:
+def _line(path: bytes, entry: Entry, *, ids: bool) -> str:
     kind = {
         FileEntry: stat.S_IFREG,
         DirectoryEntry: stat.S_IFDIR,

@@ -2,11 +2,9 @@
 
 from typing import Annotated, Final
 
-from hacktree.common.objects.errors import FormatError
 from msgspec import Meta
 
-Xattrs = tuple[tuple[str, bytes], ...]
-"""(name, value) pairs sorted by name."""
+from hacktree.common.objects.errors import FormatError
 
 Mode = Annotated[int, Meta(ge=0, le=0o7777)]
 """Permission bits including setuid, setgid and sticky; never the file type."""
@@ -15,9 +13,13 @@ OwnerId = Annotated[int, Meta(ge=0, le=2**32 - 2)]
 """A uid or gid; 2**32 - 1 means "unchanged" to chown(2) and is no owner."""
 
 MAX_XATTRS: Final = 64
+MAX_XATTR_NAME: Final = 255
+"""Bytes: the limit of Linux (XATTR_NAME_MAX)."""
 MAX_XATTR_VALUE: Final = 65536
 """Bytes: the limit of Linux (XATTR_SIZE_MAX)."""
 
+Xattrs = Annotated[tuple[tuple[str, bytes], ...], Meta(max_length=MAX_XATTRS)]
+"""(name, value) pairs sorted by name; a decoder refuses too many before it makes the first."""
 
 _ALLOWED: Final = frozenset(
     {"security.capability", "system.posix_acl_access", "system.posix_acl_default"}
@@ -28,11 +30,16 @@ def is_versioned_xattr(name: str) -> bool:
     """Whether the attribute is part of a tree.
 
     Capabilities, POSIX ACLs and `user.*` are. Labels (SELinux) belong to a machine's policy, and
-    `*.overlay.*` would be obeyed by an overlay mounted over the checkout.
+    `*.overlay.*` would be obeyed by an overlay mounted over the checkout. Nor is a name that is not
+    UTF-8 (which Python shows with lone surrogates): names are text in a tree.
     """
-    return name in _ALLOWED or (
-        name.startswith("user.") and not name.startswith("user.overlay.") and 5 < len(name) <= 255
-    )
+    if not name.startswith("user.") or name.startswith("user.overlay."):
+        return name in _ALLOWED
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        return False
+    return len("user.") < length <= MAX_XATTR_NAME and "\0" not in name
 
 
 def check_xattrs(xattrs: Xattrs) -> None:
@@ -43,7 +50,7 @@ def check_xattrs(xattrs: Xattrs) -> None:
     for name, value in xattrs:
         if name <= previous:
             raise FormatError("extended attributes are not in strictly ascending order")
-        if not is_versioned_xattr(name) or "\0" in name or len(name.encode()) > 255:
+        if not is_versioned_xattr(name):
             raise FormatError(f"extended attribute {name[:80]!r} is not versioned")
         if len(value) > MAX_XATTR_VALUE:
             raise FormatError(f"extended attribute {name!r} exceeds {MAX_XATTR_VALUE} bytes")

@@ -7,6 +7,7 @@ integer or an unsorted map. So every decode is followed by an encode that must g
 from typing import Generic, TypeVar
 
 import msgspec
+
 from hacktree.common.objects.errors import FormatError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -33,14 +34,7 @@ class Codec(Generic[T]):
             raise FormatError(f"{self._name} of {len(data)} bytes exceeds {self.max_size}")
         try:
             value = self._decoder.decode(data)
-        except FormatError:
-            raise
-        except (
-            msgspec.MsgspecError,
-            RecursionError,
-            UnicodeError,
-            ValueError,
-        ) as error:
+        except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
             raise FormatError(f"not a {self._name}: {error}") from error
         if self._encode(value) != data:
             raise FormatError(f"not the canonical encoding of a {self._name}")
@@ -50,10 +44,10 @@ class Codec(Generic[T]):
         try:
             return self._encoder.encode(value)
         except (
+            msgspec.MsgspecError,
             TypeError,
-            OverflowError,
-            UnicodeError,
-            RecursionError,
             ValueError,
+            OverflowError,
+            RecursionError,
         ) as error:
             raise FormatError(f"a value no {self._name} can hold: {error}") from error

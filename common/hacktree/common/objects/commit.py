@@ -4,19 +4,20 @@ import re
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
+
 from hacktree.common.objects.attributes import Mode, OwnerId, Xattrs, check_xattrs
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.objects.ids import ObjectId, WireObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.objects.tree import TreeSize
-from msgspec import Meta
 
 MAX_COMMIT_SIZE: Final = 4 << 20
 """Bytes of one encoded commit; a list of 650 packages takes about 30 kB."""
 
 MAX_ENTRIES: Final = 50_000_000
-"""Files, directories or symbolic links in one commit, counted by path."""
+"""Files, directories and symbolic links together in one commit, counted by path."""
 
 Count = Annotated[int, Meta(ge=0, le=MAX_ENTRIES)]
 ByteCount = Annotated[int, Meta(ge=0, le=1 << 50)]
@@ -44,6 +45,11 @@ class Totals(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     directories: Count
     symlinks: Count
     bytes: ByteCount
+
+    @property
+    def entries(self) -> int:
+        """Paths: files, directories and symbolic links together."""
+        return self.files + self.directories + self.symlinks
 
 
 class Commit(
@@ -82,6 +88,10 @@ class Commit(
             raise FormatError(f"not an architecture: {self.architecture!r}")
         if any("\n" in line or "\0" in line for line in (self.version, self.subject)):
             raise FormatError("a commit's version and subject are single lines")
+        if (self.sequence == 1) != (not self.parents):
+            raise FormatError("a commit has sequence 1 if and only if it has no parent")
+        if self.totals.entries > MAX_ENTRIES:
+            raise FormatError(f"a commit of more than {MAX_ENTRIES} entries")
 
     @property
     def branch_name(self) -> BranchName:

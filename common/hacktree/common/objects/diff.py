@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -34,30 +35,34 @@ class Change:
         return not (isinstance(old, DirectoryEntry) and isinstance(new, DirectoryEntry))
 
 
-_EMPTY = Tree(1, ())
+_EMPTY: Final = Tree(1, ())
+
+_Pair = tuple[bytes, Entry | None, Entry | None]
+"""A name, and what it names on either side."""
 
 
 def diff_trees(load: LoadTree, old: ObjectId | None, new: ObjectId | None) -> Iterator[Change]:
-    """Yield every differing path in ascending order; None stands for an empty tree.
+    """Yield every differing path; None stands for an empty tree.
 
-    A directory that only one side has is yielded with everything below it; one that both have is
-    yielded only if its own attributes differ.
+    Order is that of `walk_tree`: ascending by name within a directory, a directory before what it
+    holds. A directory that only one side has is yielded with everything below it; one that both
+    have is yielded only if its own attributes differ. Raises `FormatError` beyond `MAX_DEPTH`.
     """
-    stack: list[tuple[bytes, Iterator[tuple[Entry | None, Entry | None]]]] = []
+    stack: list[tuple[bytes, Iterator[_Pair]]] = []
 
     def enter(prefix: bytes, old_id: ObjectId | None, new_id: ObjectId | None) -> None:
         if len(stack) > MAX_DEPTH:
             raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
         old_tree = _EMPTY if old_id is None else load(old_id)
         new_tree = _EMPTY if new_id is None else load(new_id)
-        stack.append((prefix, _pair(old_tree, new_tree)))
+        stack.append((prefix, _pair_entries(old_tree, new_tree)))
 
     if old != new:
         enter(b"", old, new)
     while stack:
         prefix, pairs = stack[-1]
-        for before, after in pairs:
-            path = prefix + (before or after).name  # type: ignore[union-attr]
+        for name, before, after in pairs:
+            path = prefix + name
             if _own(before) != _own(after):
                 yield Change(path, before, after)
             old_id = before.id if isinstance(before, DirectoryEntry) else None
@@ -76,10 +81,11 @@ def _own(entry: Entry | None) -> object:
     return entry
 
 
-def _pair(old: Tree, new: Tree) -> Iterator[tuple[Entry | None, Entry | None]]:
-    before = {entry.name: entry for entry in old.entries}
-    after = {entry.name: entry for entry in new.entries}
-    for name in sorted(before.keys() | after.keys()):
-        pair = before.get(name), after.get(name)
-        if pair[0] != pair[1]:
-            yield pair
+def _pair_entries(old: Tree, new: Tree) -> Iterator[_Pair]:
+    """The entries that differ, in ascending order of their names."""
+    old_entries = {entry.name: entry for entry in old.entries}
+    new_entries = {entry.name: entry for entry in new.entries}
+    for name in sorted(old_entries.keys() | new_entries.keys()):
+        before, after = old_entries.get(name), new_entries.get(name)
+        if before != after:
+            yield name, before, after

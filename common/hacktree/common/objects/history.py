@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
+
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ID_LENGTH, ObjectId, hash_bytes
-from msgspec import Meta
 
 PAGE_LENGTH: Final = 64
 """Commits in a sealed page; the mutable tail holds up to twice as many."""

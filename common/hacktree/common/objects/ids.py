@@ -4,8 +4,9 @@ import hashlib
 import re
 from typing import Annotated, Final, NewType
 
-from hacktree.common.objects.errors import NameInvalidError
 from msgspec import Meta
+
+from hacktree.common.objects.errors import NameInvalidError
 
 ID_LENGTH: Final = 32
 """Bytes in an object id."""

@@ -3,12 +3,13 @@
 from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
+
 from hacktree.common.objects.attributes import Mode, OwnerId, Xattrs, check_xattrs
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import WireObjectId
 from hacktree.common.objects.names import MAX_PATH_LENGTH, check_entry_names
-from msgspec import Meta
 
 MAX_TREE_SIZE: Final = 64 << 20
 """Bytes of one encoded tree: about 600,000 entries in one directory."""

@@ -6,6 +6,7 @@ that does unfold one compares the count with the commit's totals first.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from hacktree.common.objects.commit import MAX_ENTRIES, Commit, Totals
@@ -15,7 +16,7 @@ from hacktree.common.objects.names import MAX_PATH_LENGTH, display_path
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, Tree
 
 MAX_DEPTH: Final = 256
-"""Directories above one another."""
+"""Directories above one another, not counting the root: names in the path of a directory."""
 
 LoadTree = Callable[[ObjectId], Tree]
 """Gives the tree with this id; raises its own error when it is missing or damaged."""
@@ -25,68 +26,92 @@ def walk_tree(load: LoadTree, root: ObjectId) -> Iterator[tuple[bytes, Entry]]:
     """Yield (path, entry) for everything below `root`, a directory before what it holds.
 
     Paths are relative, joined by '/'. Order is ascending by name within a directory. Raises
-    `FormatError` beyond the limits.
+    `FormatError` beyond `MAX_DEPTH` and `MAX_PATH_LENGTH`, as `measure` does for the same trees.
     """
     stack: list[tuple[bytes, Iterator[Entry]]] = [(b"", iter(load(root).entries))]
     while stack:
         prefix, entries = stack[-1]
         for entry in entries:
             path = prefix + entry.name
-            if len(path) > MAX_PATH_LENGTH:
-                raise FormatError(f"a path in the tree exceeds {MAX_PATH_LENGTH} bytes")
-            yield path, entry
+            _check_path_length(len(path))
             if isinstance(entry, DirectoryEntry):
-                if len(stack) >= MAX_DEPTH:
-                    raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
+                _check_depth(len(stack))
+                yield path, entry
                 stack.append((path + b"/", iter(load(entry.id).entries)))
                 break
+            yield path, entry
         else:
             stack.pop()
 
 
-def measure(load: LoadTree, root: ObjectId) -> Totals:
-    """What the tree unfolds to, in time linear in its distinct objects.
-
-    Raises `FormatError` when it nests deeper than `MAX_DEPTH` or exceeds `MAX_ENTRIES`.
+@dataclass(frozen=True, slots=True)
+class _Extent:
+    """How far one tree reaches: what it unfolds to, directories above one another below it, and
+    the bytes of its longest path.
     """
-    known: dict[ObjectId, tuple[Totals, int]] = {}
-    stack = [(root, load(root), 0)]
+
+    totals: Totals
+    depth: int
+    path_length: int
+
+
+def measure(load: LoadTree, root: ObjectId) -> Totals:
+    """What the tree unfolds to, in time linear in its distinct objects: each is loaded once.
+
+    Raises `FormatError` beyond `MAX_DEPTH`, `MAX_PATH_LENGTH` or `MAX_ENTRIES`.
+    """
+    known: dict[ObjectId, _Extent] = {}
+    first = load(root)
+    stack = [(root, first, iter(first.entries))]
     while stack:
-        tree_id, tree, depth = stack[-1]
-        if depth > MAX_DEPTH:
-            raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-        below = {e.id for e in tree.entries if isinstance(e, DirectoryEntry)}
-        missing = below - known.keys()
-        # Ids are hashes of content, so no tree can hold itself and every descent ends.
-        if missing:
-            stack.extend((child, load(child), depth + 1) for child in missing)
-            continue
-        stack.pop()
-        if tree_id not in known:
+        tree_id, tree, entries = stack[-1]
+        for entry in entries:
+            if isinstance(entry, DirectoryEntry) and entry.id not in known:
+                _check_depth(len(stack))
+                below = load(entry.id)
+                stack.append((entry.id, below, iter(below.entries)))
+                break
+        else:
             known[tree_id] = _sum_entries(tree, known)
-    return known[root][0]
+            stack.pop()
+    return known[root].totals
 
 
-def _sum_entries(tree: Tree, known: dict[ObjectId, tuple[Totals, int]]) -> tuple[Totals, int]:
-    files = directories = symlinks = size = depth = 0
+def _sum_entries(tree: Tree, known: dict[ObjectId, _Extent]) -> _Extent:
+    files = directories = symlinks = size = depth = path_length = 0
     for entry in tree.entries:
+        longest = len(entry.name)
         if isinstance(entry, FileEntry):
             files += 1
             size += entry.size
         elif isinstance(entry, DirectoryEntry):
-            below, below_depth = known[entry.id]
-            files += below.files
-            directories += below.directories + 1
-            symlinks += below.symlinks
-            size += below.bytes
-            depth = max(depth, below_depth + 1)
+            below = known[entry.id]
+            files += below.totals.files
+            directories += below.totals.directories + 1
+            symlinks += below.totals.symlinks
+            size += below.totals.bytes
+            depth = max(depth, below.depth + 1)
+            if below.path_length:
+                longest += 1 + below.path_length
         else:
             symlinks += 1
+        path_length = max(path_length, longest)
+    _check_depth(depth)
+    _check_path_length(path_length)
+    totals = Totals(files, directories, symlinks, size)
+    if totals.entries > MAX_ENTRIES:
+        raise FormatError(f"the tree unfolds to more than {MAX_ENTRIES} entries")
+    return _Extent(totals, depth, path_length)
+
+
+def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
         raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-    if max(files, directories, symlinks) > MAX_ENTRIES:
-        raise FormatError(f"the tree unfolds to more than {MAX_ENTRIES} entries")
-    return Totals(files, directories, symlinks, size), depth
+
+
+def _check_path_length(length: int) -> None:
+    if length > MAX_PATH_LENGTH:
+        raise FormatError(f"a path in the tree exceeds {MAX_PATH_LENGTH} bytes")
 
 
 def check_totals(load: LoadTree, commit: Commit) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from hacktree.common.errors import SpaceError, UserError
 
 DEFAULT_ZSTD_LEVEL: Final = 6

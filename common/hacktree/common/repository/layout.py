@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from hacktree.common.errors import CorruptError, UserError
 from hacktree.common.repository.durable import sync_directory, write_durably
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
+
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from hacktree.common.objects.ids import ObjectId, WireObjectId
 from hacktree.common.repository.durable import TEMPORARY_SUFFIX
 from hacktree.common.repository.repository import Repository

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
+
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.commit import RootDirectory, Totals
 from hacktree.common.objects.ids import ObjectId
