@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
+PROJECT = Path(__file__).resolve().parent.parent
 MAX_BYTES = 400 << 20
 """The part of the userland that is used: enough to be real, small enough for a minute."""
 
@@ -86,18 +88,63 @@ def make_second_build(tree: Path) -> None:
 @contextlib.contextmanager
 def serving(repository: Path) -> Iterator[tuple[str, str]]:
     """nginx where it is installed, else `hacktree serve`; gives (what serves, URL)."""
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    with nginx(program, repository) if program else hacktree_serve(repository) as url:
+        yield ("nginx" if program else "hacktree serve"), url
+
+
+@contextlib.contextmanager
+def nginx(program: str, repository: Path) -> Iterator[str]:
+    """nginx with the configuration that we ship, on a port of the loopback interface."""
+    with (
+        tempfile.TemporaryDirectory(prefix="hacktree-demo-nginx-") as name,
+        socket.create_server(("127.0.0.1", 0), backlog=511) as listening,
+    ):
+        host, port = listening.getsockname()
+        site = (PROJECT / "deploy/nginx/hacktree.conf").read_text()
+        for directive, value in (
+            ("root", str(repository)),
+            ("listen", f"{host}:{port}"),
+            ("access_log", f"{name}/access.log"),
+        ):
+            site = re.sub(rf"(?m)^(    {directive}\s+)\S+;", rf"\g<1>{value};", site)
+        temporary = "".join(
+            f"{kind}_temp_path {name}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        user = "user root;\n" if os.geteuid() == 0 else ""
+        main = Path(name) / "nginx.conf"
+        main.write_text(
+            f"{user}daemon off;\npid {name}/nginx.pid;\nerror_log {name}/error.log;\n"
+            f"events {{}}\nhttp {{\n{temporary}{site}}}\n"
+        )
+        process = subprocess.Popen(
+            [program, "-p", name, "-e", f"{name}/error.log", "-c", str(main)],
+            # nginx takes over the listening socket named here: no port to be guessed.
+            env={**os.environ, "NGINX": f"{listening.fileno()};"},
+            pass_fds=[listening.fileno()],
+        )
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def hacktree_serve(repository: Path) -> Iterator[str]:
+    """The built-in server."""
     server = subprocess.Popen(
         [str(BIN / "hacktree"), "--repo", str(repository), "serve", "--listen", "127.0.0.1:0"],
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
+        line = server.stdout.readline() if server.stdout is not None else ""
         match = re.search(r"http://\S+", line)
         if match is None:
             sys.exit(f"demo: the server said {line!r}")
-        yield "hacktree serve", match[0].rstrip("/.")
+        yield match[0].rstrip("/.")
     finally:
         server.terminate()
         server.wait(timeout=30)

@@ -66,7 +66,7 @@ def _notes(epilog: str) -> list[str]:
     """The epilog's paragraphs under `Heading:`, of one or two words, as sections; text as it is."""
     lines: list[str] = []
     for line in epilog.splitlines():
-        heading = re.fullmatch(r"([A-Za-z]+(?: [a-z]+)?):(?: (.*))?", line)
+        heading = re.fullmatch(r"([A-Za-z]{4,}(?: [a-z]+)?):(?: (.*))?", line)
         if heading:
             lines += [".fi"] if lines else []
             lines += [f'.SH "{heading[1].upper()}"', ".nf"]

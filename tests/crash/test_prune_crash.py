@@ -49,7 +49,7 @@ def kill_at_each(calls: str, pristine: Path, scratch: Path, expected: list[str])
 
     strace counts each system call by itself, hence one loop for each.
     """
-    left = set()
+    left: set[int] = set()
     trace = scratch / "trace"
     for step in itertools.count(1):
         path = scratch / "repo"
@@ -91,7 +91,7 @@ def test_killed_at_every_durable_step(mode: Mode, tmp_path: Path) -> None:
     syncs = kill_at_each("fsync", pristine.path, tmp_path, expected)
     # Commits are gone, and nothing else, when their directories are synced.
     assert before - 2 in syncs
-    assert len(expected) in syncs
     if mode is Mode.ARCHIVE:
+        assert len(expected) in syncs
         renames = kill_at_each("rename,renameat2", pristine.path, tmp_path, expected)
         assert renames == {before, len(expected)}

@@ -491,5 +491,13 @@ def test_the_access_log_counts_requests(server: RunningServer, published: Publis
     assert [entry.length for entry in logged[:2]] == [size, 0]
 
 
+def test_a_client_can_not_forge_a_log_line(server: RunningServer, published: Published) -> None:
+    """Quotes, backslashes and bytes beyond ASCII arrive as `\\xNN` in its one field."""
+    forged = 'forger\\ " 200 7 "-" "\xe9'
+    send(server.address, published.ref, {"User-Agent": forged})
+    agents = [entry.agent for entry in server.requests() if entry.agent.startswith("forger")]
+    assert agents == [r"forger\x5C \x22 200 7 \x22-\x22 \x22\xE9"]
+
+
 def test_the_layout_s_date_is_what_the_tests_say() -> None:
     assert email.utils.formatdate(MTIME, usegmt=True) == LAST_MODIFIED

@@ -37,10 +37,10 @@ def test_addresses(text: str, address: TcpAddress | UnixAddress) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    (
+    [
         *("", "8080", ":8080", "host", "host:", "host:x", "host:65536", "host:-1", "host:٣"),
         *("::1:80", "[]:80", "[::1]", "unix:"),
-    ),
+    ],
 )
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(ListenAddressError):

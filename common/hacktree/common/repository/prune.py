@@ -277,13 +277,14 @@ def _execute(repository: Repository, plan: PrunePlan, progress: Progress | None)
     archive = repository.mode is Mode.ARCHIVE
     if archive and plan.condemned != read_condemned(repository):
         write_condemned(repository, plan.condemned)
-    freed = _delete(repository, plan.commits)
+    freed = _unlink(repository, plan.commits)
+    sync_directories(repository.objects / directory for directory in {n[:2] for n in plan.commits})
+    # What follows needs no sync: an object that a power cut brings back is merely pruned again.
     total = len(doomed)
     for start in range(0, len(plan.objects), 1000):
         if progress is not None:
             progress(len(plan.commits) + start, total)
         freed += _unlink(repository, plan.objects[start : start + 1000])
-    _sync(repository, plan.objects)
     if progress is not None:
         progress(total, total)
     if archive and doomed:
@@ -293,22 +294,12 @@ def _execute(repository: Repository, plan: PrunePlan, progress: Progress | None)
     return _report(plan, freed)
 
 
-def _delete(repository: Repository, names: list[str]) -> int:
-    freed = _unlink(repository, names)
-    _sync(repository, names)
-    return freed
-
-
 def _unlink(repository: Repository, names: list[str]) -> int:
     freed = 0
     for name in names:
         freed += _size(repository, name)
         Path(repository.objects, name).unlink(missing_ok=True)
     return freed
-
-
-def _sync(repository: Repository, names: list[str]) -> None:
-    sync_directories(repository.objects / directory for directory in {n[:2] for n in names})
 
 
 def _size(repository: Repository, name: str) -> int:
