@@ -90,7 +90,7 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
 # Starting
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=str)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_it_says_where_it_listens_and_stops_when_told(
     layout: Published, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -138,12 +138,13 @@ def test_tls_1_1_is_not_spoken(layout: Published, certificates: Certificates) ->
     with hacktree_serving(layout.directory, tls=certificates.server) as server:
         old = ssl.create_default_context(cafile=certificates.authority)
         with pytest.warns(DeprecationWarning, match="TLS"):
-            old.minimum_version = ssl.TLSVersion.TLSv1
+            old.minimum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.warns(DeprecationWarning, match="TLS"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         old.set_ciphers("ALL:@SECLEVEL=0")
         with (
             socket.create_connection(server.address, timeout=TIMEOUT_SECONDS) as connection,
-            pytest.raises(ssl.SSLError),
+            pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
         ):
             old.wrap_socket(connection, server_hostname="127.0.0.1")
 

@@ -1,5 +1,6 @@
 """Killing a real process at a chosen system call, with strace's fault injection."""
 
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,11 @@ def strace_path() -> str:
     path = shutil.which("strace")
     assert path is not None, "strace is missing: install the package strace (make system)"
     return path
+
+
+def plain_environment() -> dict[str, str]:
+    """Ours without coverage: its own files' system calls would be counted and killed too."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
 
 
 def kill_at(command: Sequence[str], syscall: str, occurrence: int) -> bool:
@@ -25,6 +31,7 @@ def kill_at(command: Sequence[str], syscall: str, occurrence: int) -> bool:
         capture_output=True,
         text=True,
         check=False,
+        env=plain_environment(),
     )  # fmt: skip
     if done.returncode == 0:
         return False
@@ -54,4 +61,5 @@ def fail_at(
         capture_output=True,
         text=True,
         check=False,
+        env=plain_environment(),
     )  # fmt: skip
