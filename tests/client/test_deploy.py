@@ -170,6 +170,35 @@ def test_undeploy_refuses_what_is_needed(sysroot: Sysroot) -> None:
     assert_nothing_left_over(sysroot.path)
 
 
+def test_the_running_root_is_recognised_and_stays(tmp_path: Path) -> None:
+    """Whatever is configured, the root that is `/` is neither pruned nor undeployed."""
+    sysroot = make_sysroot(tmp_path / "sysroot", "keep-roots = 1\n")
+    names = [deploy(sysroot, make_build(sysroot, number)).root for number in (1, 2)]
+    program = """
+import os, sys
+from pathlib import Path
+from hacktree.client.keeping import PreviousPolicy, RootInUseError, clean_up, undeploy_root
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import open_sysroot
+sysroot = open_sysroot(Path(sys.argv[1]))
+real = os.stat
+# What a booted root sees: `/` is the root, the sysroot is reached by another way.
+os.stat = lambda path, **options: real(sys.argv[2] if path == "/" else path, **options)
+print(read_roots(sysroot).running, clean_up(sysroot).roots)
+try:
+    undeploy_root(sysroot, "previous", PreviousPolicy.REMOVE)
+except RootInUseError as error:
+    print(error.message)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", program, sysroot.path, sysroot.roots / names[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.splitlines() == [f"{names[0]} []", f"{names[0]} is running"]
+
+
 def test_removing_a_root_leaves_shared_inodes_alone(sysroot: Sysroot) -> None:
     """Attributes, content and times of the repository's inodes are those of before."""
     deploy(sysroot, make_build(sysroot, 1))

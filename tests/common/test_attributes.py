@@ -1,10 +1,10 @@
 """Which extended attributes a tree may carry."""
 
 import pytest
-from common.strategies import xattrs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.strategies import xattrs
 from hacktree.common.objects.attributes import (
     MAX_XATTR_VALUE,
     MAX_XATTRS,

@@ -3,10 +3,10 @@
 import hashlib
 
 import pytest
-from common.strategies import object_ids
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.strategies import object_ids
 from hacktree.common.objects.errors import NameInvalidError
 from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId, hash_bytes, parse_object_id
 

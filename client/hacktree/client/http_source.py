@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from yarl import URL
@@ -55,6 +57,8 @@ class HttpSource:
 
     def __init__(self, remote: Remote, session: aiohttp.ClientSession, patience: Patience) -> None:
         self.traffic = Traffic()
+        # Asked once: aiohttp's own `trust_env` costs two thread hops for every request.
+        self._proxy = remote.proxy or _environment_proxy(remote.url)
         self._base = remote.url.rstrip("/") + "/"
         self._shown = remote.shown_url.rstrip("/") + "/"
         self._remote = remote
@@ -150,7 +154,7 @@ class HttpSource:
         self.traffic.requests += 1
         try:
             async with self._session.get(
-                URL(self._base + path, encoded=True), headers=headers, proxy=self._remote.proxy
+                URL(self._base + path, encoded=True), headers=headers, proxy=self._proxy
             ) as response:
                 yield response
         except aiohttp.ClientConnectorCertificateError as error:
@@ -232,6 +236,14 @@ class HttpSource:
                 raise self._transient(path, f"{slow} over {policy.low_speed_seconds:g} s")
 
 
+def _environment_proxy(url: str) -> str | None:
+    """The proxy that `https_proxy`, `no_proxy` and the like ask for."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc.rpartition("@")[2]):
+        return None
+    return getproxies().get(parts.scheme)
+
+
 def _progress_of(part: Path, etag_file: Path) -> tuple[int, str]:
     """Bytes that need not be asked for again, and the ETag they belong to; (0, "") for none."""
     try:
@@ -269,7 +281,6 @@ async def open_http_source(
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=timeout,
-        trust_env=True,
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "hacktree"},
     ) as session:
