@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hacktree.client.clientconfig import ClientConfig
 from hacktree.client.deploy import (
     ArchitectureError,
     ArchitecturePolicy,
@@ -36,7 +37,7 @@ from hacktree.client.sysroot import (
     open_sysroot,
     prepare_sysroot,
 )
-from hacktree.common.errors import BusyError, UserError
+from hacktree.common.errors import BusyError, CorruptError, UserError
 from hacktree.common.repository.layout import Mode, NotARepositoryError
 from hacktree.common.repository.repository import ObjectMissingError
 from support.sysroots import (
@@ -324,6 +325,22 @@ def test_interrupted_work_is_shown_and_cleaned_up(sysroot: Sysroot) -> None:
     assert (sysroot.repository.state / ".other.json.0123abcd.tmp").exists()
 
 
+@pytest.mark.parametrize("file", ["deployments.json", "intent.json", "roots/{root}.json"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"root": "../x"}', b"\xff"])
+def test_damaged_state_is_named_and_nothing_is_done(
+    sysroot: Sysroot, file: str, damage: bytes
+) -> None:
+    """The message says which file and what deleting it costs; the live link stays."""
+    root = deploy(sysroot, make_build(sysroot, 1)).root
+    path = sysroot.repository.state / file.format(root=root)
+    path.write_bytes(damage)
+    with pytest.raises(CorruptError, match=path.name.replace(".", r"\.")) as caught:
+        deploy(sysroot, make_build(sysroot, 2))
+    assert "Delete it" in caught.value.hint
+    assert live_version(sysroot) == "VERSION=1"
+    assert os.listdir(sysroot.roots) == [root]
+
+
 @pytest.mark.parametrize(
     "text", ['nmae = "x"', "keep-roots = 0", 'name = "../x"', 'name = ""', "keep-roots = ["]
 )
@@ -331,6 +348,14 @@ def test_a_configuration_with_a_mistake_is_refused(tmp_path: Path, text: str) ->
     """An unknown key or a senseless value is named, not ignored."""
     with pytest.raises(UserError, match=r"client\.toml"):
         make_sysroot(tmp_path / "sysroot", text)
+
+
+def test_a_branch_prefix_is_put_before_a_branch_once(tmp_path: Path) -> None:
+    """`hacktree-pull fastqa` may mean a longer name, which may also be written out."""
+    config = make_sysroot(tmp_path / "sysroot", 'branch-prefix = "gnomeos/x86_64"\n').config
+    assert config.full_branch("fastqa") == "gnomeos/x86_64/fastqa"
+    assert config.full_branch("gnomeos/x86_64/fastqa") == "gnomeos/x86_64/fastqa"
+    assert ClientConfig().full_branch("fastqa") == "fastqa"
 
 
 def test_a_directory_without_roots_says_so(tmp_path: Path) -> None:
@@ -394,9 +419,11 @@ def test_without_root_everything_works_in_ones_own_directory(tmp_path: Path) -> 
     program = "import hacktree.client.deploy, hacktree.common.repository.committing, msgspec\n"
     program += "import hacktree.client.keeping, hacktree.client.rollback, hacktree.client.sysroot\n"
     program += "import support.trees, support.sysroots\n" + _WITHOUT_ROOT
+    # Nor may another user write where this test's coverage is measured.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     result = subprocess.run(
         [sys.executable, "-c", program, home],
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env={**inherited, "PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,
         check=False,

@@ -1,12 +1,12 @@
 """Pull: only what is missing travels, nothing unverified is kept, whatever the source."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hacktree.client.plan import LARGE_FILE
+from hacktree.client.plan import LARGE_FILE, Progress
 from hacktree.client.pull import PullPlan, PullReport
 from hacktree.client.source import NotServedError, SourceError, WrongBytesError
 from hacktree.client.target import NotInHistoryError, WrongBranchError
@@ -19,7 +19,8 @@ from hacktree.common.repository.objectnames import archive_name, meta_name
 from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import Repository, open_repository
 from support.faulty_server import faulty_server, replaced
-from support.pulling import assert_whole, make_repository, nginx_at, pull_from
+from support.pulling import assert_whole, make_repository, pull_from
+from support.servers import hacktree_serving, nginx_serving
 from support.trees import Directory, File, Spec, Symlink, make_commit
 
 LARGE = os.urandom(64) * (LARGE_FILE // 64 + 1000)
@@ -36,17 +37,18 @@ CHANGED: dict[str | bytes, Spec] = {**TREE, "etc/motd": b"hello again"}
 CHMOD: dict[str | bytes, Spec] = {**TREE, "etc/motd": File(b"hello", 0o600)}
 FILES = 5
 
-Start = Callable[[], tuple[Repository, str]]
 
-
-@pytest.fixture(params=["nginx", "archive directory", "bare directory", "bare-user directory"])
+@pytest.fixture(
+    params=["nginx", "serve", "archive directory", "bare directory", "bare-user directory"]
+)
 def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Repository, str]]:
     """A publishing repository and its URL: the contract below holds for every source."""
     modes = {"bare directory": Mode.BARE, "bare-user directory": Mode.BARE_USER}
     repository = make_repository(tmp_path / "origin", modes.get(request.param, Mode.ARCHIVE))
-    if request.param == "nginx":
-        with nginx_at(repository.path, tmp_path / "nginx") as url:
-            yield repository, url
+    servers = {"nginx": nginx_serving, "serve": hacktree_serving}
+    if request.param in servers:
+        with servers[request.param](repository.path) as server:
+            yield repository, server.url
     else:
         yield repository, f"file://{repository.path}"
 
@@ -164,8 +166,8 @@ async def test_a_reference_spares_the_remote(tmp_path: Path, mirror: Repository)
     head = make_commit(publisher, TREE)
     near = make_repository(tmp_path / "near", Mode.BARE_USER)
     await pull_from(near, f"file://{publisher.path}")
-    with nginx_at(publisher.path, tmp_path / "nginx") as url:
-        _, traffic = await pull_from(mirror, url, references=(near.path,))
+    with nginx_serving(publisher.path) as server:
+        _, traffic = await pull_from(mirror, server.url, references=(near.path,))
     assert traffic.requests == 2, "the ref and the commit"
     assert_whole(mirror, head)
 
@@ -317,23 +319,29 @@ async def test_too_small_a_disk_is_refused_before_anything_is_fetched(
     assert objects_of(mirror) == set()
 
 
+class _Interrupted(Exception):
+    pass
+
+
+class _InterruptAtTheEnd(PullReport):
+    def progressed(self, progress: Progress) -> None:
+        if progress.objects_done == progress.objects_total:
+            raise _Interrupted
+
+
 async def test_staged_leftovers_are_rehashed_and_the_sound_ones_kept(
     tmp_path: Path, mirror: Repository
 ) -> None:
     publisher = make_repository(tmp_path / "origin")
     head = make_commit(publisher, TREE)
-    path = f"objects/{archive_name(hash_bytes(LARGE))}"
     async with faulty_server(publisher.path) as server:
-        server.always[path] = replaced(b"bad")
-        with pytest.raises(WrongBytesError):
-            await pull_from(mirror, server.url)
-        (staging,) = mirror.staging.iterdir()
-        damaged = sorted(p for p in staging.iterdir() if ".file" in p.name)[0]
-        damaged.unlink()
+        with pytest.raises(_Interrupted):
+            await pull_from(mirror, server.url, report=_InterruptAtTheEnd())
+        assert objects_of(mirror) == set()
+        (damaged,) = mirror.staging.glob(f"pull-0/{hash_bytes(b'hello').hex()}.*")
         damaged.write_bytes(b"damaged")
-        server.always.clear()
-        server.requests.clear()
         result, _ = await pull_from(mirror, server.url)
-        assert result.totals.recovered_objects >= 1
-        assert result.trees_fetched == 0
+    assert result.totals.recovered_objects == FILES - 2, "all but the damaged and the empty one"
+    assert result.totals.fetched_objects == 1
+    assert result.trees_fetched == 0
     assert_whole(mirror, head)

@@ -5,22 +5,26 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from hacktree.client.source import SourceError
 from hacktree.common.cli.main import main
 from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.objectnames import archive_name
 from hacktree.common.repository.repository import open_repository
+from support.certificates import make_certificates
 from support.faulty_server import faulty_server, stall
-from support.pulling import assert_whole, make_repository
-from support.trees import make_commit
+from support.pulling import FakeTime, assert_whole, make_repository, patience, pull_from
+from support.servers import RunningServer, hacktree_serving, nginx_serving
+from support.trees import Spec, make_commit
 
 LARGE = os.urandom(6 << 20)
-TREE = {"etc/motd": b"hello", "usr/large": LARGE}
+TREE: dict[str | bytes, Spec] = {"etc/motd": b"hello", "usr/large": LARGE}
 COMMAND = [sys.executable, "-c", "from hacktree.common.cli.main import main; exit(main())"]
 
 
@@ -75,6 +79,54 @@ async def test_a_killed_pull_continues_inside_the_file(tmp_path: Path, mirror: P
         assert server.asked(path)[1]["range"] == f"bytes={kept}-"
     assert_whole(open_repository(mirror), head)
     assert list((mirror / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("serving", [nginx_serving, hacktree_serving])
+def test_a_server_that_wants_a_client_certificate_gets_it_or_a_hint_says_so(
+    serving: Callable[..., AbstractContextManager[RunningServer]],
+    tmp_path: Path,
+    mirror: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hacktree.client.commands.pull._patience", lambda: patience(FakeTime()))
+    publisher = make_repository(tmp_path / "origin")
+    head = make_commit(publisher, {"f": b"x"})
+    (tmp_path / "tls").mkdir()
+    tls = make_certificates(tmp_path / "tls")
+    base = ["--repo", str(mirror)]
+    authority = ["--unsigned", "--tls-ca", str(tls.authority)]
+    own = ["--tls-cert", str(tls.client_certificate), "--tls-key", str(tls.client_key)]
+    with serving(publisher.path, tls=tls.server) as server:
+        assert main([*base, "remote", "add", "stranger", server.url, "--unsigned"]) == 0
+        assert main([*base, "remote", "add", "nameless", server.url, *authority]) == 0
+        assert main([*base, "remote", "add", "farm", server.url, *authority, *own]) == 0
+        capsys.readouterr()
+        assert main([*base, "pull", "stranger:fastqa"]) == 4
+        assert "--tls-ca" in capsys.readouterr().err
+        status = main([*base, "pull", "nameless:fastqa"])
+        shown = capsys.readouterr().err
+        if serving is nginx_serving:
+            assert status == 4
+        assert status == 0 or "--tls-cert" in shown
+        assert main([*base, "pull", "farm:fastqa"]) == 0
+    assert_whole(open_repository(mirror), head)
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])
+async def test_the_environments_proxy_is_asked(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher = make_repository(tmp_path / "origin")
+    make_commit(publisher, {"f": b"x"})
+    async with faulty_server(publisher.path) as server:
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, server.url)
+        mirror = make_repository(tmp_path / "mirror")
+        with pytest.raises(SourceError):
+            await pull_from(mirror, "http://builds.invalid/tree")
+    assert server.requests[0][0] == "http://builds.invalid/tree/refs/fastqa"
 
 
 @pytest.fixture

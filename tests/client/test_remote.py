@@ -45,7 +45,7 @@ def test_a_name_is_not_silently_given_another_url(repository: Repository) -> Non
     ["ftp://h/x", "h/x", "http://", "file://host/x", "file:", "http://h/x?a", "http://h/#f", ""],
 )
 def test_a_url_that_is_no_repository_is_refused(url: str) -> None:
-    with pytest.raises(UserError, match="URL|names a host"):
+    with pytest.raises(UserError, match=r"URL|names a host"):
         Remote("farm", url, "unsigned")
 
 

@@ -58,11 +58,21 @@ async def source(server: FaultyServer, time: FakeTime) -> AsyncIterator[HttpSour
 async def test_a_passing_failure_is_retried_after_a_delay(
     code: int, server: FaultyServer, source: HttpSource, time: FakeTime
 ) -> None:
-    server.faults[REF].extend([status(f"{code} X"), hang_up, truncated(9)])
+    server.faults[REF].extend([status(f"{code} X"), truncated(9), status(f"{code} X")])
     assert await source.read_ref(BRANCH) == BODY
     assert len(time.slept) == 3
     assert time.slept == sorted(time.slept)
     assert source.traffic.requests == 4
+
+
+async def test_a_connection_closed_without_an_answer_is_tried_again_and_then_named(
+    server: FaultyServer, source: HttpSource
+) -> None:
+    server.faults[REF].append(hang_up)
+    assert await source.read_ref(BRANCH) == BODY
+    server.always[REF] = hang_up
+    with pytest.raises(SourceError, match=r"/refs/fastqa: .* without an answer \(5 attempts\)"):
+        await source.read_ref(BRANCH)
 
 
 async def test_a_lasting_failure_ends_after_five_attempts_and_names_the_url(

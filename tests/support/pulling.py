@@ -1,9 +1,5 @@
 """What the tests of pull share: sources to pull from, and proof that a commit is whole."""
 
-import contextlib
-import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 from hacktree.client.connect import open_references, open_source
@@ -79,51 +75,3 @@ def assert_whole(repository: Repository, commit_id: ObjectId) -> dict[bytes, byt
         for path, entry in walk_tree(repository.load_tree, commit.root.id)
         if isinstance(entry, FileEntry)
     }
-
-
-_NGINX = """\
-daemon off;
-pid {scratch}/pid;
-error_log {scratch}/error.log;
-{user}
-events {{ worker_connections 128; }}
-http {{
-  access_log {scratch}/access.log;
-  client_body_temp_path {scratch}/body; proxy_temp_path {scratch}/proxy;
-  fastcgi_temp_path {scratch}/fastcgi; uwsgi_temp_path {scratch}/uwsgi;
-  scgi_temp_path {scratch}/scgi;
-  server {{ listen 127.0.0.1:{port}; root {root}; {extra} }}
-}}
-"""
-
-
-@contextlib.contextmanager
-def nginx_at(root: Path, scratch: Path, extra: str = "") -> Iterator[str]:
-    """A real nginx that serves `root`; gives its URL."""
-    import os
-
-    scratch.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    user = "user root;" if os.geteuid() == 0 else ""
-    config = scratch / "nginx.conf"
-    config.write_text(_NGINX.format(scratch=scratch, root=root, port=port, user=user, extra=extra))
-    process = subprocess.Popen(["nginx", "-c", str(config)], stderr=subprocess.DEVNULL)
-    try:
-        _await_port(process, port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _await_port(process: "subprocess.Popen[bytes]", port: int) -> None:
-    import time
-
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "nginx ended"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        time.sleep(0.01)
-    raise AssertionError("nginx does not listen")

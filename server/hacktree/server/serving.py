@@ -13,6 +13,7 @@ from typing import Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+
 from hacktree.common.errors import UserError
 from hacktree.server.accesslog import CombinedAccessLogger
 from hacktree.server.listening import BACKLOG, notify_systemd, url_of

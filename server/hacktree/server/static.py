@@ -26,6 +26,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+
 from hacktree.server.beneath import NotRegularError, open_beneath
 from hacktree.server.conditions import (
     Conditions,
@@ -84,7 +85,7 @@ async def _errors_as_json(
     except web.HTTPException as refusal:
         # The router's own: a target such as `*` that is no path.
         return _error(HTTPStatus(refusal.status))
-    except Exception:
+    except Exception:  # noqa: BLE001 - a bug must not be cached, nor answered by aiohttp's own page
         _LOG.exception("%s %s failed", request.method, request.raw_path)
         return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
 

@@ -45,9 +45,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--tls-cert", metavar="FILE", help="this machine's certificate")
     add.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
     add.add_argument("--proxy", metavar="URL", help="proxy (default: the environment's)")
-    actions.add_parser("list", help="list remotes")
+    listing = actions.add_parser("list", help="list remotes")
     show = actions.add_parser("show", help="show one remote")
     show.add_argument("name", metavar="NAME")
+    for action in (listing, show):
+        action.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
     remove = actions.add_parser("remove", help="forget a remote; what was pulled stays")
     remove.add_argument("name", metavar="NAME")
 
