@@ -1,5 +1,6 @@
 """What only this server does: slow disks, faults under its hands, clients that leave."""
 
+import asyncio
 import errno
 import json
 import os
@@ -33,7 +34,8 @@ async def client(aiohttp_client: ClientFactory, layout: Published) -> Client:
 
 
 async def get(client: Client, path: str) -> tuple[int, bytes]:
-    async with client.get(path) as response:
+    # A body that is cut short on a kept connection would be waited for.
+    async with asyncio.timeout(30), client.get(path) as response:
         return response.status, await response.read()
 
 

@@ -1,4 +1,4 @@
-"""The routines that make names durable; nothing else in hacktree renames into place.
+"""The routines that make names durable. Files and links are replaced nowhere else.
 
 Every name is published as invariant 2 asks: write a temporary, sync it, rename or link it, sync the
 directory. docs/architecture.md, "Write order".
