@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from support.servers import nginx_serving
 
 PROJECT = Path(__file__).resolve().parents[2]
