@@ -447,7 +447,7 @@ def test_what_has_not_is_not(server: RunningServer, published: Published, path: 
     "method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "MKCOL"]
 )
 def test_only_get_and_head(server: RunningServer, published: Published, method: str) -> None:
-    for path in (published.file, published.ref):
+    for path in (published.file, published.ref, "/refs/none", "/state/sessions"):
         answer = send(server.address, path, method=method)
         assert_refused(answer, 405, "method-not-allowed")
         assert answer.headers["Allow"] == "GET, HEAD"

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.test_utils import TestClient
 
 from hacktree.server import static
@@ -156,6 +157,29 @@ async def test_a_client_that_leaves_takes_nothing_with_it(
     await client.close()
     assert caplog.records == []
     assert str(big) not in open_files()
+
+
+async def test_a_client_that_leaves_between_head_and_body_costs_no_traceback(
+    client: Client,
+    layout: Published,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """sendfile() refuses a closing transport with a RuntimeError: that would look like a bug."""
+    prepare = web.StreamResponse.prepare
+
+    async def prepare_and_hang_up(
+        response: web.StreamResponse, request: web.BaseRequest
+    ) -> AbstractStreamWriter | None:
+        writer = await prepare(response, request)
+        assert request.transport is not None
+        request.transport.close()
+        return writer
+
+    monkeypatch.setattr(web.StreamResponse, "prepare", prepare_and_hang_up)
+    with pytest.raises(aiohttp.ClientError):
+        await get(client, layout.large)
+    assert caplog.records == []
 
 
 def open_files() -> set[str]:

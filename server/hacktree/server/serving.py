@@ -33,7 +33,6 @@ class TlsFilesError(UserError):
 def tls_context(certificate: str, key: str) -> ssl.SSLContext:
     """A server's context, TLS 1.2 or later; raises `TlsFilesError`."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(certificate, key, password=_refuse_passphrase)
     except OSError as error:  # ssl.SSLError is one
