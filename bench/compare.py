@@ -43,7 +43,11 @@ class Cost:
 
 
 def measure(*command: str, cwd: Path | None = None) -> Cost:
-    """Run a command to its end; exits when it fails."""
+    """Run a command to its end; exits when it fails.
+
+    What earlier commands left to be written is written first: it is not this one's cost.
+    """
+    os.sync()
     started = time.monotonic()
     with open(os.devnull, "wb") as null:
         process = subprocess.Popen(command, stdout=null, stderr=subprocess.PIPE, cwd=cwd)

@@ -21,7 +21,7 @@ MOST = 200
 
 @pytest.mark.parametrize("mode", [Mode.ARCHIVE, Mode.BARE_USER], ids=lambda mode: mode.value)
 @pytest.mark.parametrize(
-    "calls", ["fsync", "link,linkat", "rename,renameat,renameat2", "unlink,unlinkat"]
+    "calls", ["syncfs", "fsync", "link,linkat", "rename,renameat,renameat2", "unlink,unlinkat"]
 )
 def test_a_pull_killed_at_any_durable_step_is_completed_by_the_next(
     calls: str, mode: Mode, tmp_path: Path
