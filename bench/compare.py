@@ -100,6 +100,12 @@ class Bench:
         self.rows.append(row)
         print(f"{what}: {ours} against {peer}: {ratio:.3f} (target {target})", flush=True)
 
+    def clear(self, *patterns: str) -> None:
+        """Remove what an earlier run left."""
+        for pattern in patterns:
+            for path in self.work.glob(pattern):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def farm(self, *words: str) -> tuple[str, ...]:
         """A hacktree command on the published repository."""
         return (HACKTREE, "--repo", str(self.work / "farm"), *words)
@@ -127,6 +133,7 @@ class Bench:
     def recommit(self) -> None:
         """A bare repository: the same tree again, and checkouts by hard links."""
         tree, work = str(self.trees / "1"), self.work
+        self.clear("bare", "ostree-bare", "checkout-*")
         ours = (HACKTREE, "--repo", str(work / "bare"))
         measure(*ours, "init", "--mode", "bare")
         measure("ostree", f"--repo={work}/ostree-bare", "init", "--mode=bare")
@@ -154,6 +161,7 @@ class Bench:
     def pull(self) -> None:
         """Per-object pull of build 2 by a client that has build 1, from nginx."""
         work, ours, peer = self.work, self.work / "client", self.work / "ostree-client"
+        self.clear("client*", "ostree-client*", "*.log")
         revision = subprocess.run(
             ["ostree", f"--repo={work}/ostree", "rev-parse", "builds^"],
             capture_output=True, text=True, check=True,
@@ -215,6 +223,7 @@ class Bench:
 
     def scale(self) -> None:
         """Time and memory for 30,000, 100,000 and 300,000 synthetic files."""
+        self.clear("synthetic-*", "scale-*")
         base: tuple[Cost, Cost] | None = None
         for count in (30_000, 100_000, 300_000):
             tree = self.work / f"synthetic-{count}"

@@ -177,6 +177,8 @@ class _Reader:
 
     def store(self, pending: list[_PendingFile]) -> None:
         """Store every file; the largest first, so that no thread is left with one at the end."""
+        # What is known needs no reading, so threads would only wait for one another.
+        pending = [file for file in pending if not self._reuse(file)]
         pending.sort(key=lambda file: file.status.st_size, reverse=True)
         self._total = sum(file.status.st_size for file in pending)
         with ThreadPoolExecutor(self._options.jobs) as executor:
@@ -190,24 +192,26 @@ class _Reader:
 
     def _store_batch(self, files: list[_PendingFile]) -> None:
         for file in files:
-            entry = self._store_file(file)
+            entry = self._read_file(file)
             if entry is not None:
                 file.parent.children[file.name] = entry
         with self._lock:
             self._done += sum(file.status.st_size for file in files)
 
-    def _store_file(self, file: _PendingFile) -> FileEntry | None:
+    def _reuse(self, file: _PendingFile) -> bool:
+        """Take the file's content from the stat cache if it can't have changed."""
         known = self._cache.lookup(file.status)
-        if known is not None:
-            absolute = self._source + b"/" + file.path
-            attributes = self._attributes(file, read_xattrs(absolute))
-            entry = file_entry(file.name, known, file.status.st_size, attributes)
-            repository = self._transaction.repository
-            if repository.has(content_name(repository.mode, entry)):
-                self._cache.remember(file.status, known)
-                self._report.files_cached += 1
-                return entry
-        return self._read_file(file)
+        if known is None:
+            return False
+        attributes = self._attributes(file, read_xattrs(self._source + b"/" + file.path))
+        entry = file_entry(file.name, known, file.status.st_size, attributes)
+        repository = self._transaction.repository
+        if not repository.has(content_name(repository.mode, entry)):
+            return False
+        file.parent.children[file.name] = entry
+        self._cache.remember(file.status, known)
+        self._report.files_cached += 1
+        return True
 
     def _read_file(self, file: _PendingFile) -> FileEntry | None:
         descriptor = os.open(
