@@ -214,7 +214,7 @@ def mutations(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @each_kind
-@settings(max_examples=300)
+@settings(max_examples=250)
 @given(data=st.data())
 def test_a_damaged_encoding_is_refused_or_is_another_values(
     kind: Kind, data: st.DataObject
