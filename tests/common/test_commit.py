@@ -6,6 +6,7 @@ import os
 import subprocess
 import tarfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,15 @@ from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry
 from hacktree.common.objects.walk import walk_tree
+from hacktree.common.repository.committing import CommitRequest, commit_source
+from hacktree.common.repository.directory import ingest_directory
+from hacktree.common.repository.ingest import IngestOptions, IngestReport
 from hacktree.common.repository.layout import Mode, init_repository
 from hacktree.common.repository.published_history import read_history
 from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.revision import RevisionError, resolve
+from hacktree.common.repository.transaction import Transaction
+from hacktree.common.repository.treebuilder import BuildDirectory
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 """cap_net_bind_service=ep, as setcap(8) writes it."""
@@ -327,3 +333,24 @@ def test_branches_that_would_be_each_others_directory_are_refused(
     hacktree(archive, "commit", "a/b", str(source), "--quiet")
     for branch in ("a", "a/b/c"):
         assert main(["--repo", str(archive.path), "commit", branch, str(source)]) == 2
+
+
+def test_large_commits_never_overfill_a_history_page(archive: Repository, tmp_path: Path) -> None:
+    tree = tmp_path / "small"
+    tree.mkdir()
+    listing: list[str | list[str]] = ["x" * 1000] * 3900
+    for number in range(12):
+        (tree / "n").write_text(str(number))
+
+        def ingest(
+            transaction: Transaction, base: Callable[[bytes], Entry | None] | None
+        ) -> tuple[BuildDirectory, IngestReport]:
+            return ingest_directory(transaction, tree, IngestOptions())
+
+        request = CommitRequest(BranchName("builds"), time=number, metadata={"list": listing})
+        commit_source(archive, ingest, request)
+    head = resolve(archive, "builds")
+    tail = read_history(archive, BranchName("builds"), 1000)
+    assert next(verified_chain(head, tail))[0] == head
+    assert len(tail) < 12
+    assert sum(map(len, tail)) <= 32 << 20

@@ -74,6 +74,16 @@ def test_all_three_spellings_of_a_date(date: str) -> None:
     assert decide(Conditions(if_modified_since=date), newer) == Whole()
 
 
+@pytest.mark.parametrize(
+    "date", ["yesterday", "", "Tue, 14 Nov 99999 22:13:20 GMT", "Tue, 14 Xyz 2023 22:13:20 GMT"]
+)
+def test_what_is_no_date_is_ignored(date: str) -> None:
+    """RFC 9110 13.1.3 and 13.1.4: a recipient must ignore an invalid date."""
+    assert decide(Conditions(if_modified_since=date), FILE) == Whole()
+    assert decide(Conditions(if_unmodified_since=date), FILE) == Whole()
+    assert decide(Conditions(if_range=date, range="bytes=0-0"), FILE) == Whole()
+
+
 def test_precedence() -> None:
     """RFC 9110 13.2.2: If-Match, If-Unmodified-Since, If-None-Match, If-Modified-Since, Range."""
     etag = FILE.etag

@@ -45,7 +45,7 @@ class TreeReader:
         level: Wanted = {root.id: root.size}
         location = self._sources[-1].meta_location(target.id)
         try:
-            for _ in range(MAX_DEPTH + 1):
+            for _ in range(MAX_DEPTH + 2):
                 if not level:
                     break
                 if len(self._trees) + len(level) > target.commit.totals.directories + 1:

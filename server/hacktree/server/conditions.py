@@ -145,7 +145,7 @@ def _parse_date(text: str) -> int | None:
         fields = parsedate_tz(text)
         # "GMT" is implied where asctime's format names no zone.
         return None if fields is None else int(mktime_tz((*fields[:9], fields[9] or 0)))
-    except (ValueError, OverflowError, IndexError):
+    except (ValueError, OverflowError):
         return None
 
 

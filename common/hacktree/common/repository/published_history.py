@@ -30,6 +30,8 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.zstandard import compress, decompress_bounded
 
 _LEVEL: Final = 9
+_FULL_TAIL: Final = MAX_PAGE_SIZE // 2
+"""Bytes of commits at which the tail is sealed, however few they are."""
 _EMPTY: Final = HistoryPage(1, (), b"")
 
 
@@ -49,11 +51,22 @@ def publish_history(repository: Repository, branch: BranchName, head: ObjectId) 
         else:
             older = _commits_from_objects(repository, parents[0])
     commits = [encoded, *older]
-    while len(commits) > 2 * PAGE_LENGTH:
-        older_page = _seal(directory, tuple(commits[-PAGE_LENGTH:]), older_page)
-        commits = commits[:-PAGE_LENGTH]
+    while len(commits) > 2 * PAGE_LENGTH or sum(map(len, commits)) > _FULL_TAIL:
+        count = _oldest_page(commits)
+        older_page = _seal(directory, tuple(commits[-count:]), older_page)
+        commits = commits[:-count]
     page = HistoryPage(1, tuple(commits), older_page)
     replace_published(directory / "tail", compress(encode_page(page), _LEVEL))
+
+
+def _oldest_page(commits: list[bytes]) -> int:
+    """How many of the oldest commits go into one page: 64, fewer when they are large."""
+    size = 0
+    for count, data in enumerate(reversed(commits[-PAGE_LENGTH:])):
+        size += len(data)
+        if size > _FULL_TAIL // 2:
+            return max(count, 1)
+    return PAGE_LENGTH
 
 
 def _seal(directory: Path, commits: tuple[bytes, ...], older: bytes) -> bytes:
