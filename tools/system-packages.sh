@@ -33,6 +33,7 @@ look_for() {
     tests)
         need nginx nginx command -v nginx
         need strace strace command -v strace
+        need openssl openssl command -v openssl
         need dpkg dpkg command -v dpkg-query
         need rpm rpm-build command -v rpmbuild
         need e2fsprogs e2fsprogs command -v mkfs.ext4
