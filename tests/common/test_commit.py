@@ -354,3 +354,27 @@ def test_large_commits_never_overfill_a_history_page(archive: Repository, tmp_pa
     assert next(verified_chain(head, tail))[0] == head
     assert len(tail) < 12
     assert sum(map(len, tail)) <= 32 << 20
+
+
+def test_a_bare_user_recommit_takes_attributes_from_the_base_commit(
+    archive: Repository, source: Path, tmp_path: Path
+) -> None:
+    """The disk of a person without root holds no owners, setuid bits or capabilities."""
+    source.chmod(0o2711)
+    hacktree(archive, "commit", "builds", str(source))
+    init_repository(tmp_path / "user", Mode.BARE_USER)
+    user = open_repository(tmp_path / "user")
+    hacktree(user, "remote", "add", "farm", f"file://{archive.path}", "--unsigned")
+    hacktree(user, "pull", "builds")
+    hacktree(user, "commit", "builds", "--from", "farm:builds")
+    hacktree(user, "checkout", "builds", str(tmp_path / "out"))
+    assert (tmp_path / "out/usr/bin/su").stat().st_mode & 0o7777 == 0o755
+    (tmp_path / "out/etc/new").write_text("mine")
+    hacktree(user, "commit", "builds", str(tmp_path / "out"))
+    before, after = entries(user, "builds~1"), entries(user, "builds")
+    assert set(after) - set(before) == {b"etc/new"}
+    for path, entry in before.items():
+        if not isinstance(entry, DirectoryEntry):
+            assert after[path] == entry
+    roots = [user.load_commit(resolve(user, name)).root for name in ("builds~1", "builds")]
+    assert [root.mode for root in roots] == [0o2711, 0o2711]

@@ -14,7 +14,7 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, display_path
 from hacktree.common.objects.packages import packages_to_metadata
-from hacktree.common.objects.tree import Entry, FileEntry
+from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry
 from hacktree.common.objects.walk import find_entry
 from hacktree.common.repository.architecture import detect_architecture
 from hacktree.common.repository.ingest import IngestReport
@@ -104,22 +104,21 @@ def commit_existing(
 def _base_lookup(repository: Repository, parent: ObjectId) -> Callable[[bytes], Entry | None]:
     """Find entries of the parent by path, decoding each directory once."""
     root = repository.load_commit(parent).root
+    top = DirectoryEntry(b"/", root.mode, root.uid, root.gid, root.xattrs, root.id, root.size)
     directories: dict[bytes, dict[bytes, Entry]] = {}
 
     def entries(path: bytes) -> dict[bytes, Entry]:
         if path not in directories:
-            if path:
-                entry = lookup(path)
-                tree_id = entry.id if entry is not None and hasattr(entry, "id") else None
-                if entry is None or isinstance(entry, FileEntry):
-                    tree_id = None
-            else:
-                tree_id = root.id
-            found = () if tree_id is None else repository.load_tree(tree_id).entries
+            directory = lookup(path)
+            found: tuple[Entry, ...] = ()
+            if isinstance(directory, DirectoryEntry):
+                found = repository.load_tree(directory.id).entries
             directories[path] = {entry.name: entry for entry in found}
         return directories[path]
 
     def lookup(path: bytes) -> Entry | None:
+        if not path:
+            return top
         parent_path, _, name = path.rpartition(b"/")
         return entries(parent_path).get(name)
 
