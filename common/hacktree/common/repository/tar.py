@@ -2,7 +2,7 @@
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -105,10 +105,14 @@ class _TarReader:
     _futures: list[Future[FileEntry]] = field(default_factory=list)
     _pycs: list[_PendingPyc] = field(default_factory=list)
     _sources: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _skip: Callable[[bytes], bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._skip = compile_skip(self.options.skip)
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path = _clean_path(member.name)
-        if compile_skip(self.options.skip)(path):
+        if self._skip(path):
             self.report.skipped += 1
             return
         if member.isdir():
