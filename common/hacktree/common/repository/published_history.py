@@ -4,11 +4,9 @@ The tail is written before the ref moves: a crash in between leaves a page that 
 which readers skip and the next commit rebuilds.
 """
 
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from hacktree.common.errors import CorruptError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.history import (
@@ -98,13 +96,3 @@ def _commits_from_objects(repository: Repository, newest: ObjectId) -> list[byte
         parents = decode_commit(data).parents
         wanted = parents[0] if parents else None
     return found
-
-
-def read_history(repository: Repository, branch: BranchName, count: int) -> list[bytes]:
-    """Up to `count` encoded commits of the published tail, newest first; for tests and tools."""
-    path = repository.path / "branches" / branch / "history" / "tail"
-    try:
-        page = decode_page(decompress_bounded(path.read_bytes(), MAX_PAGE_SIZE))
-    except FormatError as error:
-        raise CorruptError(f"{path} is damaged: {error}") from error
-    return list(islice(page.commits, count))
