@@ -34,8 +34,9 @@ if ! has "$dependencies_stamp" "$dependencies"; then
     echo "hacktree: making .venv with $("$python" --version)"
     "$python" -m venv --clear .venv
     # Backends first: a source distribution is then built with a pinned, checked backend.
-    pip install --require-hashes --requirement requirements/build.lock
-    pip install --require-hashes --no-build-isolation --requirement requirements/dev.lock
+    pip install --require-hashes --no-deps --requirement requirements/build.lock
+    # No dependencies: the lock is complete, and an old pip would look for newer ones of `x[extra]`.
+    pip install --require-hashes --no-deps --no-build-isolation --requirement requirements/dev.lock
     echo "$dependencies" >"$dependencies_stamp"
 fi
 if ! has "$project_stamp" "$project"; then

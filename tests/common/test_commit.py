@@ -17,6 +17,7 @@ from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry
 from hacktree.common.objects.walk import walk_tree
+from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.committing import CommitRequest, commit_source
 from hacktree.common.repository.directory import ingest_directory
 from hacktree.common.repository.ingest import IngestOptions, IngestReport
@@ -25,7 +26,6 @@ from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.revision import RevisionError, resolve
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory
-from hacktree.common.repository.zstandard import decompress_bounded
 
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 """cap_net_bind_service=ep, as setcap(8) writes it."""

@@ -18,6 +18,12 @@ from hacktree.common.errors import BusyError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import FileEntry
+from hacktree.common.objects.zstandard import (
+    compress,
+    decompress_bounded,
+    decompress_chunks,
+    new_compressor,
+)
 from hacktree.common.repository.content import FILE_MTIME, apply_variant_attributes, copy_variant
 from hacktree.common.repository.directory import read_xattrs
 from hacktree.common.repository.durable import write_all
@@ -26,12 +32,6 @@ from hacktree.common.repository.locks import LockKind, try_lock
 from hacktree.common.repository.objectnames import content_name, meta_name, user_mode
 from hacktree.common.repository.repository import Repository, content_chunks
 from hacktree.common.repository.transaction import meta_mode, write_file
-from hacktree.common.repository.zstandard import (
-    compress,
-    decompress_bounded,
-    decompress_chunks,
-    new_compressor,
-)
 
 PREFIX: Final = "pull-"
 PART_SUFFIX: Final = ".part"

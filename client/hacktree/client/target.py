@@ -16,8 +16,8 @@ from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.objects.history import MAX_PAGE_SIZE, check_succession, decode_page
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName, parse_branch_name
+from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.repository import Repository
-from hacktree.common.repository.zstandard import decompress_bounded
 
 _STEPS = re.compile(r"(.+)~(\d{1,9})")
 _ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")

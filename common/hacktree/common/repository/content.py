@@ -10,12 +10,12 @@ from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import MAX_FILE_SIZE, FileEntry
+from hacktree.common.objects.zstandard import compress, new_compressor
 from hacktree.common.repository.durable import write_all
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.objectnames import content_name, user_mode
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.transaction import Transaction, write_file
-from hacktree.common.repository.zstandard import compress, new_compressor
 
 SMALL_FILE: Final = 4 << 20
 """Files up to this many bytes are read, hashed and compressed in one piece."""

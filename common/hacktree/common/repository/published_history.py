@@ -19,13 +19,13 @@ from hacktree.common.objects.history import (
 )
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName
+from hacktree.common.objects.zstandard import compress, decompress_bounded
 from hacktree.common.repository.durable import (
     make_directories,
     replace_published,
     write_durably,
 )
 from hacktree.common.repository.repository import Repository
-from hacktree.common.repository.zstandard import compress, decompress_bounded
 
 _LEVEL: Final = 9
 _FULL_TAIL: Final = MAX_PAGE_SIZE // 2

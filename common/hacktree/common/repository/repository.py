@@ -13,11 +13,11 @@ from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commi
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import MAX_TREE_SIZE, FileEntry, Tree, decode_tree
+from hacktree.common.objects.zstandard import decompress_chunks
 from hacktree.common.repository.config import RepositoryConfig, parse_size, read_config
 from hacktree.common.repository.layout import Mode, read_format
 from hacktree.common.repository.locks import LockKind, hold_lock
 from hacktree.common.repository.objectnames import content_name, meta_name
-from hacktree.common.repository.zstandard import decompress_chunks
 
 CHUNK: Final = 1 << 20
 LOCK_TIMEOUT: Final = 60.0

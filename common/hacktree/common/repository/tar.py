@@ -14,6 +14,7 @@ from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.names import MAX_PATH_LENGTH, display_path
 from hacktree.common.objects.tree import FileEntry, SymlinkEntry
 from hacktree.common.objects.walk import MAX_DEPTH
+from hacktree.common.objects.zstandard import ZSTD_MAGIC, ZstdReader
 from hacktree.common.repository.content import (
     SMALL_FILE,
     FileAttributes,
@@ -38,7 +39,6 @@ from hacktree.common.repository.pyc import (
 )
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory, BuildNode
-from hacktree.common.repository.zstandard import ZSTD_MAGIC, ZstdReader
 
 _QUEUE: Final = 64
 """Small files in flight: at most this many times `SMALL_FILE` bytes in memory."""

@@ -1,4 +1,4 @@
-"""zstd as this repository uses it: one frame per object, bounded windows, our own errors."""
+"""zstd as objects, packs and pages use it: one frame, bounded windows, our own errors."""
 
 import io
 import sys

@@ -1,0 +1,1 @@
+"""Deltas, packs and the pack graph: pure formats and the codec. docs/format.md, "Packs"."""
