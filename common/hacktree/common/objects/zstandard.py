@@ -12,8 +12,24 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
+__all__ = [
+    "MAX_WINDOW_LOG",
+    "MIN_PREFIX",
+    "ZSTD_MAGIC",
+    "ZstdReader",
+    "compress",
+    "decompress_bounded",
+    "decompress_chunks",
+    "decompress_with_prefix",
+    "new_compressor",
+    "zstd",
+]
+
 MAX_WINDOW_LOG: Final = 27
 """A decoder's window is at most 128 MiB, whatever a frame asks for."""
+
+MIN_PREFIX: Final = 8
+"""Bytes below which a prefix is not used: zstd refuses shorter ones."""
 
 _OPTIONS: Final[dict[int, int]] = {zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG}
 _CHUNK: Final = 1 << 20
@@ -33,7 +49,10 @@ def new_compressor(level: int) -> zstd.ZstdCompressor:
 
 def decompress_bounded(data: bytes, max_size: int) -> bytes:
     """The content of one frame; raises `FormatError` beyond `max_size` bytes or if damaged."""
-    decompressor = zstd.ZstdDecompressor(options=_OPTIONS)
+    return _decompress(zstd.ZstdDecompressor(options=_OPTIONS), data, max_size)
+
+
+def _decompress(decompressor: zstd.ZstdDecompressor, data: bytes, max_size: int) -> bytes:
     try:
         content = decompressor.decompress(data, max_size + 1)
     except zstd.ZstdError as error:
@@ -43,6 +62,16 @@ def decompress_bounded(data: bytes, max_size: int) -> bytes:
     if not decompressor.eof or decompressor.unused_data:
         raise FormatError("a zstd frame is truncated or followed by other bytes")
     return content
+
+
+def decompress_with_prefix(data: bytes, max_size: int, prefix: bytes) -> bytes:
+    """Like `decompress_bounded`, for a frame made with `prefix` as raw content before it."""
+    if len(prefix) < MIN_PREFIX:
+        return decompress_bounded(data, max_size)
+    dictionary = zstd.ZstdDict(prefix, is_raw=True)
+    return _decompress(
+        zstd.ZstdDecompressor(dictionary.as_prefix, options=_OPTIONS), data, max_size
+    )
 
 
 def decompress_chunks(stream: IO[bytes]) -> Iterator[bytes]:

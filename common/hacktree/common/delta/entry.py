@@ -1,0 +1,51 @@
+"""One object of a pack: whole, or as a delta against an object that the client has.
+
+An entry is a handful of byte strings, one for each stream of its frame that it uses: what is of a
+kind compresses best together. docs/format.md, "Entries".
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+
+class EntryKind(enum.IntEnum):
+    """How an object is encoded."""
+
+    FULL = 0
+    DELTA = 1
+    ELF = 2
+    MEMBER = 3
+
+
+class StreamKind(enum.IntEnum):
+    """What a stream of a frame holds."""
+
+    RECORDS = 0
+    PARAMETERS = 1
+    COPY_LENGTHS = 2
+    COPY_GAPS = 3
+    COPY_SEEKS = 4
+    DIFF_GAPS = 5
+    DIFF_VALUES = 6
+    EXTRA = 7
+    CONTENT = 8
+
+
+PART_KINDS: Final = tuple(StreamKind)[1:]
+"""The streams that entries have parts in, in the order of a frame's records."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedEntry:
+    """An entry before compression; `cost` estimates its decoding in microseconds."""
+
+    kind: EntryKind
+    parts: Mapping[StreamKind, bytes]
+    cost: int
+
+
+def encode_full(new: bytes) -> EncodedEntry:
+    """The object as it is."""
+    return EncodedEntry(EntryKind.FULL, {StreamKind.CONTENT: new}, 20 + len(new) // 100)

@@ -1,0 +1,153 @@
+"""Frames: the unit of download, verification and dropping; the entries of one, stream by stream.
+
+A frame's first stream holds the size of every entry's part in every other stream, column by column,
+so any entry can be decoded without the ones before it. docs/format.md, "Frames" and "Entries".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from hacktree.common.delta.codec import decode_entry
+from hacktree.common.delta.entry import PART_KINDS, EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.shared import Shared
+from hacktree.common.delta.streams import MAX_LENGTH, Blob, Method, pack_blob, unpack_blob
+from hacktree.common.delta.varint import decode_varints, encode_varints
+from hacktree.common.objects.codec import Codec
+from hacktree.common.objects.errors import FormatError
+
+MAX_ENTRIES: Final = 4096
+MAX_FRAME_SIZE: Final = 9 << 30
+_EXPANSION: Final = 4
+_ALLOWANCE: Final = 1 << 20
+
+
+class FrameStream(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One stream: its kind, then what a `Blob` says."""
+
+    kind: Annotated[int, Meta(ge=0, le=len(PART_KINDS))]
+    method: Annotated[int, Meta(ge=0, le=4)]
+    length: Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
+    data: bytes
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="frame"):
+    """The streams of `count` entries, ascending by kind; an empty stream is absent."""
+
+    version: Literal[1]
+    count: Annotated[int, Meta(ge=1, le=MAX_ENTRIES)]
+    streams: Annotated[tuple[FrameStream, ...], Meta(max_length=len(StreamKind))]
+
+    def __post_init__(self) -> None:
+        kinds = [stream.kind for stream in self.streams]
+        if kinds != sorted(set(kinds)):
+            raise FormatError("the streams of a frame are not in order")
+        if any(stream.length == 0 for stream in self.streams):
+            raise FormatError("a frame has an empty stream")
+
+
+_CODEC = Codec(Frame, "frame", MAX_FRAME_SIZE)
+
+
+def encode_frame(entries: Sequence[EncodedEntry], dictionary: bytes = b"") -> bytes:
+    """The frame of these entries, each stream by the smallest method."""
+    streams = []
+    for kind in StreamKind:
+        data = _records(entries) if kind is StreamKind.RECORDS else _joined(entries, kind)
+        if not data:
+            continue
+        candidates = [Method.ZSTD, Method.LZMA]
+        if kind in _CODE_STREAMS:
+            candidates.append(Method.LZMA_X86)
+        if dictionary:
+            candidates.append(Method.ZSTD_DICTIONARY)
+        blob = pack_blob(data, context=dictionary, candidates=candidates)
+        streams.append(FrameStream(int(kind), blob.method, blob.length, blob.data))
+    return _CODEC.encode(Frame(1, len(entries), tuple(streams)))
+
+
+_CODE_STREAMS: Final = frozenset({StreamKind.CONTENT, StreamKind.EXTRA})
+
+
+def entry_size(entry: EncodedEntry) -> int:
+    """Bytes of the entry alone in a frame, without a dictionary."""
+    return len(encode_frame([entry]))
+
+
+def stream_sizes(entry: EncodedEntry) -> dict[str, int]:
+    """Compressed bytes by stream of the entry alone in a frame."""
+    frame = _CODEC.decode(encode_frame([entry]))
+    return {StreamKind(s.kind).name.lower(): len(s.data) for s in frame.streams}
+
+
+def _records(entries: Sequence[EncodedEntry]) -> bytes:
+    sizes = [[len(entry.parts.get(kind, b"")) for entry in entries] for kind in PART_KINDS]
+    return encode_varints(np.array(sizes, np.uint64).reshape(-1))
+
+
+def _joined(entries: Sequence[EncodedEntry], kind: StreamKind) -> bytes:
+    return b"".join(entry.parts.get(kind, b"") for entry in entries)
+
+
+class FrameReader:
+    """The entries of one frame; everything is decompressed, within bounds, when it is made.
+
+    `data` must have been checked against its hash. `sizes` are the objects' sizes in bytes, from a
+    verified tree; memory is at most four times their sum and 1 MiB. Raises `FormatError`.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        kinds: Sequence[EntryKind],
+        sizes: Sequence[int],
+        dictionary: bytes,
+        shared: Shared,
+    ) -> None:
+        frame = _CODEC.decode(data)
+        if not frame.count == len(kinds) == len(sizes):
+            raise FormatError(f"a frame of {frame.count} entries where {len(kinds)} are due")
+        if sum(stream.length for stream in frame.streams) > _EXPANSION * sum(sizes) + _ALLOWANCE:
+            raise FormatError("the streams of a frame are longer than its objects can need")
+        self._kinds = kinds
+        self._shared = shared
+        self._streams = _unpack(frame, dictionary)
+        self._offsets = _read_records(self._streams, frame.count)
+
+    def decode(self, index: int, old: bytes | memoryview | None, output: memoryview) -> None:
+        """Fill `output` with entry `index`; `old` is its base, None if it has none."""
+        parts = {}
+        for row, kind in enumerate(PART_KINDS):
+            start, end = self._offsets[row][index], self._offsets[row][index + 1]
+            if end > start:
+                parts[kind] = self._streams[kind][start:end]
+        base = None if old is None else memoryview(old)
+        decode_entry(EntryKind(self._kinds[index]), parts, base, output, self._shared)
+
+
+def _unpack(frame: Frame, dictionary: bytes) -> dict[StreamKind, memoryview]:
+    unpacked = {}
+    for stream in frame.streams:
+        context = dictionary if stream.method == Method.ZSTD_DICTIONARY else b""
+        blob = Blob(stream.method, stream.length, stream.data)
+        unpacked[StreamKind(stream.kind)] = memoryview(
+            unpack_blob(blob, stream.length, context=context)
+        )
+    return unpacked
+
+
+def _read_records(streams: Mapping[StreamKind, memoryview], count: int) -> list[list[int]]:
+    """For every part kind the offsets at which the entries' parts begin, and the end."""
+    records = streams.get(StreamKind.RECORDS, memoryview(b""))
+    sizes = decode_varints(records, count * len(PART_KINDS)).reshape(len(PART_KINDS), count)
+    if int(sizes.max()) > MAX_LENGTH:
+        raise FormatError("a part of an entry is longer than any stream")
+    offsets = np.zeros((len(PART_KINDS), count + 1), np.int64)
+    np.cumsum(sizes.view(np.int64), axis=1, out=offsets[:, 1:])
+    for kind, end in zip(PART_KINDS, offsets[:, -1].tolist(), strict=True):
+        if end != len(streams.get(kind, b"")):
+            raise FormatError(f"the parts of a frame's entries do not fill its stream {kind.name}")
+    return offsets.tolist()

@@ -1,0 +1,150 @@
+"""Finding copies: bsdiff's suffix sorting behind our own interface.
+
+bsdiff4 needs 17 bytes of memory for each byte of the old file and is quadratic on long runs of one
+byte, so runs are shortened before it sees them, and what both files begin and end with is left out.
+"""
+
+from typing import Final
+
+import bsdiff4.core
+import numpy as np
+import numpy.typing as npt
+
+from hacktree.common.delta.copies import Copies
+from hacktree.common.delta.varint import I64, U64
+
+U8 = npt.NDArray[np.uint8]
+
+_LONG_RUN: Final = 64
+_KEPT_RUN: Final = 24
+
+
+def find_copies(old: U8, new: U8) -> Copies:
+    """Copies that explain `new` by `old`; ranges may differ in single bytes (see `differences`)."""
+    prefix = _common_prefix(old, new)
+    suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
+    old_end, new_end = len(old) - suffix, len(new) - suffix
+    middle = _match(old[prefix:old_end], new[prefix:new_end])
+    parts = [
+        np.array([[0, 0, prefix]], np.int64),
+        np.stack([middle.new + prefix, middle.old + prefix, middle.length], axis=1),
+        np.array([[new_end, old_end, suffix]], np.int64),
+    ]
+    return _merge(np.concatenate(parts))
+
+
+def _common_prefix(old: U8, new: U8) -> int:
+    size = min(len(old), len(new))
+    step = 1 << 16
+    for start in range(0, size, step):
+        end = min(start + step, size)
+        unequal = old[start:end] != new[start:end]
+        if unequal.any():
+            return start + int(unequal.argmax())
+    return size
+
+
+def _merge(rows: I64) -> Copies:
+    """Rows (new, old, length) without empty ones; neighbours on one diagonal become one."""
+    rows = rows[rows[:, 2] > 0]
+    if len(rows) == 0:
+        empty = np.zeros(0, np.int64)
+        return Copies(empty, empty, empty)
+    follows = (rows[1:, 0] == rows[:-1, 0] + rows[:-1, 2]) & (
+        rows[1:, 1] == rows[:-1, 1] + rows[:-1, 2]
+    )
+    first = np.flatnonzero(np.concatenate([[True], ~follows]))
+    lengths = np.add.reduceat(rows[:, 2], first)
+    return Copies(rows[first, 0], rows[first, 1], lengths)
+
+
+def _match(old: U8, new: U8) -> Copies:
+    if len(new) == 0 or len(old) == 0:
+        return _merge(np.zeros((0, 3), np.int64))
+    old_runs, new_runs = _Runs(old), _Runs(new)
+    control, _, _ = bsdiff4.core.diff(old_runs.short.tobytes(), new_runs.short.tobytes())
+    table = _signed(np.frombuffer(control, "<u8")).reshape(-1, 3)
+    lengths, extras, seeks = table[:, 0], table[:, 1], table[:, 2]
+    ends = np.cumsum(lengths + extras)
+    old_ends = np.cumsum(lengths + seeks)
+    starts = ends - extras - lengths
+    old_starts = old_ends - seeks - lengths
+    rows = np.stack([starts, old_starts, lengths], axis=1)
+    return _expand(rows[lengths > 0], old_runs, new_runs)
+
+
+def _signed(raw: U64) -> I64:
+    """bsdiff writes sign and magnitude."""
+    magnitude = (raw & np.uint64((1 << 63) - 1)).view(np.int64)
+    signed: I64 = np.where(raw >> np.uint64(63), -magnitude, magnitude)
+    return signed
+
+
+class _Runs:
+    """A file with its long runs of one byte shortened, and the map back."""
+
+    def __init__(self, data: U8) -> None:
+        change = np.flatnonzero(data[1:] != data[:-1]) + 1
+        starts = np.concatenate([np.zeros(1, np.int64), change])
+        lengths = np.diff(np.concatenate([starts, np.full(1, len(data), np.int64)]))
+        long = lengths >= _LONG_RUN
+        cut_from = starts[long] + _KEPT_RUN
+        cut = lengths[long] - _KEPT_RUN
+        keep = np.ones(len(data), bool)
+        if len(cut):
+            edges = np.zeros(len(data) + 1, np.int8)
+            edges[cut_from] += 1
+            edges[cut_from + cut] -= 1
+            keep = np.cumsum(edges[:-1], dtype=np.int8) == 0
+        self.short = data[keep]
+        self.removed = np.concatenate([np.zeros(1, np.int64), np.cumsum(cut)])
+        # In the shortened file: where the removed bytes would stand.
+        self.at = cut_from - self.removed[:-1]
+
+    def original(self, position: I64) -> I64:
+        """Where a byte of the shortened file is in the original: a cut is before its position."""
+        return position + self.removed[np.searchsorted(self.at, position, side="right")]
+
+    def cut_at(self, position: I64) -> I64:
+        """Bytes removed just before the byte at `position` of the shortened file."""
+        index = np.searchsorted(self.at, position, side="left")
+        padded = np.append(self.at, -1)
+        cuts = np.append(np.diff(self.removed), 0)
+        found: I64 = np.where(padded[index] == position, cuts[index], 0)
+        return found
+
+
+def _expand(rows: I64, old: _Runs, new: _Runs) -> Copies:
+    """Copies of the shortened files as copies of the whole ones.
+
+    A copy is split where either side had bytes removed; removed bytes on both sides are one run of
+    the same byte, so the shorter run's length is copied too.
+    """
+    if len(old.at) == 0 and len(new.at) == 0:
+        return _merge(rows)
+    start, source, length = rows[:, 0], rows[:, 1], rows[:, 2]
+    pieces = []
+    for cuts, base in ((new.at, start), (old.at, source)):
+        first = np.searchsorted(cuts, base, side="right")
+        last = np.searchsorted(cuts, base + length, side="left")
+        count = np.maximum(last - first, 0)
+        owner = np.repeat(np.arange(len(rows)), count)
+        inner = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+        pieces.append(np.stack([owner, cuts[first[owner] + inner] - base[owner]], axis=1))
+    whole = np.stack([np.arange(len(rows)), np.zeros(len(rows), np.int64)], axis=1)
+    points = np.unique(np.concatenate([whole, *pieces]), axis=0)
+    owner, offset = points[:, 0], points[:, 1]
+    ends = np.append(offset[1:], 0)
+    last_of_owner = np.append(owner[1:] != owner[:-1], True)
+    ends = np.where(last_of_owner, length[owner], ends)
+    begin_new, begin_old = new.original(start[owner] + offset), old.original(source[owner] + offset)
+    result = np.stack([begin_new, begin_old, ends - offset], axis=1)
+    # The run in front of a piece, as far as both sides have it.
+    cut_new = new.cut_at(start[owner] + offset)
+    cut_old = old.cut_at(source[owner] + offset)
+    inside = offset > 0
+    shared = np.where(inside, np.minimum(cut_new, cut_old), 0)
+    result[:, 0] -= shared
+    result[:, 1] -= shared
+    result[:, 2] += shared
+    return _merge(result)

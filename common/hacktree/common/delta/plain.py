@@ -1,0 +1,86 @@
+"""Plain deltas: copies with sparse byte differences, and new bytes between them."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from hacktree.common.delta.copies import (
+    Copies,
+    EncodedCopies,
+    apply_copies,
+    decode_copies,
+    encode_copies,
+)
+from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.matcher import U8, find_copies
+from hacktree.common.delta.varint import I64, decode_varints, encode_varints
+from hacktree.common.objects.errors import FormatError
+
+Parts = Mapping[StreamKind, memoryview]
+
+
+def encode_plain(old: bytes, new: bytes) -> EncodedEntry:
+    """A delta that knows nothing of what the bytes mean."""
+    before, after = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
+    copies = find_copies(before, after)
+    parts = encode_parts(copies, before, after)
+    cost = 100 + len(new) // 2000 + len(copies) // 3
+    return EncodedEntry(EntryKind.DELTA, parts, cost)
+
+
+def encode_parts(copies: Copies, before: U8, after: U8) -> dict[StreamKind, bytes]:
+    """The parts that turn `before` into `after` by way of `copies`."""
+    copied, extra = lay_copies(copies, before, after)
+    differing = np.flatnonzero(copied != after)
+    encoded = encode_copies(copies)
+    return {
+        StreamKind.COPY_LENGTHS: encoded.lengths,
+        StreamKind.COPY_GAPS: encoded.gaps,
+        StreamKind.COPY_SEEKS: encoded.seeks,
+        StreamKind.DIFF_GAPS: encode_positions(differing),
+        StreamKind.DIFF_VALUES: (after[differing] - copied[differing]).tobytes(),
+        StreamKind.EXTRA: extra,
+    }
+
+
+def lay_copies(copies: Copies, before: U8, after: U8) -> tuple[U8, bytes]:
+    """What the copies and the new bytes of `after` give without differences; the new bytes."""
+    starts, lengths = copies.gaps(len(after))
+    pairs = zip(starts.tolist(), lengths.tolist(), strict=True)
+    extra = b"".join(after[start : start + length].tobytes() for start, length in pairs if length)
+    copied = np.empty(len(after), np.uint8)
+    apply_copies(copies, before.data, memoryview(extra), copied.data)
+    return copied, extra
+
+
+def encode_positions(positions: I64) -> bytes:
+    """Ascending positions as the distances between them."""
+    gaps = np.diff(positions, prepend=-1) - 1
+    return encode_varints(gaps.astype(np.uint64))
+
+
+def decode_positions(data: memoryview, count: int, size: int) -> I64:
+    """The inverse; every position is below `size`, or `FormatError`."""
+    gaps = decode_varints(data, count)
+    if count and (int(gaps.max()) >= size or count > size):
+        raise FormatError("a difference lies outside the file")
+    positions = np.cumsum(gaps.view(np.int64) + 1) - 1
+    if count and int(positions[-1]) >= size:
+        raise FormatError("a difference lies outside the file")
+    return positions
+
+
+def decode_plain(parts: Parts, old: memoryview, output: memoryview) -> None:
+    """Fill `output`, whose length is the object's size; raises `FormatError`."""
+    empty = memoryview(b"")
+    encoded = EncodedCopies(
+        bytes(parts.get(StreamKind.COPY_LENGTHS, empty)),
+        bytes(parts.get(StreamKind.COPY_GAPS, empty)),
+        bytes(parts.get(StreamKind.COPY_SEEKS, empty)),
+    )
+    copies = decode_copies(encoded, len(old), len(output))
+    apply_copies(copies, old, parts.get(StreamKind.EXTRA, empty), output)
+    values = np.frombuffer(parts.get(StreamKind.DIFF_VALUES, empty), np.uint8)
+    positions = decode_positions(parts.get(StreamKind.DIFF_GAPS, empty), len(values), len(output))
+    target = np.frombuffer(output, np.uint8)
+    target[positions] += values
