@@ -17,6 +17,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("checkout", "repository", "Check a commit out", f"{_PACKAGE}.checkout"),
     CommandInfo("fsck", "repository", "Verify every object and commit", f"{_PACKAGE}.fsck"),
     CommandInfo("prune", "repository", "Delete old builds", f"{_PACKAGE}.prune"),
+    CommandInfo("delta", "repository", "Make and inspect packs of deltas", f"{_PACKAGE}.delta"),
     CommandInfo(
         "completion", "repository", "Print a shell's completion script", f"{_PACKAGE}.completion"
     ),
