@@ -5,80 +5,15 @@ the same machine, which may be shared. `--only` picks measurements.
 """
 
 import argparse
-import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-BIN = Path(sys.executable).parent
-HACKTREE = str(BIN / "hacktree")
-NGINX = """
-daemon off; worker_processes 1; pid {work}/nginx.pid; error_log {work}/nginx.err; user root;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; client_body_temp_path {work}/nginx-body; proxy_temp_path {work}/nginx-proxy;
-  fastcgi_temp_path {work}/nginx-f; uwsgi_temp_path {work}/nginx-u; scgi_temp_path {work}/nginx-s;
-  sendfile on; keepalive_requests 100000;
-  log_format bytes "$status $bytes_sent $request_uri";
-  server {{ listen 127.0.0.1:{port}; root {work}/farm; access_log {work}/hacktree.log bytes; }}
-  server {{ listen 127.0.0.1:{port2}; root {work}/ostree; access_log {work}/ostree.log bytes; }}
-}}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """One finished process: seconds of wall and CPU time, peak RSS in bytes (all descendants')."""
-
-    wall: float
-    cpu: float
-    rss: int
-
-
-def measure(*command: str, cwd: Path | None = None) -> Cost:
-    """Run a command to its end; exits when it fails.
-
-    What earlier commands left to be written is written first: it is not this one's cost.
-    """
-    os.sync()
-    started = time.monotonic()
-    with open(os.devnull, "wb") as null:
-        process = subprocess.Popen(command, stdout=null, stderr=subprocess.PIPE, cwd=cwd)
-        assert process.stderr is not None
-        errors = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} exited with {process.returncode}: {errors.decode()}")
-    return Cost(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
-
-
-def median(costs: list[Cost]) -> Cost:
-    """Each figure's median."""
-    return Cost(
-        statistics.median(cost.wall for cost in costs),
-        statistics.median(cost.cpu for cost in costs),
-        int(statistics.median(cost.rss for cost in costs)),
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of the table."""
-
-    what: str
-    ours: str
-    peer: str
-    ratio: float
-    target: str
+from bench.harness import HACKTREE, Cost, Table, measure, median
+from bench.network import Sites
 
 
 class Bench:
@@ -87,18 +22,11 @@ class Bench:
     def __init__(self, trees: Path, work: Path, port: int) -> None:
         self.trees = trees
         self.work = work
-        self.port = port
-        self.rows: list[Row] = []
-
-    def compare(self, what: str, ours: Cost, peer: Cost, target: str) -> None:
-        """Add a row of wall time; CPU and peak RSS go into the cells."""
-        self.add(what, _cell(ours), _cell(peer), ours.wall / peer.wall, target)
-
-    def add(self, what: str, ours: str, peer: str, ratio: float, target: str) -> None:
-        """Add a row."""
-        row = Row(what, ours, peer, ratio, target)
-        self.rows.append(row)
-        print(f"{what}: {ours} against {peer}: {ratio:.3f} (target {target})", flush=True)
+        self.table = Table()
+        self.compare = self.table.compare
+        self.add = self.table.add
+        roots = {"hacktree": work / "farm", "ostree": work / "ostree"}
+        self.sites = Sites(work, "127.0.0.1", port, roots)
 
     def clear(self, *patterns: str) -> None:
         """Remove what an earlier run left."""
@@ -166,14 +94,14 @@ class Bench:
             ["ostree", f"--repo={work}/ostree", "rev-parse", "builds^"],
             capture_output=True, text=True, check=True,
         ).stdout.strip()  # fmt: skip
-        with self.nginx():
+        with self.sites.served():
             measure(HACKTREE, "--repo", str(ours), "init", "--mode", "bare")
-            url = f"http://127.0.0.1:{self.port}"
+            url = self.sites.url("hacktree")
             measure(HACKTREE, "--repo", str(ours), "remote", "add", "o", url, "--unsigned")
             measure(HACKTREE, "--repo", str(ours), "pull", "builds~1")
             measure("ostree", f"--repo={peer}", "init", "--mode=bare")
             measure("ostree", f"--repo={peer}", "remote", "add", "--no-gpg-verify", "o",
-                    f"http://127.0.0.1:{self.port + 1}")  # fmt: skip
+                    self.sites.url("ostree"))  # fmt: skip
             measure("ostree", f"--repo={peer}", "pull", "--disable-static-deltas", "o",
                     f"builds@{revision}")  # fmt: skip
             costs: tuple[list[Cost], list[Cost]] = ([], [])
@@ -181,7 +109,7 @@ class Bench:
                 mine, theirs = work / f"client-{turn}", work / f"ostree-client-{turn}"
                 for source, copy in ((ours, mine), (peer, theirs)):
                     subprocess.run(["cp", "-al", str(source), str(copy)], check=True)
-                logs = _log_lines(work / "hacktree.log"), _log_lines(work / "ostree.log")
+                before = self.sites.sent("hacktree"), self.sites.sent("ostree")
                 costs[0].append(measure(HACKTREE, "--repo", str(mine), "pull", "builds"))
                 costs[1].append(
                     measure("ostree", f"--repo={theirs}", "pull", "--disable-static-deltas",
@@ -189,24 +117,19 @@ class Bench:
                 )  # fmt: skip
             ours_cost, peer_cost = median(costs[0]), median(costs[1])
             self.compare("per-object pull of build 1→2", ours_cost, peer_cost, "≤ 1.0")
-            traffic = [
-                _traffic(work / name, before)
-                for name, before in zip(("hacktree.log", "ostree.log"), logs, strict=True)
-            ]
+            mine_sent = self.sites.traffic("hacktree", before[0])
+            theirs_sent = self.sites.traffic("ostree", before[1])
             self.add(
-                "the same: requests and bytes",
-                f"{traffic[0][0]}, {traffic[0][1] / 1e6:.1f} MB",
-                f"{traffic[1][0]}, {traffic[1][1] / 1e6:.1f} MB",
-                traffic[0][1] / traffic[1][1],
-                "",
-            )
-            lines = _log_lines(work / "hacktree.log")
+                "the same: requests and bytes", str(mine_sent), str(theirs_sent),
+                mine_sent.bytes / theirs_sent.bytes, "",
+            )  # fmt: skip
+            before = self.sites.sent("hacktree"), []
             idle = median(
                 [measure(HACKTREE, "--repo", str(mine), "pull", "builds") for _ in range(5)]
             )
-            requests = (_log_lines(work / "hacktree.log") - lines) / 5
+            requests = self.sites.traffic("hacktree", before[0]).requests / 5
             self.add(
-                "pull with nothing new", f"{requests:.0f} requests, {_cell(idle)}", "—",
+                "pull with nothing new", f"{requests:.0f} requests, {idle}", "—",
                 idle.wall / 0.4, "≤ 1 (0.4 s), ≤ 3 requests",
             )  # fmt: skip
 
@@ -219,7 +142,7 @@ class Bench:
     def help(self) -> None:
         """Start-up time."""
         cost = median([measure(HACKTREE, "--help") for _ in range(9)])
-        self.add("hacktree --help", _cell(cost), "—", cost.wall / 0.12, "≤ 1 (0.12 s)")
+        self.add("hacktree --help", str(cost), "—", cost.wall / 0.12, "≤ 1 (0.12 s)")
 
     def scale(self) -> None:
         """Time and memory for 30,000, 100,000 and 300,000 synthetic files."""
@@ -235,26 +158,7 @@ class Bench:
             base = base or (commit, checkout)
             for what, cost, first in (("commit", commit, base[0]), ("checkout", checkout, base[1])):
                 factor = cost.wall / first.wall / (count / 30_000)
-                self.add(f"{what} of {count} files", _cell(cost), _cell(first), factor, "≈ 1")
-
-    @contextmanager
-    def nginx(self) -> Iterator[None]:
-        """One nginx that serves both repositories."""
-        path = self.work / "nginx.conf"
-        path.write_text(NGINX.format(work=self.work, port=self.port, port2=self.port + 1))
-        process = subprocess.Popen(["nginx", "-p", str(self.work), "-c", str(path)])
-        try:
-            deadline = time.monotonic() + 10
-            while not (self.work / "nginx.pid").exists() and time.monotonic() < deadline:
-                time.sleep(0.05)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
-
-
-def _cell(cost: Cost) -> str:
-    return f"{cost.wall:.2f} s ({cost.cpu:.2f} s CPU, {cost.rss / 1e6:.0f} MB)"
+                self.add(f"{what} of {count} files", str(cost), str(first), factor, "≈ 1")
 
 
 def _size(path: Path) -> int:
@@ -265,28 +169,12 @@ def _size(path: Path) -> int:
     )
 
 
-def _log_lines(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def _traffic(path: Path, skip: int) -> tuple[int, int]:
-    """Requests and bytes of the log's lines after the first `skip`."""
-    lines = path.read_text().splitlines()[skip:]
-    return len(lines), sum(int(line.split()[1]) for line in lines)
-
-
 def _synthesize(tree: Path, count: int) -> None:
     for number in range(count):
         if number % 100 == 0:
             directory = tree / f"{number // 10_000}" / f"{number // 100}"
             directory.mkdir(parents=True)
         (directory / f"file-{number}").write_bytes(b"%d\n" % number * 40)
-
-
-def _write_table(path: Path, rows: list[Row]) -> None:
-    lines = ["| what | hacktree | peer | ratio | target |", "|---|---|---|---|---|"]
-    lines += [f"| {r.what} | {r.ours} | {r.peer} | {r.ratio:.2f} | {r.target} |" for r in rows]
-    path.write_text("\n".join(lines) + "\n")
 
 
 def main() -> int:
@@ -309,10 +197,7 @@ def main() -> int:
     }  # fmt: skip
     for name in names:
         steps[name]()
-    _write_table(work / "results.md", bench.rows)
-    rows = [{"what": r.what, "ratio": r.ratio, "target": r.target} for r in bench.rows]
-    (work / "results.json").write_text(json.dumps(rows, indent=2))
-    print((work / "results.md").read_text())
+    bench.table.write(work / "results.md")
     return 0
 
 

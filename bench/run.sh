@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# The trees, then hacktree and ostree side by side. As root; downloads about 1 GB the first time.
+# The trees, then hacktree and ostree side by side: whole objects, then delta packs.
+# As root; downloads about 1 GB the first time. Arguments go to the first comparison.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-.venv/bin/python bench/trees.py
-exec .venv/bin/python bench/compare.py "$@"
+.venv/bin/python -m bench.trees
+.venv/bin/python -m bench.compare "$@"
+.venv/bin/python -m bench.builds
+exec .venv/bin/python -m bench.deltas

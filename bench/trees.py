@@ -302,10 +302,10 @@ def download(debs: Path, packages: Iterable[Package]) -> None:
 # --- the trees --------------------------------------------------------------------------------
 
 
-def extract(deb: Path, root: Path) -> None:
+def extract(deb: Path, root: Path, *options: str) -> None:
     """Unpacks a package as dpkg would: through the symbolic links of the merged /usr."""
     tar = ["tar", "--extract", "--directory", str(root), "--keep-directory-symlink"]
-    tar += ["--preserve-permissions", "--same-owner", "--numeric-owner"]
+    tar += ["--preserve-permissions", "--same-owner", "--numeric-owner", *options]
     with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=subprocess.PIPE) as source:
         subprocess.run(tar, stdin=source.stdout, check=True, env=ENVIRONMENT)
     if source.returncode != 0:
