@@ -5,7 +5,7 @@ verified, so its index needs no 32-byte ids. The lists come from one walk: depth
 before what it holds, entries ascending by name, each distinct tree once, where it appears first.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from hacktree.common.objects.errors import FormatError
@@ -19,11 +19,11 @@ class Contents:
     """What a tree reaches, in the order of the walk.
 
     `files`: id and size in bytes of each distinct content of at least one byte. `trees`: each
-    distinct tree, with the trees that its entries name.
+    distinct tree, the root first.
     """
 
     files: Mapping[ObjectId, int]
-    trees: Mapping[ObjectId, Sequence[ObjectId]]
+    trees: tuple[ObjectId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class TreeComparison:
     `bases`: contents of the old tree; a base ordinal is a place in it. `targets`: contents of the
     new tree that the old one lacks; a target ordinal is a place in it. `sizes`: bytes of each base
     and target. `metas`: trees that only the new tree reaches, its root first. `old_trees`: all
-    trees that the old one reaches, and `old_metas` those of them that the new one doesn't.
+    trees that the old one reaches.
     """
 
     bases: tuple[ObjectId, ...]
@@ -41,7 +41,6 @@ class TreeComparison:
     sizes: Mapping[ObjectId, int]
     metas: tuple[ObjectId, ...]
     old_trees: tuple[ObjectId, ...]
-    old_metas: tuple[ObjectId, ...]
 
 
 def contents(load: LoadTree, root: ObjectId) -> list[ObjectId]:
@@ -63,23 +62,20 @@ def compare_trees(load: LoadTree, old: ObjectId | None, new: ObjectId) -> TreeCo
     Each distinct tree is loaded once. Raises `FormatError` beyond `MAX_DEPTH` and when the same
     content is said to have two sizes.
     """
-    before = Contents({}, {}) if old is None else list_contents(load, old)
+    before = Contents({}, ()) if old is None else list_contents(load, old)
     return compare_contents(load, before, new)
 
 
 def compare_contents(load: LoadTree, before: Contents, new: ObjectId) -> TreeComparison:
     """As `compare_trees`, for an old tree that was listed already; loads only what is new."""
     # A tree that the old side reaches holds neither targets nor new metas: its walk is spared.
-    after = _walk(load, new, before.trees.keys(), before.files)
-    named = {new}.union(*after.trees.values())
-    kept = _reachable(before.trees, named & before.trees.keys())
+    after = _walk(load, new, frozenset(before.trees), before.files)
     return TreeComparison(
         bases=tuple(before.files),
         targets=tuple(after.files),
         sizes={**before.files, **after.files},
-        metas=tuple(after.trees),
-        old_trees=tuple(before.trees),
-        old_metas=tuple(tree for tree in before.trees if tree not in kept),
+        metas=after.trees,
+        old_trees=before.trees,
     )
 
 
@@ -89,7 +85,7 @@ class _Walk:
 
     known: Mapping[ObjectId, int]
     files: dict[ObjectId, int] = field(default_factory=dict)
-    trees: dict[ObjectId, list[ObjectId]] = field(default_factory=dict)
+    trees: dict[ObjectId, None] = field(default_factory=dict)
 
     def note_file(self, entry: FileEntry) -> None:
         size = self.known.get(entry.id) or self.files.setdefault(entry.id, entry.size)
@@ -102,41 +98,28 @@ def _walk(
 ) -> Contents:
     """What `root` reaches without entering `skipped` trees and without `known` files."""
     walk = _Walk(known)
-    stack: list[tuple[list[ObjectId], Iterator[Entry]]] = []
+    stack: list[Iterator[Entry]] = []
 
     def enter(tree: ObjectId) -> None:
-        children: list[ObjectId] = []
-        walk.trees[tree] = children
-        stack.append((children, iter(load(tree).entries)))
+        if len(stack) > MAX_DEPTH:
+            raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
+        walk.trees[tree] = None
+        stack.append(iter(load(tree).entries))
 
     if root not in skipped:
         enter(root)
     while stack:
-        children, entries = stack[-1]
-        for entry in entries:
+        for entry in stack[-1]:
             if isinstance(entry, FileEntry):
                 if entry.size:
                     walk.note_file(entry)
-            elif isinstance(entry, DirectoryEntry):
-                children.append(entry.id)
-                if entry.id not in walk.trees and entry.id not in skipped:
-                    if len(stack) > MAX_DEPTH:
-                        raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-                    enter(entry.id)
-                    break
+            elif (
+                isinstance(entry, DirectoryEntry)
+                and entry.id not in walk.trees
+                and entry.id not in skipped
+            ):
+                enter(entry.id)
+                break
         else:
             stack.pop()
-    return Contents(walk.files, walk.trees)
-
-
-def _reachable(
-    trees: Mapping[ObjectId, Sequence[ObjectId]], roots: Iterable[ObjectId]
-) -> set[ObjectId]:
-    """`roots` and every tree below them."""
-    found = set(roots)
-    waiting = list(found)
-    while waiting:
-        fresh = [child for child in trees[waiting.pop()] if child not in found]
-        found.update(fresh)
-        waiting += fresh
-    return found
+    return Contents(walk.files, tuple(walk.trees))
