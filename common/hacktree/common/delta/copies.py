@@ -33,13 +33,43 @@ class Copies:
         return starts, ends - starts
 
 
+def split_rows(rows: I64, new_cuts: I64, old_cuts: I64) -> tuple[I64, I64, I64]:
+    """Cut copies (new, old, length) where a cut of either file lies inside; cuts ascend.
+
+    Returns, for each piece, the row it comes from, and the offsets within it of start and end.
+    """
+    start, source, length = rows[:, 0], rows[:, 1], rows[:, 2]
+    pieces = [np.stack([np.arange(len(rows)), np.zeros(len(rows), np.int64)], axis=1)]
+    for cuts, base in ((new_cuts, start), (old_cuts, source)):
+        first = np.searchsorted(cuts, base, side="right")
+        last = np.searchsorted(cuts, base + length, side="left")
+        owner, inner = spread(np.maximum(last - first, 0))
+        pieces.append(np.stack([owner, cuts[first[owner] + inner] - base[owner]], axis=1))
+    points = np.concatenate(pieces)
+    points = points[np.lexsort((points[:, 1], points[:, 0]))]
+    distinct = np.ones(len(points), bool)
+    distinct[1:] = (points[1:] != points[:-1]).any(axis=1)
+    owner, offset = points[distinct, 0], points[distinct, 1]
+    ends = length[owner]
+    same = owner[1:] == owner[:-1]
+    ends[:-1][same] = offset[1:][same]
+    return owner, offset, ends
+
+
+def spread(counts: I64) -> tuple[I64, I64]:
+    """For `counts` items of each owner: the owner of every item, and its number there."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, number
+
+
 @dataclass(frozen=True, slots=True)
 class EncodedCopies:
     """The columns of a copy list as varints: each goes into a stream of its own."""
 
-    lengths: bytes
-    gaps: bytes
-    seeks: bytes
+    lengths: bytes | memoryview
+    gaps: bytes | memoryview
+    seeks: bytes | memoryview
 
 
 def encode_copies(copies: Copies) -> EncodedCopies:

@@ -31,6 +31,10 @@ class StreamKind(enum.IntEnum):
     DIFF_VALUES = 6
     EXTRA = 7
     CONTENT = 8
+    POINT_GAPS = 9
+    POINT_MOVES = 10
+    REFERENCE_GAPS = 11
+    REFERENCE_VALUES = 12
 
 
 PART_KINDS: Final = tuple(StreamKind)[1:]

@@ -10,7 +10,7 @@ import bsdiff4.core
 import numpy as np
 import numpy.typing as npt
 
-from hacktree.common.delta.copies import Copies
+from hacktree.common.delta.copies import Copies, split_rows
 from hacktree.common.delta.varint import I64, U64
 
 U8 = npt.NDArray[np.uint8]
@@ -103,7 +103,8 @@ class _Runs:
 
     def original(self, position: I64) -> I64:
         """Where a byte of the shortened file is in the original: a cut is before its position."""
-        return position + self.removed[np.searchsorted(self.at, position, side="right")]
+        before: I64 = self.removed[np.searchsorted(self.at, position, side="right")]
+        return position + before
 
     def cut_at(self, position: I64) -> I64:
         """Bytes removed just before the byte at `position` of the shortened file."""
@@ -122,21 +123,8 @@ def _expand(rows: I64, old: _Runs, new: _Runs) -> Copies:
     """
     if len(old.at) == 0 and len(new.at) == 0:
         return _merge(rows)
-    start, source, length = rows[:, 0], rows[:, 1], rows[:, 2]
-    pieces = []
-    for cuts, base in ((new.at, start), (old.at, source)):
-        first = np.searchsorted(cuts, base, side="right")
-        last = np.searchsorted(cuts, base + length, side="left")
-        count = np.maximum(last - first, 0)
-        owner = np.repeat(np.arange(len(rows)), count)
-        inner = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-        pieces.append(np.stack([owner, cuts[first[owner] + inner] - base[owner]], axis=1))
-    whole = np.stack([np.arange(len(rows)), np.zeros(len(rows), np.int64)], axis=1)
-    points = np.unique(np.concatenate([whole, *pieces]), axis=0)
-    owner, offset = points[:, 0], points[:, 1]
-    ends = np.append(offset[1:], 0)
-    last_of_owner = np.append(owner[1:] != owner[:-1], True)
-    ends = np.where(last_of_owner, length[owner], ends)
+    owner, offset, ends = split_rows(rows, new.at, old.at)
+    start, source = rows[:, 0], rows[:, 1]
     begin_new, begin_old = new.original(start[owner] + offset), old.original(source[owner] + offset)
     result = np.stack([begin_new, begin_old, ends - offset], axis=1)
     # The run in front of a piece, as far as both sides have it.

@@ -31,15 +31,29 @@ def encode_plain(old: bytes, new: bytes) -> EncodedEntry:
 def encode_parts(copies: Copies, before: U8, after: U8) -> dict[StreamKind, bytes]:
     """The parts that turn `before` into `after` by way of `copies`."""
     copied, extra = lay_copies(copies, before, after)
-    differing = np.flatnonzero(copied != after)
+    return {
+        **copy_parts(copies),
+        StreamKind.EXTRA: extra,
+        **encode_differences(copied, after),
+    }
+
+
+def copy_parts(copies: Copies) -> dict[StreamKind, bytes]:
+    """The columns of a copy list."""
     encoded = encode_copies(copies)
     return {
-        StreamKind.COPY_LENGTHS: encoded.lengths,
-        StreamKind.COPY_GAPS: encoded.gaps,
-        StreamKind.COPY_SEEKS: encoded.seeks,
+        StreamKind.COPY_LENGTHS: bytes(encoded.lengths),
+        StreamKind.COPY_GAPS: bytes(encoded.gaps),
+        StreamKind.COPY_SEEKS: bytes(encoded.seeks),
+    }
+
+
+def encode_differences(copied: U8, after: U8) -> dict[StreamKind, bytes]:
+    """Where and by how much single bytes differ."""
+    differing = np.flatnonzero(copied != after)
+    return {
         StreamKind.DIFF_GAPS: encode_positions(differing),
         StreamKind.DIFF_VALUES: (after[differing] - copied[differing]).tobytes(),
-        StreamKind.EXTRA: extra,
     }
 
 
@@ -70,13 +84,13 @@ def decode_positions(data: memoryview, count: int, size: int) -> I64:
     return positions
 
 
-def decode_plain(parts: Parts, old: memoryview, output: memoryview) -> None:
-    """Fill `output`, whose length is the object's size; raises `FormatError`."""
+def decode_plain(parts: Parts, old: memoryview, output: memoryview) -> Copies:
+    """Fill `output`, of the object's size, and return the copies; raises `FormatError`."""
     empty = memoryview(b"")
     encoded = EncodedCopies(
-        bytes(parts.get(StreamKind.COPY_LENGTHS, empty)),
-        bytes(parts.get(StreamKind.COPY_GAPS, empty)),
-        bytes(parts.get(StreamKind.COPY_SEEKS, empty)),
+        parts.get(StreamKind.COPY_LENGTHS, empty),
+        parts.get(StreamKind.COPY_GAPS, empty),
+        parts.get(StreamKind.COPY_SEEKS, empty),
     )
     copies = decode_copies(encoded, len(old), len(output))
     apply_copies(copies, old, parts.get(StreamKind.EXTRA, empty), output)
@@ -84,3 +98,4 @@ def decode_plain(parts: Parts, old: memoryview, output: memoryview) -> None:
     positions = decode_positions(parts.get(StreamKind.DIFF_GAPS, empty), len(values), len(output))
     target = np.frombuffer(output, np.uint8)
     target[positions] += values
+    return copies

@@ -1,0 +1,203 @@
+"""ELF-aware deltas: references are predicted from where the copies move things.
+
+Decoding: copies, new bytes and differences give everything but the references that copies brought;
+the tables of the new file are then whole, so every reference of the old file is followed to where
+its target went, and what it becomes is written, corrected where the encoder saw otherwise.
+docs/format.md, "ELF-aware entries"; docs/deltas.md explains the scheme.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from hacktree.common.delta.addressmap import AddressMap, Places, map_addresses
+from hacktree.common.delta.alignment import alignment_image
+from hacktree.common.delta.elf import SHT_NOBITS, U8, Elf, NotElfError, parse_elf
+from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.matcher import find_copies
+from hacktree.common.delta.plain import (
+    Parts,
+    copy_parts,
+    decode_plain,
+    decode_positions,
+    encode_differences,
+    encode_positions,
+    lay_copies,
+)
+from hacktree.common.delta.prediction import Landed, land, read_fields, write_fields
+from hacktree.common.delta.references import ABSOLUTE, Group, without_overlaps
+from hacktree.common.delta.tables import table_references
+from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
+from hacktree.common.delta.x86_64 import code_references
+from hacktree.common.objects.errors import FormatError
+
+_WORTH_A_POINT: Final = 2
+"""References that an exception to the address map must set right."""
+
+
+def find_references(elf: Elf) -> list[Group]:
+    """Every reference of the file, table by table and then the code; none overlap."""
+    groups = list(table_references(elf))
+    for section in elf.sections:
+        if section.is_code and section.type != SHT_NOBITS:
+            groups.extend(code_references(elf, section))
+    return without_overlaps(len(elf.data), groups)
+
+
+def encode_elf(before: U8, after: U8) -> EncodedEntry | None:
+    """The entry, or None if the two aren't ELF files of one machine. Not verified here."""
+    try:
+        old, new = parse_elf(before), parse_elf(after)
+    except NotElfError:
+        return None
+    if old.machine != new.machine or old.is_relocatable != new.is_relocatable:
+        return None
+    groups = find_references(old)
+    copies = find_copies(alignment_image(old, groups), alignment_image(new, find_references(new)))
+    move = map_addresses(copies, old, new)
+    landed = list(land(copies, groups, Places.of(new)))
+    move, points = _learn_points(landed, after, move)
+    copied, extra = lay_copies(copies, before, after)
+    corrections = _encode_corrections(landed, after, move)
+    for fields in landed:
+        write_fields(copied, fields, read_fields(after, fields))
+    parts = {
+        **copy_parts(copies),
+        StreamKind.EXTRA: extra,
+        **encode_differences(copied, after),
+        **points,
+        **corrections,
+    }
+    cost = 3000 + (len(before) + len(after)) // 120
+    return EncodedEntry(EntryKind.ELF, parts, cost)
+
+
+def decode_elf(parts: Parts, before: memoryview, output: memoryview) -> None:
+    """Fill `output`, whose length is the object's size; raises `FormatError`."""
+    data = np.frombuffer(before, np.uint8)
+    try:
+        old = parse_elf(data)
+    except NotElfError:
+        raise FormatError("an ELF-aware delta against a base that is no ELF file") from None
+    groups = find_references(old)
+    copies = decode_plain(parts, before, output)
+    after = np.frombuffer(output, np.uint8)
+    try:
+        new = parse_elf(after)
+    except NotElfError:
+        raise FormatError("an ELF-aware delta makes no ELF file") from None
+    move = _decode_points(parts, map_addresses(copies, old, new))
+    landed = list(land(copies, groups, Places.of(new)))
+    corrections = _Corrections(parts, sum(len(fields.at) for fields in landed))
+    for fields in landed:
+        write_fields(after, fields, corrections.apply(fields.predict(move)))
+
+
+def _wrap(values: I64, width: int) -> I64:
+    """The values modulo the field's width, as signed integers."""
+    return values if width == 8 else values.astype(np.uint32).view(np.int32).astype(np.int64)
+
+
+def _encode_corrections(
+    landed: Sequence[Landed], after: U8, move: AddressMap
+) -> dict[StreamKind, bytes]:
+    """What is to be added to predictions, by their number over all groups."""
+    numbers, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    first = 0
+    for fields in landed:
+        wrong = _wrap(read_fields(after, fields) - fields.predict(move), fields.group.width)
+        chosen = np.flatnonzero(wrong)
+        numbers.append(chosen + first)
+        values.append(wrong[chosen])
+        first += len(wrong)
+    return {
+        StreamKind.REFERENCE_GAPS: encode_positions(np.concatenate(numbers)),
+        StreamKind.REFERENCE_VALUES: encode_varints(zigzag(np.concatenate(values))),
+    }
+
+
+class _Corrections:
+    """The decoder's side: handed out group by group."""
+
+    def __init__(self, parts: Parts, fields: int) -> None:
+        raw = parts.get(StreamKind.REFERENCE_VALUES, memoryview(b""))
+        count = count_varints(raw)
+        self._values = unzigzag(decode_varints(raw, count))
+        gaps = parts.get(StreamKind.REFERENCE_GAPS, memoryview(b""))
+        self._numbers = decode_positions(gaps, count, fields)
+        self._first = 0
+
+    def apply(self, predicted: I64) -> I64:
+        """The next group's predictions, corrected in place."""
+        end = self._first + len(predicted)
+        start, stop = np.searchsorted(self._numbers, [self._first, end])
+        predicted[self._numbers[start:stop] - self._first] += self._values[start:stop]
+        self._first = end
+        return predicted
+
+
+def count_varints(raw: memoryview) -> int:
+    """How many varints `raw` holds if it holds only whole ones."""
+    return int(np.count_nonzero(np.frombuffer(raw, np.uint8) < 0x80))
+
+
+def _learn_points(
+    landed: Sequence[Landed], after: U8, move: AddressMap
+) -> tuple[AddressMap, dict[StreamKind, bytes]]:
+    """Addresses to which the new file's references say another move than the copies do."""
+    sources, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for fields in landed:
+        actual = fields.targets(read_fields(after, fields), move)
+        source = fields.group.target[fields.index]
+        if fields.group.width == 4:
+            # The field holds the difference modulo 2**32 only.
+            moved = move(source)
+            actual = moved + _wrap(actual - moved, 4)
+        sources.append(source)
+        targets.append(actual)
+    point, moved = _majorities(np.concatenate(sources), np.concatenate(targets), move)
+    if len(point) == 0:
+        return move, {}
+    parts = {
+        StreamKind.POINT_GAPS: encode_varints(zigzag(np.diff(point, prepend=0))),
+        StreamKind.POINT_MOVES: encode_varints(zigzag(moved - move(point))),
+    }
+    return AddressMap(move.start, move.shift, point, moved), parts
+
+
+def _majorities(source: I64, target: I64, move: AddressMap) -> tuple[I64, I64]:
+    """For addresses that most of their references move elsewhere than `move`: where to."""
+    order = np.lexsort((target, source))
+    source, target = source[order], target[order]
+    if len(source) == 0:
+        return source, target
+    fresh = np.ones(len(source), bool)
+    fresh[1:] = (source[1:] != source[:-1]) | (target[1:] != target[:-1])
+    first = np.flatnonzero(fresh)
+    votes = np.diff(np.append(first, len(source)))
+    source, target = source[first], target[first]
+    expected = move(source)
+    right = target == expected
+    # Votes for the map's own answer, for each address.
+    group = np.cumsum(np.concatenate([[True], source[1:] != source[:-1]])) - 1
+    own = np.zeros(int(group[-1]) + 1, np.int64)
+    own[group[right]] = votes[right]
+    best = np.lexsort((votes, group))
+    last = np.flatnonzero(np.append(group[best][1:] != group[best][:-1], True))
+    chosen = best[last]
+    gain = votes[chosen] - own[group[chosen]]
+    chosen = chosen[(gain >= _WORTH_A_POINT) & (source[chosen] != ABSOLUTE)]
+    return source[chosen], target[chosen]
+
+
+def _decode_points(parts: Parts, move: AddressMap) -> AddressMap:
+    raw = parts.get(StreamKind.POINT_GAPS, memoryview(b""))
+    count = count_varints(raw)
+    if not count:
+        return move
+    point = np.cumsum(unzigzag(decode_varints(raw, count)))
+    if np.any(point[1:] <= point[:-1]):
+        raise FormatError("the exceptions to an address map are not in order")
+    shifts = unzigzag(decode_varints(parts.get(StreamKind.POINT_MOVES, memoryview(b"")), count))
+    return AddressMap(move.start, move.shift, point, move(point) + shifts)

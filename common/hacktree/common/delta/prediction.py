@@ -1,0 +1,64 @@
+"""What the references of an old file become in a new one, where copies bring them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hacktree.common.delta.addressmap import AddressMap, Places
+from hacktree.common.delta.copies import Copies, spread
+from hacktree.common.delta.elf import U8
+from hacktree.common.delta.references import Group, fields
+from hacktree.common.delta.varint import I64
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """The fields of one group in the new file: where, and which of the old group's they were."""
+
+    group: Group
+    at: I64
+    index: I64
+    address: I64
+
+    def predict(self, move: AddressMap) -> I64:
+        """The value of every field after the move; only the low bytes of its width count."""
+        group = self.group
+        target = move(group.target)[self.index]
+        return (target - self._bases(move)) * group.sign
+
+    def targets(self, values: I64, move: AddressMap) -> I64:
+        """The inverse of `predict`: the target that a field of this value would have."""
+        return values * self.group.sign + self._bases(move)
+
+    def _bases(self, move: AddressMap) -> I64:
+        group = self.group
+        if group.base is None:
+            return self.address + group.bias
+        moved: I64 = move(group.base)[self.index]
+        return moved
+
+
+def land(copies: Copies, groups: Sequence[Group], places: Places) -> Iterator[Landed]:
+    """For each group its fields that lie wholly in a copy and land in a section of the new file."""
+    for group in groups:
+        first = np.searchsorted(group.at, copies.old)
+        last = np.searchsorted(group.at, copies.old + copies.length - group.width, side="right")
+        owner, number = spread(np.maximum(last - first, 0))
+        index = first[owner] + number
+        at = copies.new[owner] + group.at[index] - copies.old[owner]
+        address, known = places.addresses(at)
+        if not known.all():
+            at, index, address = at[known], index[known], address[known]
+        yield Landed(group, at, index, address)
+
+
+def read_fields(data: U8, landed: Landed) -> I64:
+    """The values that the new file has there."""
+    return fields(data, landed.group.width)[landed.at].astype(np.int64)
+
+
+def write_fields(data: U8, landed: Landed, values: I64) -> None:
+    """Set the fields; fields of one group never overlap in the new file."""
+    width = landed.group.width
+    fields(data, width)[landed.at] = values.astype(f"<i{width}")

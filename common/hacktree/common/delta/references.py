@@ -1,0 +1,66 @@
+"""References: fields of an ELF file that hold, one way or another, an address.
+
+A field's value is `target - base` modulo its width: an absolute pointer has base 0, a call the
+address behind its own field. Fields come in groups of one shape, so that each step is a few numpy
+passes; groups that come first win where fields overlap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from hacktree.common.delta.elf import U8
+from hacktree.common.delta.varint import I64
+
+ABSOLUTE: Final = -(1 << 62)
+"""The base of fields that hold their target itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Fields of `width` bytes at file offsets `at`, ascending.
+
+    `base` is an address for each field, or None: then it is the field's own address + `bias`.
+    With `sign` -1 the value is `base - target`.
+    """
+
+    width: int
+    at: I64
+    target: I64
+    base: I64 | None = None
+    bias: int = 0
+    sign: int = 1
+
+    def take(self, chosen: np.ndarray) -> "Group":
+        """The fields that an index or mask array chooses."""
+        base = None if self.base is None else self.base[chosen]
+        return replace(self, at=self.at[chosen], target=self.target[chosen], base=base)
+
+
+def fields(data: U8, width: int) -> np.ndarray:
+    """Little-endian integers of `width` bytes at every offset of `data`, as a view."""
+    count = max(len(data) - width + 1, 0)
+    return np.ndarray((count,), f"<i{width}", buffer=data if count else b"", strides=(1,))
+
+
+def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
+    """The groups without fields that overlap one of an earlier group, or an earlier one of theirs.
+
+    A local rule, without cascades: what is dropped still drops what it overlaps in its own group.
+    `size` is the file's, in bytes.
+    """
+    taken = np.zeros(size + 8, bool)
+    kept = []
+    for group in groups:
+        at = group.at
+        free = np.ones(len(at), bool)
+        free[1:] = at[1:] - at[:-1] >= group.width
+        for byte in range(group.width):
+            free &= ~taken[at + byte]
+        chosen = group if free.all() else group.take(np.flatnonzero(free))
+        for byte in range(group.width):
+            taken[chosen.at + byte] = True
+        kept.append(chosen)
+    return kept

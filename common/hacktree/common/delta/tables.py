@@ -1,0 +1,193 @@
+"""References in the tables of an ELF file: relocations, symbols, unwind tables, pointers.
+
+System V gABI chapter 4 and 5; LSB Core "Exception Frames" for .eh_frame and .eh_frame_hdr.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from hacktree.common.delta.elf import (
+    SHF_WRITE,
+    SHT_DYNAMIC,
+    SHT_DYNSYM,
+    SHT_FINI_ARRAY,
+    SHT_INIT_ARRAY,
+    SHT_NOBITS,
+    SHT_RELA,
+    SHT_SYMTAB,
+    Elf,
+    Section,
+)
+from hacktree.common.delta.references import ABSOLUTE, Group, fields
+from hacktree.common.delta.varint import I64
+from hacktree.common.delta.x86_64 import _ranges, in_ranges
+
+_RELATIVE: Final = {62: (8, 37), 183: (1027, 1032)}
+"""By machine: the types of relocations whose addend is an address (RELATIVE, IRELATIVE)."""
+
+_ADDRESS_TAGS: Final = np.array(
+    [3, 4, 5, 6, 7, 12, 13, 17, 23, 25, 26, 32, 0x6FFFFEF5, 0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFE],
+    np.int64,
+)
+
+
+def table_references(elf: Elf) -> Iterator[Group]:
+    """The groups of every section that is no code."""
+    for section in elf.sections:
+        if section.type == SHT_RELA:
+            yield from _relocations(elf, section)
+        elif section.type in (SHT_SYMTAB, SHT_DYNSYM):
+            yield from _symbols(elf, section)
+        elif section.type == SHT_DYNAMIC:
+            yield _dynamic(elf, section)
+    yield from _unwind(elf)
+    yield from _pointers(elf)
+
+
+def _columns(elf: Elf, section: Section, words: int) -> I64:
+    """The section as rows of 8-byte words."""
+    raw = elf.bytes_of(section)
+    return raw[: len(raw) // (8 * words) * (8 * words)].copy().view("<i8").reshape(-1, words)
+
+
+def _relocations(elf: Elf, section: Section) -> Iterator[Group]:
+    table = _columns(elf, section, 3)
+    at = section.offset + 24 * np.arange(len(table), dtype=np.int64)
+    if elf.is_relocatable:
+        yield from _object_relocations(elf, section, table, at)
+        return
+    yield Group(8, at, table[:, 0], np.full(len(at), ABSOLUTE))
+    kinds = table[:, 1] & 0xFFFFFFFF
+    relative = np.flatnonzero(np.isin(kinds, _RELATIVE[elf.machine]))
+    yield Group(8, at[relative] + 16, table[relative, 2], np.full(len(relative), ABSOLUTE))
+
+
+def _object_relocations(elf: Elf, section: Section, table: I64, at: I64) -> Iterator[Group]:
+    if not 0 < section.info < len(elf.sections):
+        return
+    place = elf.sections[section.info].address
+    yield Group(8, at, table[:, 0] + place, np.full(len(at), place))
+    symbols = _symbol_sections(elf, section.link)
+    if symbols is None:
+        return
+    number = (table[:, 1] >> 32) & 0xFFFFFFFF
+    valid = number < len(symbols)
+    base = symbols[np.where(valid, number, 0)]
+    chosen = np.flatnonzero(valid & (base != ABSOLUTE))
+    yield Group(8, at[chosen] + 16, table[chosen, 2] + base[chosen], base[chosen])
+
+
+def _symbol_sections(elf: Elf, index: int) -> I64 | None:
+    """For each symbol of table `index`: the address of its section if it is a section symbol."""
+    if not 0 < index < len(elf.sections) or elf.sections[index].type != SHT_SYMTAB:
+        return None
+    table = _columns(elf, elf.sections[index], 3)
+    kind = (table[:, 0] >> 32) & 15
+    place = (table[:, 0] >> 48) & 0xFFFF
+    addresses = np.array([s.address for s in elf.sections], np.int64)
+    known = (kind == 3) & (place > 0) & (place < len(addresses))
+    return np.where(known, addresses[np.where(known, place, 0)], ABSOLUTE)
+
+
+def _symbols(elf: Elf, section: Section) -> Iterator[Group]:
+    table = _columns(elf, section, 3)
+    at = section.offset + 24 * np.arange(len(table), dtype=np.int64)
+    place = (table[:, 0] >> 48) & 0xFFFF
+    value, size = table[:, 1], table[:, 2]
+    defined = (place > 0) & (place < len(elf.sections)) & ((table[:, 0] >> 32 & 15) != 6)
+    base = np.full(len(at), ABSOLUTE)
+    if elf.is_relocatable:
+        addresses = np.array([s.address for s in elf.sections], np.int64)
+        base = np.where(defined, addresses[np.where(defined, place, 0)], ABSOLUTE)
+        value = np.where(defined, value + base, value)
+    chosen = np.flatnonzero(defined)
+    yield Group(8, at[chosen] + 8, value[chosen], base[chosen])
+    chosen = np.flatnonzero(defined & (size > 0))
+    yield Group(8, at[chosen] + 16, value[chosen] + size[chosen], value[chosen])
+    if 0 < section.link < len(elf.sections):
+        strings = elf.sections[section.link].address
+        name = table[:, 0] & 0xFFFFFFFF
+        chosen = np.flatnonzero(name > 0)
+        yield Group(4, at[chosen], strings + name[chosen], np.full(len(chosen), strings))
+
+
+def _dynamic(elf: Elf, section: Section) -> Group:
+    table = _columns(elf, section, 2)
+    chosen = np.flatnonzero(np.isin(table[:, 0], _ADDRESS_TAGS))
+    at = section.offset + 16 * chosen + 8
+    return Group(8, at, table[chosen, 1], np.full(len(chosen), ABSOLUTE))
+
+
+def _unwind(elf: Elf) -> Iterator[Group]:
+    """.eh_frame by way of .eh_frame_hdr's sorted table, so that no walk is needed."""
+    header, frames = elf.section(b".eh_frame_hdr"), elf.section(b".eh_frame")
+    if header is None or frames is None or header.end - header.offset < 12:
+        return
+    raw = elf.bytes_of(header)
+    if raw[:4].tobytes() != b"\x01\x1b\x03\x3b":
+        return
+    table = raw[12 : len(raw) // 8 * 8 + 4]
+    words = table[: len(table) // 8 * 8].copy().view("<i4").astype(np.int64)
+    pairs: I64 = words.reshape(-1, 2)
+    at = header.offset + 12 + 8 * np.arange(len(pairs), dtype=np.int64)
+    base = np.full(len(at), header.address)
+    yield Group(4, at, pairs[:, 0] + header.address, base)
+    yield Group(4, at + 4, pairs[:, 1] + header.address, base)
+    pointer = np.array([header.offset + 4], np.int64)
+    yield Group(4, pointer, np.array([frames.address], np.int64))
+    yield from _frames(elf, frames, pairs[:, 1] + header.address)
+
+
+def _frames(elf: Elf, section: Section, entries: I64) -> Iterator[Group]:
+    size = section.end - section.offset
+    starts = np.unique(entries - section.address)
+    starts = starts[(starts >= 0) & (starts + 21 <= size)]
+    raw = elf.bytes_of(section)
+    at = starts + section.offset
+    words = fields(raw, 4)
+    yield Group(4, at + 4, section.address + starts + 4 - words[starts + 4], sign=-1)
+    begin = section.address + starts + 8 + words[starts + 8]
+    yield Group(4, at + 8, begin)
+    length = words[starts + 12].astype(np.int64) & 0xFFFFFFFF
+    yield Group(4, at + 12, begin + length, begin)
+    table = elf.section(b".gcc_except_table")
+    if table is None:
+        return
+    chosen = starts[raw[starts + 16] == 4]
+    target = section.address + chosen + 17 + words[chosen + 17]
+    inside = (target >= table.address) & (target < table.address + table.size)
+    yield Group(4, chosen[inside] + 17 + section.offset, target[inside])
+
+
+_POINTER_SECTIONS: Final = (b".data", b".data.rel.ro", b".got", b".got.plt", b".tdata")
+
+
+def _pointers(elf: Elf) -> Iterator[Group]:
+    loaded = _ranges(elf, executed_only=False)
+    for section in elf.sections:
+        if section.type == SHT_NOBITS or elf.is_relocatable:
+            continue
+        arrays = section.type in (SHT_INIT_ARRAY, SHT_FINI_ARRAY)
+        if arrays or (section.name.startswith(_POINTER_SECTIONS) and section.flags & SHF_WRITE):
+            values = _columns(elf, section, 1)[:, 0]
+            chosen = np.flatnonzero((values != 0) & in_ranges(values, loaded))
+            at = section.offset + 8 * chosen
+            yield Group(8, at, values[chosen], np.full(len(chosen), ABSOLUTE))
+        elif section.name == b".gcc_except_table":
+            yield _type_table(elf, section)
+
+
+def _type_table(elf: Elf, section: Section) -> Group:
+    """Type pointers of C++ exceptions: relative to themselves, to pointers in writable data."""
+    raw = elf.bytes_of(section)
+    skew = -section.address % 4
+    words = raw[skew : skew + (len(raw) - skew) // 4 * 4].copy().view("<i4").astype(np.int64)
+    at = skew + 4 * np.arange(len(words), dtype=np.int64)
+    target = section.address + at + words
+    inside = np.zeros(len(at), bool)
+    for other in elf.sections:
+        if other.is_loaded and other.flags & SHF_WRITE:
+            inside |= (target >= other.address) & (target < other.address + other.size)
+    return Group(4, at[inside] + section.offset, target[inside])

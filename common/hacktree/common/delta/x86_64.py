@@ -1,0 +1,85 @@
+"""References in x86-64 code, found by their opcodes without disassembling.
+
+`call` and `jmp` rel32 (E8, E9), conditional jumps (0F 80 to 0F 8F), and ModRM bytes that say
+[rip + disp32] (mod 0, r/m 5). Intel SDM, volume 2, sections 2.1.5 and 2.2.1.6. A candidate counts
+only if its target lies in a section that is loaded: executed for jumps.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+
+from hacktree.common.delta.elf import U8, Elf, Section
+from hacktree.common.delta.references import Group, fields
+from hacktree.common.delta.varint import I64
+
+_CHUNK: Final = 1 << 19
+_JUMP, _CONDITIONAL, _RIP = 1, 2, 4
+
+
+def _classes() -> U8:
+    table = np.zeros(256, np.uint8)
+    table[[0xE8, 0xE9]] |= _JUMP
+    table[0x80:0x90] |= _CONDITIONAL
+    modrm = np.arange(256)
+    table[(modrm & 0xC7) == 5] |= _RIP
+    return table
+
+
+_CLASSES: Final = _classes()
+
+
+def code_references(elf: Elf, section: Section) -> Iterator[Group]:
+    """The groups of one executable section: jumps, conditional jumps, RIP-relative operands."""
+    code = elf.bytes_of(section)
+    jumps, conditional, rip = _candidates(code)
+    executed = _ranges(elf, executed_only=True)
+    loaded = _ranges(elf, executed_only=False)
+    for at, ranges in ((jumps, executed), (conditional, executed), (rip, loaded)):
+        at = at[at + 4 <= len(code)]
+        values = fields(code, 4)[at].astype(np.int64) if len(at) else at
+        targets = section.address + at + 4 + values
+        inside = in_ranges(targets, ranges)
+        yield Group(4, at[inside] + section.offset, targets[inside], bias=4)
+
+
+def _candidates(code: U8) -> tuple[I64, I64, I64]:
+    """Offsets of the fields behind each kind of opcode."""
+    found: tuple[list[I64], list[I64], list[I64]] = ([], [], [])
+    for start in range(0, len(code), _CHUNK):
+        classes = _CLASSES[code[start : start + _CHUNK]]
+        found[0].append(np.flatnonzero(classes & _JUMP) + start + 1)
+        second = np.flatnonzero(classes & _CONDITIONAL) + start
+        second = second[code[np.maximum(second - 1, 0)] == 0x0F]
+        found[1].append(second + 1)
+        found[2].append(np.flatnonzero(classes & _RIP) + start + 1)
+    empty = np.zeros(0, np.int64)
+    jumps, conditional, rip = (np.concatenate([empty, *part]) for part in found)
+    return jumps, conditional, rip
+
+
+def _ranges(elf: Elf, *, executed_only: bool) -> tuple[I64, I64]:
+    """Starts and ends of address ranges, ascending; neighbours with small holes are one."""
+    sections = sorted(
+        (s.address, s.address + s.size)
+        for s in elf.sections
+        if s.size and s.is_loaded and (s.is_code or not executed_only)
+    )
+    merged: list[list[int]] = []
+    for start, end in sections:
+        if merged and start <= merged[-1][1] + 4096:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    table = np.array(merged, np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def in_ranges(values: I64, ranges: tuple[I64, I64]) -> np.ndarray:
+    """Which values lie in one of the ranges."""
+    starts, ends = ranges
+    inside = np.zeros(len(values), bool)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        inside |= (values >= start) & (values < end)
+    return inside
