@@ -17,7 +17,7 @@ from hacktree.common.delta.varint import I64
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """File offsets that have addresses: ranges, ascending, disjoint; `shift` is address - offset."""
+    """Ranges of file offsets that have addresses, ascending; `shift` is address - offset."""
 
     start: I64
     end: I64

@@ -1,28 +1,103 @@
 """Choosing and undoing the encoding of one object."""
 
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
+from hacktree.common.delta.btf import rewrite
+from hacktree.common.delta.elf import U8, NotElfError, parse_elf
 from hacktree.common.delta.elfdelta import decode_elf, encode_elf
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.plain import Parts, decode_plain, encode_plain
 from hacktree.common.delta.shared import Shared
+from hacktree.common.delta.varint import decode_varints, encode_varints
 from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.zstandard import compress
 
-_ELF_MAGIC: Final = b"\x7fELF"
-_WORTH: Final = 0.97
-"""An ELF-aware entry must be this much smaller than a plain one: it takes longer to decode."""
+_MICROSECONDS_FOR_A_BYTE: Final = 10
+"""What an entry may take longer to decode for each byte that it saves."""
+
+_SMALL: Final = 1 << 20
+"""ELF files up to this many bytes are tried both ways."""
+
+_POOR: Final = 0.25
+"""An ELF-aware entry that leaves more than this of the whole file is compared with a plain one."""
+
+_HARDLY_MORE: Final = 1500
+"""A module's plain delta up to this many bytes is mostly its signature: no references to save."""
 
 
 def encode_delta(old: bytes, new: bytes, shared: Shared) -> EncodedEntry:
-    """A delta from `old` to `new`, ELF-aware where that pays."""
-    if not (old.startswith(_ELF_MAGIC) and new.startswith(_ELF_MAGIC)):
-        return encode_plain(old, new)
-    entry = encode_elf(np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8))
-    if entry is None or not _decodes(entry, old, new, shared):
-        return encode_plain(old, new)
-    return entry
+    """The cheapest way from `old` to `new`, counting bytes and time to decode."""
+    before, after = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
+    base, parameters = _renumber(before, shared)
+    candidates = [entry for entry in _candidates(base, after) if entry is not None]
+    best = _with_parameters(min(candidates, key=_price), parameters)
+    if best.kind is EntryKind.ELF and not _decodes(best, old, new, shared):
+        best = _with_parameters(encode_plain(base, after), parameters)
+    return best
+
+
+def _with_parameters(entry: EncodedEntry, parameters: bytes) -> EncodedEntry:
+    if not parameters:
+        return entry
+    return replace(entry, parts={**entry.parts, StreamKind.PARAMETERS: parameters})
+
+
+def estimate(entry: EncodedEntry) -> int:
+    """About the bytes that the entry will take; quicker than making a frame of it."""
+    return sum(len(compress(part, 6)) for part in entry.parts.values() if part)
+
+
+def _price(entry: EncodedEntry) -> float:
+    return estimate(entry) + entry.cost / _MICROSECONDS_FOR_A_BYTE
+
+
+def _candidates(before: U8, after: U8) -> list[EncodedEntry | None]:
+    try:
+        old, new = parse_elf(before), parse_elf(after)
+    except NotElfError:
+        return [encode_plain(before, after)]
+    if old.is_relocatable:
+        plain = encode_plain(before, after)
+        if estimate(plain) <= _HARDLY_MORE:
+            return [plain]
+        return [plain, encode_elf(old, new)]
+    aware = encode_elf(old, new)
+    if aware is None or len(after) <= _SMALL or _is_poor(aware, after):
+        return [encode_plain(before, after), aware]
+    return [aware]
+
+
+def _is_poor(entry: EncodedEntry, after: U8) -> bool:
+    return estimate(entry) > _POOR * len(compress(after.tobytes(), 3))
+
+
+def _renumber(before: U8, shared: Shared) -> tuple[U8, bytes]:
+    """The base with its .BTF section renumbered, and the parameters that say where that is."""
+    if shared.is_empty:
+        return before, b""
+    try:
+        section = parse_elf(before).section(b".BTF")
+    except NotElfError:
+        return before, b""
+    if section is None or section.size == 0:
+        return before, b""
+    base = before.copy()
+    rewrite(base[section.offset : section.end], shared.types)
+    where = np.array([section.offset, section.size], np.uint64)
+    return base, encode_varints(where)
+
+
+def _renumbered(parameters: memoryview, old: memoryview, shared: Shared) -> memoryview:
+    """The decoder's side of `_renumber`."""
+    offset, size = (int(x) for x in decode_varints(parameters, 2))
+    if offset + size > len(old):
+        raise FormatError("the type information of a delta lies outside its base")
+    base = np.frombuffer(old, np.uint8).copy()
+    rewrite(base[offset : offset + size], shared.types)
+    return base.data
 
 
 def _decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool:
@@ -48,9 +123,10 @@ def decode_entry(
         return
     if old is None:
         raise FormatError("a delta without a base")
-    if kind is EntryKind.DELTA:
-        decode_plain(parts, old, output)
-    elif kind is EntryKind.ELF:
-        decode_elf(parts, old, output)
-    else:
-        raise FormatError(f"entries of kind {kind} are not known")
+    parameters = parts.get(StreamKind.PARAMETERS)
+    if kind in (EntryKind.DELTA, EntryKind.ELF):
+        base = old if parameters is None else _renumbered(parameters, old, shared)
+        decode = decode_plain if kind is EntryKind.DELTA else decode_elf
+        decode(parts, base, output)
+        return
+    raise FormatError(f"entries of kind {kind} are not known")

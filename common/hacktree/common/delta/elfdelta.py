@@ -45,12 +45,9 @@ def find_references(elf: Elf) -> list[Group]:
     return without_overlaps(len(elf.data), groups)
 
 
-def encode_elf(before: U8, after: U8) -> EncodedEntry | None:
-    """The entry, or None if the two aren't ELF files of one machine. Not verified here."""
-    try:
-        old, new = parse_elf(before), parse_elf(after)
-    except NotElfError:
-        return None
+def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
+    """The entry, or None if the two aren't for one machine and of one kind. Not verified here."""
+    before, after = old.data, new.data
     if old.machine != new.machine or old.is_relocatable != new.is_relocatable:
         return None
     groups = find_references(old)

@@ -17,20 +17,66 @@ U8 = npt.NDArray[np.uint8]
 
 _LONG_RUN: Final = 64
 _KEPT_RUN: Final = 24
+_LONG_STRETCH: Final = 1024
+_ANCHORED: Final = 0.5
+"""Share of the new file that anchors must explain to be believed."""
 
 
 def find_copies(old: U8, new: U8) -> Copies:
-    """Copies that explain `new` by `old`; ranges may differ in single bytes (see `differences`)."""
-    prefix = _common_prefix(old, new)
-    suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
-    old_end, new_end = len(old) - suffix, len(new) - suffix
-    middle = _match(old[prefix:old_end], new[prefix:new_end])
-    parts = [
-        np.array([[0, 0, prefix]], np.int64),
-        np.stack([middle.new + prefix, middle.old + prefix, middle.length], axis=1),
-        np.array([[new_end, old_end, suffix]], np.int64),
-    ]
-    return _merge(np.concatenate(parts))
+    """Copies that explain `new` by `old`; the bytes of a copy may differ here and there.
+
+    Long stretches that stand where they stood, counted from either end, are taken as they are; the
+    suffix sorting sees what lies between them.
+    """
+    anchors = _anchors(old, new)
+    if anchors[:, 2].sum() < _ANCHORED * len(new):
+        prefix = _common_prefix(old, new)
+        suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
+        ends = [[0, 0, prefix], [len(new) - suffix, len(old) - suffix, suffix]]
+        anchors = np.array(ends, np.int64)
+    return _merge(np.concatenate([anchors, *_between(anchors, old, new)]))
+
+
+def _anchors(old: U8, new: U8) -> I64:
+    """Equal stretches (new, old, length) on the diagonals of both ends, ascending in both files."""
+    rows = [np.array([[0, 0, 0], [len(new), len(old), 0]], np.int64)]
+    for shift in dict.fromkeys((0, len(old) - len(new))):
+        rows.append(_equal_stretches(old, new, shift))
+    table = np.concatenate(rows)
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
+    # Where stretches of the two diagonals cross, the earlier one wins.
+    for column in (0, 1):
+        ends = np.maximum.accumulate(table[:, column] + table[:, 2])
+        good = np.concatenate([[True], table[1:, column] >= ends[:-1]])
+        table = table[good]
+    return table
+
+
+def _equal_stretches(old: U8, new: U8, shift: int) -> I64:
+    """Stretches where new[i] == old[i + shift] for long enough."""
+    start = max(0, -shift)
+    size = min(len(new), len(old) - shift) - start
+    if size <= _LONG_STRETCH:
+        return np.zeros((0, 3), np.int64)
+    unequal = np.flatnonzero(new[start : start + size] != old[start + shift : start + shift + size])
+    bounds = np.concatenate([np.full(1, -1), unequal, np.full(1, size)])
+    lengths = np.diff(bounds) - 1
+    chosen = np.flatnonzero(lengths >= _LONG_STRETCH)
+    begin = bounds[chosen] + 1 + start
+    return np.stack([begin, begin + shift, lengths[chosen]], axis=1)
+
+
+def _between(anchors: I64, old: U8, new: U8) -> list[I64]:
+    """Copies (new, old, length) in what the anchors leave."""
+    found = []
+    ends = anchors[:-1, :2] + anchors[:-1, 2:]
+    for (new_start, old_start), (new_end, old_end) in zip(
+        ends.tolist(), anchors[1:, :2].tolist(), strict=True
+    ):
+        part = _match(old[old_start:old_end], new[new_start:new_end])
+        place = np.array([new_start, old_start, 0], np.int64)
+        found.append(np.stack([part.new, part.old, part.length], axis=1) + place)
+    return found
 
 
 def _common_prefix(old: U8, new: U8) -> int:
@@ -47,6 +93,7 @@ def _common_prefix(old: U8, new: U8) -> int:
 def _merge(rows: I64) -> Copies:
     """Rows (new, old, length) without empty ones; neighbours on one diagonal become one."""
     rows = rows[rows[:, 2] > 0]
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
     if len(rows) == 0:
         empty = np.zeros(0, np.int64)
         return Copies(empty, empty, empty)

@@ -19,12 +19,11 @@ from hacktree.common.objects.errors import FormatError
 Parts = Mapping[StreamKind, memoryview]
 
 
-def encode_plain(old: bytes, new: bytes) -> EncodedEntry:
+def encode_plain(before: U8, after: U8) -> EncodedEntry:
     """A delta that knows nothing of what the bytes mean."""
-    before, after = np.frombuffer(old, np.uint8), np.frombuffer(new, np.uint8)
     copies = find_copies(before, after)
     parts = encode_parts(copies, before, after)
-    cost = 100 + len(new) // 2000 + len(copies) // 3
+    cost = 100 + len(after) // 2000 + len(copies) // 3
     return EncodedEntry(EntryKind.DELTA, parts, cost)
 
 
