@@ -14,20 +14,8 @@ from hacktree.common.delta.elf import U8, Elf, Section
 from hacktree.common.delta.references import Group, fields
 from hacktree.common.delta.varint import I64
 
-_CHUNK: Final = 1 << 19
-_JUMP, _CONDITIONAL, _RIP = 1, 2, 4
-
-
-def _classes() -> U8:
-    table = np.zeros(256, np.uint8)
-    table[[0xE8, 0xE9]] |= _JUMP
-    table[0x80:0x90] |= _CONDITIONAL
-    modrm = np.arange(256)
-    table[(modrm & 0xC7) == 5] |= _RIP
-    return table
-
-
-_CLASSES: Final = _classes()
+_CHUNK: Final = 1 << 17
+"""Bytes looked at in one go: what stays in a processor's cache."""
 
 
 def code_references(elf: Elf, section: Section) -> Iterator[Group]:
@@ -48,12 +36,13 @@ def _candidates(code: U8) -> tuple[I64, I64, I64]:
     """Offsets of the fields behind each kind of opcode."""
     found: tuple[list[I64], list[I64], list[I64]] = ([], [], [])
     for start in range(0, len(code), _CHUNK):
-        classes = _CLASSES[code[start : start + _CHUNK]]
-        found[0].append(np.flatnonzero(classes & _JUMP) + start + 1)
-        second = np.flatnonzero(classes & _CONDITIONAL) + start
-        second = second[code[np.maximum(second - 1, 0)] == 0x0F]
-        found[1].append(second + 1)
-        found[2].append(np.flatnonzero(classes & _RIP) + start + 1)
+        part = code[start : start + _CHUNK]
+        found[0].append(np.flatnonzero((part & 0xFE) == 0xE8) + (start + 1))
+        # One byte more at the end: the second byte of an opcode may be the next part's first.
+        two = code[start : start + _CHUNK + 1]
+        second = (two[:-1] == 0x0F) & ((two[1:] & 0xF0) == 0x80)
+        found[1].append(np.flatnonzero(second) + (start + 2))
+        found[2].append(np.flatnonzero((part & 0xC7) == 0x05) + (start + 1))
     empty = np.zeros(0, np.int64)
     jumps, conditional, rip = (np.concatenate([empty, *part]) for part in found)
     return jumps, conditional, rip
