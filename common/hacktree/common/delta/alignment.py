@@ -29,7 +29,6 @@ def alignment_image(elf: Elf, groups: Sequence[Group]) -> U8:
     pointers = [group for group in groups if not _is_size(group)]
     for group in pointers:
         fields(image, group.width)[group.at] = 0
-    _clear_plt_numbers(elf, image)
     named = _names(elf)
     places, regions = Places.of(elf), _Regions(elf)
     slots = [places.addresses(group.at)[0] for group in pointers]
@@ -86,16 +85,6 @@ def _by_name(named: tuple[I64, U64], addresses: I64, label: U64) -> U64:
         index = np.minimum(np.searchsorted(bound, addresses), len(bound) - 1)
         label = np.where(bound[index] == addresses, hashes[index], label)
     return label & np.uint64(0xFFFFFFFF)
-
-
-def _clear_plt_numbers(elf: Elf, image: U8) -> None:
-    """Zero the operand of `push NUMBER` in PLT entries: it only counts them."""
-    for section in elf.sections:
-        if section.name == b".plt" and section.is_code and section.type != SHT_NOBITS:
-            plt = image[section.offset : section.end]
-            entries = plt[: len(plt) // 16 * 16].reshape(-1, 16)
-            for opcode in (4, 6):
-                entries[entries[:, opcode] == 0x68, opcode + 1 : opcode + 5] = 0
 
 
 def _names(elf: Elf) -> tuple[I64, U64]:

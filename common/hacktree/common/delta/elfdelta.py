@@ -6,13 +6,20 @@ its target went, and what it becomes is written, corrected where the encoder saw
 docs/format.md, "ELF-aware entries"; docs/deltas.md explains the scheme.
 """
 
+import enum
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from hacktree.common.delta.addressmap import AddressMap, Places, map_addresses
 from hacktree.common.delta.alignment import alignment_image
+from hacktree.common.delta.derived import (
+    clear_unwind_table,
+    derive_unwind_table,
+    unwind_table,
+)
 from hacktree.common.delta.elf import SHT_NOBITS, U8, Elf, NotElfError, parse_elf
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.matcher import find_copies
@@ -27,31 +34,50 @@ from hacktree.common.delta.plain import (
 )
 from hacktree.common.delta.prediction import Landed, land, read_fields, write_fields
 from hacktree.common.delta.references import ABSOLUTE, Group, without_overlaps
-from hacktree.common.delta.tables import table_references
+from hacktree.common.delta.tables import jump_tables, table_references
 from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
 from hacktree.common.delta.x86_64 import code_references
 from hacktree.common.objects.errors import FormatError
+
+
+class Derivation(enum.IntFlag):
+    """Which sections the decoder derives from the others."""
+
+    NONE = 0
+    UNWIND_TABLE = 1
+
 
 _WORTH_A_POINT: Final = 2
 """References that an exception to the address map must set right."""
 
 
-def find_references(elf: Elf) -> list[Group]:
-    """Every reference of the file, table by table and then the code; none overlap."""
+def find_references(elf: Elf, derivation: Derivation) -> list[Group]:
+    """Every reference of the file, table by table and then the code; none overlap.
+
+    Those of a table that is derived are left out.
+    """
     groups = list(table_references(elf))
+    header = unwind_table(elf) if derivation & Derivation.UNWIND_TABLE else None
+    if header is not None:
+        groups = [g.take((g.at < header.offset + 12) | (g.at >= header.end)) for g in groups]
+    code: list[Group] = []
     for section in elf.sections:
         if section.is_code and section.type != SHT_NOBITS:
-            groups.extend(code_references(elf, section))
-    return without_overlaps(len(elf.data), groups)
+            code.extend(code_references(elf, section))
+    return without_overlaps(len(elf.data), [*groups, *code, *jump_tables(elf, code)])
 
 
 def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
     """The entry, or None if the two aren't for one machine and of one kind. Not verified here."""
-    before, after = old.data, new.data
     if old.machine != new.machine or old.is_relocatable != new.is_relocatable:
         return None
-    groups = find_references(old)
-    copies = find_copies(alignment_image(old, groups), alignment_image(new, find_references(new)))
+    derivation = _choose_derivation(old, new)
+    before, after = _base(old, derivation), _base(new, derivation)
+    groups, there = find_references(old, derivation), find_references(new, derivation)
+    copies = find_copies(
+        alignment_image(replace(old, data=before), groups),
+        alignment_image(replace(new, data=after), there),
+    )
     move = map_addresses(copies, old, new)
     landed = list(land(copies, groups, Places.of(new)))
     move, points = _learn_points(landed, after, move)
@@ -62,23 +88,43 @@ def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
     parts = {
         **copy_parts(copies),
         StreamKind.EXTRA: extra,
+        StreamKind.DERIVED: bytes([derivation]) if derivation else b"",
         **encode_differences(copied, after),
         **points,
         **corrections,
     }
-    cost = 3000 + (len(before) + len(after)) // 120
+    cost = 3000 + (len(before) + len(after)) // 160
     return EncodedEntry(EntryKind.ELF, parts, cost)
+
+
+def _choose_derivation(old: Elf, new: Elf) -> Derivation:
+    """What can be derived exactly."""
+    if unwind_table(old) is None or unwind_table(new) is None:
+        return Derivation.NONE
+    trial = replace(new, data=new.data.copy())
+    clear_unwind_table(trial.data, new)
+    derive_unwind_table(trial)
+    return Derivation(int(np.array_equal(trial.data, new.data)))
+
+
+def _base(elf: Elf, derivation: Derivation) -> U8:
+    """The file as copies see it: without what is derived."""
+    if not derivation:
+        return elf.data
+    data = elf.data.copy()
+    clear_unwind_table(data, elf)
+    return data
 
 
 def decode_elf(parts: Parts, before: memoryview, output: memoryview) -> None:
     """Fill `output`, whose length is the object's size; raises `FormatError`."""
-    data = np.frombuffer(before, np.uint8)
+    derivation = _read_derivation(parts.get(StreamKind.DERIVED, memoryview(b"")))
     try:
-        old = parse_elf(data)
+        old = parse_elf(np.frombuffer(before, np.uint8))
     except NotElfError:
         raise FormatError("an ELF-aware delta against a base that is no ELF file") from None
-    groups = find_references(old)
-    copies = decode_plain(parts, before, output)
+    groups = find_references(old, derivation)
+    copies = decode_plain(parts, _base(old, derivation).data, output)
     after = np.frombuffer(output, np.uint8)
     try:
         new = parse_elf(after)
@@ -89,6 +135,16 @@ def decode_elf(parts: Parts, before: memoryview, output: memoryview) -> None:
     corrections = _Corrections(parts, sum(len(fields.at) for fields in landed))
     for fields in landed:
         write_fields(after, fields, corrections.apply(fields.predict(move)))
+    if derivation & Derivation.UNWIND_TABLE:
+        derive_unwind_table(new)
+
+
+def _read_derivation(part: memoryview) -> Derivation:
+    if len(part) == 0:
+        return Derivation.NONE
+    if bytes(part) != bytes([Derivation.UNWIND_TABLE]):
+        raise FormatError("a delta derives sections of an unknown kind")
+    return Derivation.UNWIND_TABLE
 
 
 def _wrap(values: I64, width: int) -> I64:

@@ -35,6 +35,7 @@ class StreamKind(enum.IntEnum):
     POINT_MOVES = 10
     REFERENCE_GAPS = 11
     REFERENCE_VALUES = 12
+    DERIVED = 13
 
 
 PART_KINDS: Final = tuple(StreamKind)[1:]

@@ -18,7 +18,8 @@ U8 = npt.NDArray[np.uint8]
 _LONG_RUN: Final = 64
 _KEPT_RUN: Final = 24
 _LONG_STRETCH: Final = 1024
-_ANCHORED: Final = 0.5
+_AROUND: Final = 16 << 10
+_ANCHORED: Final = 0.9
 """Share of the new file that anchors must explain to be believed."""
 
 
@@ -28,13 +29,15 @@ def find_copies(old: U8, new: U8) -> Copies:
     Long stretches that stand where they stood, counted from either end, are taken as they are; the
     suffix sorting sees what lies between them.
     """
-    anchors = _anchors(old, new)
-    if anchors[:, 2].sum() < _ANCHORED * len(new):
-        prefix = _common_prefix(old, new)
-        suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
-        ends = [[0, 0, prefix], [len(new) - suffix, len(old) - suffix, suffix]]
-        anchors = np.array(ends, np.int64)
-    return _merge(np.concatenate([anchors, *_between(anchors, old, new)]))
+    anchors = _bridge(_anchors(old, new), old, new)
+    if anchors[:, 2].sum() >= _ANCHORED * len(new):
+        return _merge(np.concatenate([anchors, _match_rest(anchors, old, new)]))
+    prefix = _common_prefix(old, new)
+    suffix = _common_prefix(old[prefix:][::-1], new[prefix:][::-1])
+    middle = _match(old[prefix : len(old) - suffix], new[prefix : len(new) - suffix])
+    middle[:, :2] += prefix
+    ends = np.array([[0, 0, prefix], [len(new) - suffix, len(old) - suffix, suffix]], np.int64)
+    return _merge(np.concatenate([ends, middle]))
 
 
 def _anchors(old: U8, new: U8) -> I64:
@@ -52,6 +55,20 @@ def _anchors(old: U8, new: U8) -> I64:
     return table
 
 
+def _bridge(anchors: I64, old: U8, new: U8) -> I64:
+    """Anchors that also span what lies between two on one diagonal, where half of it is equal."""
+    shifts = anchors[:, 1] - anchors[:, 0]
+    ends = anchors[:, 0] + anchors[:, 2]
+    spans = np.zeros(len(anchors), np.int64)
+    for i in np.flatnonzero(shifts[1:] == shifts[:-1]).tolist():
+        start, end, shift = int(ends[i]), int(anchors[i + 1, 0]), int(shifts[i])
+        equal = np.count_nonzero(new[start:end] == old[start + shift : end + shift])
+        spans[i] = end - start if 2 * equal >= end - start else 0
+    bridged = anchors.copy()
+    bridged[:, 2] += spans
+    return bridged
+
+
 def _equal_stretches(old: U8, new: U8, shift: int) -> I64:
     """Stretches where new[i] == old[i + shift] for long enough."""
     start = max(0, -shift)
@@ -66,17 +83,47 @@ def _equal_stretches(old: U8, new: U8, shift: int) -> I64:
     return np.stack([begin, begin + shift, lengths[chosen]], axis=1)
 
 
-def _between(anchors: I64, old: U8, new: U8) -> list[I64]:
-    """Copies (new, old, length) in what the anchors leave."""
-    found = []
-    ends = anchors[:-1, :2] + anchors[:-1, 2:]
-    for (new_start, old_start), (new_end, old_end) in zip(
-        ends.tolist(), anchors[1:, :2].tolist(), strict=True
-    ):
-        part = _match(old[old_start:old_end], new[new_start:new_end])
-        place = np.array([new_start, old_start, 0], np.int64)
-        found.append(np.stack([part.new, part.old, part.length], axis=1) + place)
-    return found
+def _match_rest(anchors: I64, old: U8, new: U8) -> I64:
+    """Copies (new, old, length) for what the anchors leave of `new`.
+
+    They may come from anything that the anchors leave of `old`, and from some way around it.
+    """
+    ends = anchors[:-1] + anchors[:-1, 2:]
+    starts = anchors[1:]
+    wanted = ends[:, 0] < starts[:, 0]
+    needle = _Pieces(new, ends[wanted, 0], starts[wanted, 0])
+    first = np.maximum(ends[wanted, 1] - _AROUND, 0)
+    last = np.minimum(starts[wanted, 1] + _AROUND, len(old))
+    # Windows ascend, so those that overlap are neighbours.
+    reach = np.maximum.accumulate(last)
+    fresh = np.concatenate([[True], first[1:] > reach[:-1]])[: len(first)]
+    hay = _Pieces(old, first[fresh], reach[np.append(fresh[1:], True)[: len(first)]])
+    rows = _match(hay.data, needle.data)
+    owner, begin, end = split_rows(rows, needle.at, hay.at)
+    return np.stack(
+        [
+            needle.original(rows[owner, 0] + begin),
+            hay.original(rows[owner, 1] + begin),
+            end - begin,
+        ],
+        axis=1,
+    )
+
+
+class _Pieces:
+    """Some ranges of a file, one after the other, and the map back."""
+
+    def __init__(self, data: U8, starts: I64, ends: I64) -> None:
+        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+        self.data = np.concatenate([data[:0], *(data[start:end] for start, end in pairs)])
+        lengths = ends - starts
+        self.at = np.cumsum(lengths) - lengths
+        self._shift = starts - self.at
+
+    def original(self, position: I64) -> I64:
+        """Where a byte of the pieces is in the file."""
+        shift: I64 = self._shift[np.searchsorted(self.at, position, side="right") - 1]
+        return position + shift
 
 
 def _common_prefix(old: U8, new: U8) -> int:
@@ -105,9 +152,10 @@ def _merge(rows: I64) -> Copies:
     return Copies(rows[first, 0], rows[first, 1], lengths)
 
 
-def _match(old: U8, new: U8) -> Copies:
+def _match(old: U8, new: U8) -> I64:
+    """Copies (new, old, length) that the suffix sorting finds."""
     if len(new) == 0 or len(old) == 0:
-        return _merge(np.zeros((0, 3), np.int64))
+        return np.zeros((0, 3), np.int64)
     old_runs, new_runs = _Runs(old), _Runs(new)
     control, _, _ = bsdiff4.core.diff(old_runs.short.tobytes(), new_runs.short.tobytes())
     table = _signed(np.frombuffer(control, "<u8")).reshape(-1, 3)
@@ -162,14 +210,14 @@ class _Runs:
         return found
 
 
-def _expand(rows: I64, old: _Runs, new: _Runs) -> Copies:
+def _expand(rows: I64, old: _Runs, new: _Runs) -> I64:
     """Copies of the shortened files as copies of the whole ones.
 
     A copy is split where either side had bytes removed; removed bytes on both sides are one run of
     the same byte, so the shorter run's length is copied too.
     """
     if len(old.at) == 0 and len(new.at) == 0:
-        return _merge(rows)
+        return rows
     owner, offset, ends = split_rows(rows, new.at, old.at)
     start, source = rows[:, 0], rows[:, 1]
     begin_new, begin_old = new.original(start[owner] + offset), old.original(source[owner] + offset)
@@ -182,4 +230,4 @@ def _expand(rows: I64, old: _Runs, new: _Runs) -> Copies:
     result[:, 0] -= shared
     result[:, 1] -= shared
     result[:, 2] += shared
-    return _merge(result)
+    return result

@@ -25,11 +25,12 @@ class Landed:
         """The value of every field after the move; only the low bytes of its width count."""
         group = self.group
         target = move(group.target)[self.index]
-        return (target - self._bases(move)) * group.sign
+        value: I64 = (target - self._bases(move)) * group.sign
+        return value if group.scale == 1 else value // group.scale
 
     def targets(self, values: I64, move: AddressMap) -> I64:
         """The inverse of `predict`: the target that a field of this value would have."""
-        return values * self.group.sign + self._bases(move)
+        return values * (self.group.sign * self.group.scale) + self._bases(move)
 
     def _bases(self, move: AddressMap) -> I64:
         group = self.group

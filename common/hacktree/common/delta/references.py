@@ -23,7 +23,7 @@ class Group:
     """Fields of `width` bytes at file offsets `at`, ascending.
 
     `base` is an address for each field, or None: then it is the field's own address + `bias`.
-    With `sign` -1 the value is `base - target`.
+    With `sign` -1 the value is `base - target`. `scale` divides it: an index into a table.
     """
 
     width: int
@@ -32,6 +32,7 @@ class Group:
     base: I64 | None = None
     bias: int = 0
     sign: int = 1
+    scale: int = 1
 
     def take(self, chosen: np.ndarray) -> "Group":
         """The fields that an index or mask array chooses."""

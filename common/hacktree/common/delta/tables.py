@@ -3,7 +3,7 @@
 System V gABI chapter 4 and 5; LSB Core "Exception Frames" for .eh_frame and .eh_frame_hdr.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +13,8 @@ from hacktree.common.delta.elf import (
     SHT_DYNAMIC,
     SHT_DYNSYM,
     SHT_FINI_ARRAY,
+    SHT_GNU_HASH,
+    SHT_HASH,
     SHT_INIT_ARRAY,
     SHT_NOBITS,
     SHT_RELA,
@@ -42,6 +44,9 @@ def table_references(elf: Elf) -> Iterator[Group]:
             yield from _symbols(elf, section)
         elif section.type == SHT_DYNAMIC:
             yield _dynamic(elf, section)
+        elif section.type in (SHT_HASH, SHT_GNU_HASH):
+            yield _hash_table(elf, section)
+    yield from _plt_numbers(elf)
     yield from _unwind(elf)
     yield from _pointers(elf)
 
@@ -55,6 +60,9 @@ def _columns(elf: Elf, section: Section, words: int) -> I64:
 def _relocations(elf: Elf, section: Section) -> Iterator[Group]:
     table = _columns(elf, section, 3)
     at = section.offset + 24 * np.arange(len(table), dtype=np.int64)
+    number = table[:, 1] >> 32 & 0xFFFFFFFF
+    bound = np.flatnonzero(number)
+    yield _indexes(elf, section.link, at[bound] + 12, number[bound])
     if elf.is_relocatable:
         yield from _object_relocations(elf, section, table, at)
         return
@@ -62,6 +70,70 @@ def _relocations(elf: Elf, section: Section) -> Iterator[Group]:
     kinds = table[:, 1] & 0xFFFFFFFF
     relative = np.flatnonzero(np.isin(kinds, _RELATIVE[elf.machine]))
     yield Group(8, at[relative] + 16, table[relative, 2], np.full(len(relative), ABSOLUTE))
+
+
+def _indexes(elf: Elf, link: int, at: I64, numbers: I64) -> Group:
+    """Fields that number the entries of section `link`, a table of 24-byte entries."""
+    if not 0 < link < len(elf.sections):
+        at, numbers, base = at[:0], numbers[:0], 0
+    else:
+        base = elf.sections[link].address
+    return Group(4, at, base + 24 * numbers, np.full(len(at), base), scale=24)
+
+
+def _hash_table(elf: Elf, section: Section) -> Group:
+    """Symbol numbers in .hash (all words but the first two) or in the buckets of .gnu.hash."""
+    raw = elf.bytes_of(section)
+    words = raw[: len(raw) // 4 * 4].copy().view("<u4").astype(np.int64)
+    start, end = 2, len(words)
+    if section.type == SHT_GNU_HASH:
+        if len(words) < 4:
+            return _indexes(elf, 0, words[:0], words[:0])
+        start = 4 + 2 * int(words[2])
+        end = min(end, start + int(words[0]))
+    chosen = np.flatnonzero(words[start:end]) + start
+    return _indexes(elf, section.link, section.offset + 4 * chosen, words[chosen])
+
+
+def _plt_numbers(elf: Elf) -> Iterator[Group]:
+    """The operands of `push NUMBER` in PLT entries: they number the relocations of the PLT."""
+    relocations = elf.section(b".rela.plt")
+    for section in elf.sections:
+        if section.name != b".plt" or not section.is_code or relocations is None:
+            continue
+        raw = elf.bytes_of(section)
+        entries = raw[: len(raw) // 16 * 16].reshape(-1, 16)
+        for opcode in (4, 6):
+            chosen = np.flatnonzero(entries[:, opcode] == 0x68)
+            at = 16 * chosen + opcode + 1
+            numbers = fields(raw, 4)[at].astype(np.int64) if len(at) else at
+            yield _indexes(elf, relocations.index, section.offset + at, numbers)
+
+
+def jump_tables(elf: Elf, code: Sequence[Group]) -> Iterator[Group]:
+    """Tables of offsets to code, relative to the table's start, which code refers to."""
+    executed = _ranges(elf, executed_only=True)
+    for section in elf.sections:
+        if not section.name.startswith(b".rodata") or not section.is_loaded:
+            continue
+        within = np.array([[section.address], [section.address + section.size]], np.int64)
+        starts = [group.target[in_ranges(group.target, (within[0], within[1]))] for group in code]
+        inside = np.unique(np.concatenate([np.zeros(0, np.int64), *starts]))
+        raw = elf.bytes_of(section)
+        words = raw[: len(raw) // 4 * 4].copy().view("<i4").astype(np.int64)
+        inside = inside[inside % 4 == 0] - section.address
+        if section.address % 4 or len(inside) == 0:
+            continue
+        at = np.arange(len(words), dtype=np.int64) * 4
+        index = np.searchsorted(inside, at, side="right") - 1
+        start = inside[np.maximum(index, 0)]
+        target = section.address + start + words
+        good = (index >= 0) & in_ranges(target, executed)
+        # A table ends at the first word that is no offset to code.
+        last_bad = np.maximum.accumulate(np.where(good, -1, at))
+        chosen = np.flatnonzero(good & (last_bad < start))
+        base = section.address + start[chosen]
+        yield Group(4, section.offset + at[chosen], target[chosen], base)
 
 
 def _object_relocations(elf: Elf, section: Section, table: I64, at: I64) -> Iterator[Group]:
