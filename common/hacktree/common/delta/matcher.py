@@ -18,6 +18,11 @@ U8 = npt.NDArray[np.uint8]
 _LONG_RUN: Final = 64
 _KEPT_RUN: Final = 24
 _LONG_STRETCH: Final = 1024
+_MAX_SORTED: Final = 80 << 20
+_WINDOW: Final = 40 << 20
+"""Bytes of the old file that are sorted at once, and of the new file that are looked for there."""
+
+_NEARLY: Final = 0.9
 _AROUND: Final = 16 << 10
 _ANCHORED: Final = 0.9
 """Share of the new file that anchors must explain to be believed."""
@@ -56,14 +61,14 @@ def _anchors(old: U8, new: U8) -> I64:
 
 
 def _bridge(anchors: I64, old: U8, new: U8) -> I64:
-    """Anchors that also span what lies between two on one diagonal, where half of it is equal."""
+    """Anchors that also span what lies between two on one diagonal, where nearly all is equal."""
     shifts = anchors[:, 1] - anchors[:, 0]
     ends = anchors[:, 0] + anchors[:, 2]
     spans = np.zeros(len(anchors), np.int64)
     for i in np.flatnonzero(shifts[1:] == shifts[:-1]).tolist():
         start, end, shift = int(ends[i]), int(anchors[i + 1, 0]), int(shifts[i])
         equal = np.count_nonzero(new[start:end] == old[start + shift : end + shift])
-        spans[i] = end - start if 2 * equal >= end - start else 0
+        spans[i] = end - start if equal >= _NEARLY * (end - start) else 0
     bridged = anchors.copy()
     bridged[:, 2] += spans
     return bridged
@@ -153,7 +158,23 @@ def _merge(rows: I64) -> Copies:
 
 
 def _match(old: U8, new: U8) -> I64:
-    """Copies (new, old, length) that the suffix sorting finds."""
+    """Copies (new, old, length) that the suffix sorting finds, window by window in large files.
+
+    A window of the new file is looked for around the same relative place of the old one.
+    """
+    if len(old) <= _MAX_SORTED:
+        return _match_window(old, new)
+    rows = [np.zeros((0, 3), np.int64)]
+    for start in range(0, len(new), _WINDOW):
+        end = min(start + _WINDOW, len(new))
+        middle = (start + end) * len(old) // (2 * len(new))
+        first = max(min(middle - _MAX_SORTED // 2, len(old) - _MAX_SORTED), 0)
+        found = _match_window(old[first : first + _MAX_SORTED], new[start:end])
+        rows.append(found + np.array([start, first, 0], np.int64))
+    return np.concatenate(rows)
+
+
+def _match_window(old: U8, new: U8) -> I64:
     if len(new) == 0 or len(old) == 0:
         return np.zeros((0, 3), np.int64)
     old_runs, new_runs = _Runs(old), _Runs(new)
@@ -175,16 +196,26 @@ def _signed(raw: U64) -> I64:
     return signed
 
 
+def _long_runs(data: U8) -> tuple[I64, I64]:
+    """Starts and lengths of runs of one byte, in steps of 8 bytes so as not to need much memory."""
+    words = data[: len(data) // 8 * 8].view("<u8")
+    first_byte = (words & np.uint64(0xFF)) * np.uint64(0x0101010101010101)
+    # Whether a word goes on with the run that the word before it is.
+    goes_on = np.zeros(len(words) + 1, bool)
+    goes_on[1:-1] = (words[1:] == words[:-1]) & (words[1:] == first_byte[1:])
+    edges = np.flatnonzero(goes_on[1:] != goes_on[:-1])
+    starts, ends = edges[0::2], edges[1::2] + 1
+    long = ends - starts >= _LONG_RUN // 8
+    return starts[long] * 8, (ends - starts)[long] * 8
+
+
 class _Runs:
     """A file with its long runs of one byte shortened, and the map back."""
 
     def __init__(self, data: U8) -> None:
-        change = np.flatnonzero(data[1:] != data[:-1]) + 1
-        starts = np.concatenate([np.zeros(1, np.int64), change])
-        lengths = np.diff(np.concatenate([starts, np.full(1, len(data), np.int64)]))
-        long = lengths >= _LONG_RUN
-        cut_from = starts[long] + _KEPT_RUN
-        cut = lengths[long] - _KEPT_RUN
+        starts, lengths = _long_runs(data)
+        cut_from = starts + _KEPT_RUN
+        cut = lengths - _KEPT_RUN
         keep = np.ones(len(data), bool)
         if len(cut):
             edges = np.zeros(len(data) + 1, np.int8)
