@@ -42,7 +42,7 @@ MAX_FRAME_DECODED: Final = 1 << 36
 """Bytes that the objects of one frame have together."""
 MAX_PACK_LENGTH: Final = 1 << 40
 MAX_DICTIONARY: Final = 256 << 10
-MAX_SHARED: Final = 16 << 20
+MAX_SHARED: Final = 4 << 20
 MAX_ENTRY_COLUMNS: Final = 32 << 20
 MAX_METAS: Final = 64 << 20
 """Bytes of the decoded columns of entries, and of all trees that a pack brings."""
