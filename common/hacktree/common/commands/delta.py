@@ -10,6 +10,11 @@ from typing import Final
 
 _PACKAGE: Final = "hacktree.common.commands"
 _ACTIONS: Final = {
+    "generate": "Make the packs that lead from older builds to newer ones",
+    "list": "List the published packs",
+    "show": "Show what is in a pack",
+    "verify": "Decode every entry of a pack and compare",
+    "prune": "Retire packs whose trees are gone, and delete those retired long ago",
     "explain": "Say what the delta between two files costs, and why",
 }
 
@@ -18,6 +23,8 @@ A pack holds what one build needs and another lacks, mostly as deltas. `hacktree
 --help` explains an action and its exit statuses.
 
 Examples:
+  hacktree --repo /srv/tree delta generate builds
+  hacktree --repo /srv/tree delta list
   hacktree delta explain old/libc.so.6 new/libc.so.6
 
 Exit statuses: 0 done, 1 failed, 2 wrong usage or no such revision, 5 a pack or an object is

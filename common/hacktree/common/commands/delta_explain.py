@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Encode, decode, compare, and print where the bytes are."""
     old, new = Path(args.old).read_bytes(), Path(args.new).read_bytes()
     started = time.monotonic()
-    entry = encode_best(old, new, Shared())
+    entry = encode_best(old, new, Shared()).entry
     frame = encode_frame([entry])
     encoded = time.monotonic()
     _check(entry, frame, old, new)

@@ -1,0 +1,242 @@
+"""The program of a decoder worker: turns frames into objects, without privileges.
+
+It is started by `decoding.DecoderPool` and obeys only its socket. Whatever a hostile frame makes
+of it, it owns nothing: before the first byte is read it has dropped its user, may gain no other,
+may write no file, and (where the kernel has Landlock) may open none. It gets open descriptors, and
+writes into the memory that it is given; the parent hashes that.
+"""
+
+import array
+import ctypes
+import gc
+import mmap
+import os
+import resource
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from hacktree.common.delta.entry import EntryKind
+from hacktree.common.delta.frame import FrameReader
+from hacktree.common.delta.shared import Shared
+from hacktree.common.objects.errors import FormatError
+
+MAX_WANTED: Final = 190
+"""Entries of one job, and bases: Linux passes at most 253 descriptors in a message."""
+
+MAX_MESSAGE: Final = 160 << 10
+"""Bytes of a job or result; the default socket buffer holds one of them."""
+
+NOBODY: Final = 65534
+CPU_SECONDS: Final = 3600
+"""CPU time after which the kernel ends a worker; the parent's timer is shorter, for each job."""
+
+_MAX_REASON: Final = 200
+_MAPPED: Final = 256 << 10
+"""Bases up to this many bytes are read: mapping them costs more."""
+
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_LANDLOCK_CREATE_RULESET: Final = 444
+_LANDLOCK_RESTRICT_SELF: Final = 446
+_LANDLOCK_EVERYTHING: Final = (1 << 13) - 1
+"""Every right of the first version of Landlock's interface."""
+
+
+class Wanted(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One entry to decode: its place in the frame, the descriptor of its base (its place among
+    the job's bases; -1 for none), and where in the output it goes.
+    """
+
+    index: Annotated[int, Meta(ge=0)]
+    base: Annotated[int, Meta(ge=-1)]
+    offset: Annotated[int, Meta(ge=0)]
+
+
+class Job(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="job"):
+    """A frame to decode. Descriptors: frame, output, then (with `context`) the pack's dictionary
+    and shared maps, then the bases. `kinds` and `sizes` are those of all entries of the frame.
+    """
+
+    number: int
+    frame: tuple[int, int]
+    context: tuple[int, int] | None
+    kinds: list[int]
+    sizes: list[Annotated[int, Meta(ge=0)]]
+    wanted: list[Wanted]
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="done"):
+    """For each wanted entry why it could not be decoded; empty where it was."""
+
+    number: int
+    reasons: Annotated[
+        list[Annotated[str, Meta(max_length=_MAX_REASON)]], Meta(max_length=MAX_WANTED)
+    ]
+
+
+def drop_privileges(data_limit: int) -> None:
+    """Give up everything but memory (`data_limit` bytes) and open descriptors."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+    _forbid_paths(libc)
+    descriptors = MAX_WANTED + 20
+    for kind, limit in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, descriptors),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_DATA, data_limit),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        value = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (value, value))
+
+
+def _forbid_paths(libc: ctypes.CDLL) -> None:
+    """No file can be opened any more. A kernel without Landlock leaves it at the lost user."""
+    rights = ctypes.c_uint64(_LANDLOCK_EVERYTHING)
+    ruleset = libc.syscall(
+        _LANDLOCK_CREATE_RULESET, ctypes.byref(rights), ctypes.c_size_t(8), ctypes.c_uint32(0)
+    )
+    if ruleset >= 0:
+        libc.syscall(_LANDLOCK_RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+        os.close(ruleset)
+
+
+class Decoder:
+    """Executes jobs; remembers the dictionary and maps of the pack that it was last given."""
+
+    def __init__(self) -> None:
+        self._dictionary = b""
+        self._shared = Shared()
+
+    def execute(self, job: Job, descriptors: Sequence[int]) -> Result:
+        """Decode into the output, which is unmapped again when this returns."""
+        count = len(job.wanted)
+        try:
+            frame, output, *rest = descriptors
+            if job.context is not None:
+                self._read_context(rest.pop(0), *job.context)
+            offset, length = job.frame
+            reader = FrameReader(
+                os.pread(frame, length, offset),
+                [EntryKind(kind) for kind in job.kinds],
+                job.sizes,
+                self._dictionary,
+                self._shared,
+            )
+        except (FormatError, MemoryError, ValueError, OverflowError) as error:
+            return Result(job.number, [_reason(error)] * count)
+        total = sum(job.sizes[wanted.index] for wanted in job.wanted)
+        window = mmap.mmap(output, total)
+        try:
+            view = memoryview(window)
+            reasons = [self._decode(reader, job, wanted, rest, view) for wanted in job.wanted]
+            del reader
+            view.release()
+        finally:
+            _unmap(window)
+        return Result(job.number, reasons)
+
+    def _read_context(self, descriptor: int, dictionary: int, shared: int) -> None:
+        self._dictionary = os.pread(descriptor, dictionary, 0)
+        self._shared = Shared.decode(os.pread(descriptor, shared, dictionary))
+
+    def _decode(
+        self,
+        reader: FrameReader,
+        job: Job,
+        wanted: Wanted,
+        bases: Sequence[int],
+        output: memoryview,
+    ) -> str:
+        target = output[wanted.offset : wanted.offset + job.sizes[wanted.index]]
+        try:
+            if wanted.base < 0:
+                reader.decode(wanted.index, None, target)
+            else:
+                _decode_with_base(reader, wanted.index, bases[wanted.base], target)
+        except (FormatError, MemoryError, ValueError, OverflowError) as error:
+            return _reason(error)
+        finally:
+            target.release()
+        return ""
+
+
+def _decode_with_base(reader: FrameReader, index: int, descriptor: int, target: memoryview) -> None:
+    size = os.fstat(descriptor).st_size
+    if size <= _MAPPED:
+        reader.decode(index, os.pread(descriptor, size, 0), target)
+        return
+    base = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+    try:
+        view = memoryview(base)
+        reader.decode(index, view, target)
+        view.release()
+    finally:
+        _unmap(base)
+
+
+def _unmap(window: mmap.mmap) -> None:
+    try:
+        window.close()
+    except BufferError:
+        # An error's traceback, or a cycle, keeps an array over it.
+        gc.collect()
+        window.close()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__)[:_MAX_REASON]
+
+
+def receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """One message and its descriptors; an empty one when the parent is gone."""
+    space = socket.CMSG_SPACE((MAX_WANTED + 3) * array.array("i").itemsize)
+    data, ancillary, flags, _ = connection.recvmsg(MAX_MESSAGE, space, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, block in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            descriptors.frombytes(block)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        raise SystemExit("a message was cut off")
+    return data, descriptors.tolist()
+
+
+def serve(connection: socket.socket) -> None:
+    """Execute jobs until the parent closes its end."""
+    decoder = Decoder()
+    jobs = msgspec.msgpack.Decoder(Job)
+    encoder = msgspec.msgpack.Encoder()
+    while True:
+        data, descriptors = receive(connection)
+        if not data:
+            return
+        try:
+            result = decoder.execute(jobs.decode(data), descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        connection.send(encoder.encode(result))
+
+
+def main() -> None:
+    """Arguments: the socket's descriptor, and bytes of private memory allowed."""
+    descriptor, data_limit = int(sys.argv[1]), int(sys.argv[2])
+    drop_privileges(data_limit)
+    with socket.socket(fileno=descriptor) as connection:
+        serve(connection)
+
+
+if __name__ == "__main__":
+    main()

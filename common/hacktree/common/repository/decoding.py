@@ -1,0 +1,319 @@
+"""Decoding frames in processes without privileges: the parent's side of `decoder_process`.
+
+A `DecoderPool` is used from threads: each call of `decode` occupies one worker and one thread,
+which then hashes and stores what came out, so that a core is never wanted twice. A worker that
+dies, hangs or lies costs the frame it was working on and is replaced. docs/architecture.md, "Life
+of a pack".
+"""
+
+import fcntl
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from hacktree.common.errors import HacktreeError
+from hacktree.common.repository.decoder_process import (
+    MAX_MESSAGE,
+    MAX_WANTED,
+    Job,
+    Result,
+    Wanted,
+)
+
+_PROGRAM: Final = "hacktree.common.repository.decoder_process"
+_PRIVATE_MEMORY: Final = 256 << 20
+"""Bytes that a worker may use beside what its jobs hold tokens for."""
+
+_MIN_BUDGET: Final = 64 << 20
+_FALLBACK_MEMORY: Final = 1 << 30
+_PATIENCE: Final = 60.0
+"""Seconds for a job, beside what its size asks for."""
+
+_SLOWEST: Final = 1 << 20
+"""Bytes a second that decoding exceeds on any machine."""
+
+_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_RESULTS: Final = msgspec.msgpack.Decoder(Result)
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+
+class DecoderFailedError(HacktreeError):
+    """A worker died, hung or lied over a frame; nothing of it was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEntry:
+    """An entry of a frame to decode; `base` is a readable descriptor, or None."""
+
+    index: int
+    base: int | None = None
+
+
+class PackContext:
+    """What all frames of a pack share: dictionary and maps, kept in memory for the workers."""
+
+    def __init__(self, dictionary: bytes, shared: bytes) -> None:
+        self.lengths = (len(dictionary), len(shared))
+        self.descriptor = os.memfd_create("hacktree-pack", os.MFD_CLOEXEC)
+        with open(self.descriptor, "wb", closefd=False) as stream:
+            stream.write(dictionary)
+            stream.write(shared)
+
+    def close(self) -> None:
+        """Give the memory back; workers keep their own copy."""
+        os.close(self.descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameJob:
+    """At most `MAX_WANTED` entries of a verified frame, which is `length` bytes at `offset` of the
+    open file `frame`. `kinds` and `sizes` are those of all its entries, from verified sources.
+    """
+
+    context: PackContext
+    frame: int
+    offset: int
+    length: int
+    kinds: Sequence[int]
+    sizes: Sequence[int]
+    wanted: Sequence[WantedEntry]
+
+    @property
+    def output_size(self) -> int:
+        """Bytes of the wanted objects."""
+        return sum(self.sizes[wanted.index] for wanted in self.wanted)
+
+    @property
+    def memory(self) -> int:
+        """Tokens to hold: the frame, its streams, the output, and arrays as big as the largest."""
+        total = sum(self.sizes)
+        return self.length + total + self.output_size + 2 * max(self.sizes, default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedEntry:
+    """What became of a wanted entry: its unverified content, or why there is none."""
+
+    content: memoryview
+    reason: str
+
+
+def available_memory() -> int:
+    """Bytes that the kernel says can be used without swapping."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return _FALLBACK_MEMORY
+
+
+def default_budget() -> int:
+    """A quarter of the available memory."""
+    return max(available_memory() // 4, _MIN_BUDGET)
+
+
+class MemoryBudget:
+    """Tokens of memory. What exceeds the whole budget waits until it is alone."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._held = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Hold `amount` bytes, or all there are."""
+        held = min(amount, self.total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + held <= self.total)
+            self._held += held
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= held
+                self._changed.notify_all()
+
+
+class _Worker:
+    """One process and our end of its socket."""
+
+    def __init__(self, data_limit: int) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-m", _PROGRAM, str(theirs.fileno()), str(data_limit)],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                # Threads of a linear algebra library that nobody calls would cost memory.
+                env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        self._socket = ours
+        self._context: PackContext | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    def run(self, job: FrameJob, number: int, output: int) -> list[str]:
+        """Have the job done into `output`; returns a reason for each wanted entry, "" if good."""
+        fresh = self._context is not job.context
+        bases = [entry.base for entry in job.wanted if entry.base is not None]
+        places = {base: place for place, base in enumerate(dict.fromkeys(bases))}
+        wanted, offset = [], 0
+        for entry in job.wanted:
+            base = -1 if entry.base is None else places[entry.base]
+            wanted.append(Wanted(entry.index, base, offset))
+            offset += job.sizes[entry.index]
+        message = Job(
+            number,
+            (job.offset, job.length),
+            job.context.lengths if fresh else None,
+            list(job.kinds),
+            list(job.sizes),
+            wanted,
+        )
+        context = [job.context.descriptor] if fresh else []
+        self._context = job.context
+        self._socket.settimeout(_PATIENCE + (offset + job.length) / _SLOWEST)
+        socket.send_fds(
+            self._socket, [_ENCODER.encode(message)], [job.frame, output, *context, *places]
+        )
+        result = _RESULTS.decode(self._socket.recv(MAX_MESSAGE))
+        if result.number != number or len(result.reasons) != len(wanted):
+            raise ValueError("it answered another question")
+        return result.reasons
+
+    def kill(self) -> str:
+        """End it; returns what is known of how it ended."""
+        self._socket.close()
+        ended = self._process.poll()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        status = self._process.wait()
+        if ended is None:
+            return "was stopped"
+        return f"ended with status {status}" if status >= 0 else _signal_name(-status)
+
+
+def _signal_name(number: int) -> str:
+    with suppress(ValueError):
+        return f"was killed by {signal.Signals(number).name}"
+    return f"was killed by signal {number}"
+
+
+class DecoderPool:
+    """Workers and the memory that they share. Thread-safe; `start` early: it takes them 0.2 s."""
+
+    def __init__(self, workers: int, budget: MemoryBudget) -> None:
+        self.size = workers
+        self.failures = 0
+        self._budget = budget
+        self._free: list[_Worker] = []
+        self._started = 0
+        self._lock = threading.Lock()
+        self._returned = threading.Semaphore(workers)
+        self._number = 0
+
+    def start(self) -> None:
+        """Start every worker now instead of at the first job."""
+        with self._lock:
+            while self._started < self.size:
+                self._free.append(self._spawn())
+
+    def close(self) -> None:
+        """End the workers; no job may be under way."""
+        with self._lock:
+            workers, self._free = self._free, []
+            self._started = 0
+        for worker in workers:
+            worker.kill()
+
+    def __enter__(self) -> "DecoderPool":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @contextmanager
+    def decode(self, job: FrameJob) -> Iterator[list[DecodedEntry]]:
+        """What each wanted entry decoded to, valid within the block: hash it before use.
+
+        Blocks until a worker and memory are free. Raises `DecoderFailedError`.
+        """
+        if not 0 < len(job.wanted) <= MAX_WANTED:
+            raise ValueError(f"a job of {len(job.wanted)} entries")
+        # A worker first: whoever waits for one holds no memory.
+        with self._returned, self._budget.hold(job.memory):
+            output = os.memfd_create("hacktree-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            try:
+                os.ftruncate(output, job.output_size)
+                reasons = self._run(job, output)
+                with _map_entries(job, reasons, output) as entries:
+                    yield entries
+            finally:
+                os.close(output)
+
+    def _run(self, job: FrameJob, output: int) -> list[str]:
+        with self._lock:
+            self._number += 1
+            number = self._number
+            worker = self._free.pop() if self._free else self._spawn()
+        try:
+            reasons = worker.run(job, number, output)
+            # Fails as long as anybody could still write to it.
+            fcntl.fcntl(output, fcntl.F_ADD_SEALS, _SEALS)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            ending = worker.kill()
+            with self._lock:
+                self._started -= 1
+                self.failures += 1
+            raise DecoderFailedError(f"a decoder {ending}: {error!r}") from error
+        except BaseException:
+            worker.kill()
+            with self._lock:
+                self._started -= 1
+            raise
+        with self._lock:
+            self._free.append(worker)
+        return reasons
+
+    def _spawn(self) -> _Worker:
+        worker = _Worker(_PRIVATE_MEMORY + self._budget.total)
+        self._started += 1
+        return worker
+
+
+@contextmanager
+def _map_entries(
+    job: FrameJob, reasons: Sequence[str], output: int
+) -> Iterator[list[DecodedEntry]]:
+    window = mmap.mmap(output, job.output_size, prot=mmap.PROT_READ)
+    view = memoryview(window)
+    entries, offset = [], 0
+    for wanted, reason in zip(job.wanted, reasons, strict=True):
+        end = offset + job.sizes[wanted.index]
+        entries.append(DecodedEntry(view[offset:end], reason))
+        offset = end
+    try:
+        yield entries
+    finally:
+        for entry in entries:
+            entry.content.release()
+        view.release()
+        window.close()
