@@ -1,13 +1,24 @@
 """Which trees of a branch packs should join: pure planning.
 
-Each build is reached from the one before it, and builds at multiples of 2, 4, 8… also from those as
-far back, so that a route between any two of 64 builds takes at most 8 packs, either way.
+A build is reached from the one before it, one whose sequence is a multiple of 2 also from two back,
+of 4 from four back, of 8 from 8, 16, 24 and 32 back; and the same ways back. So a route climbs to a
+multiple of 8 in 3 steps at most, crosses up to 63 builds in 2 and comes down in 3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hacktree.common.objects.ids import ObjectId
+
+WINDOW: Final = 64
+"""Builds of a branch that are kept within `MAX_STEPS` packs of one another."""
+
+MAX_STEPS: Final = 8
+
+_ANCHOR: Final = 8
+_STEPS: Final = ((1, 1), (2, 2), (4, 4), *((_ANCHOR, _ANCHOR * k) for k in range(1, 5)))
+"""(divisor, step): a build whose sequence the divisor divides is joined to the one `step` back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +29,34 @@ class Build:
     tree: ObjectId
 
 
-def wanted_pairs(history: Sequence[Build]) -> list[tuple[ObjectId, ObjectId]]:
-    """(from, to) for every pack that the branch should have; the most useful first.
+Pair = tuple[ObjectId, ObjectId]
+"""The trees that a pack leads from and to."""
 
-    `history` is newest first. Builds whose trees are equal need no pack. Backward packs follow the
-    forward ones of the same step: whoever rolls back further than a machine remembers, or bisects,
-    takes them.
+
+def wanted_pairs(history: Sequence[Build]) -> list[Pair]:
+    """Every pack that a branch should have; the most useful first.
+
+    `history` is newest first, `WINDOW` builds at most are looked at. Short steps come before long
+    ones, and all steps forward before the steps back, which serve rollback and bisection. Builds
+    with equal trees need no pack between them; for a build that is missing the others still stand.
     """
-    by_sequence = {build.sequence: build.tree for build in history}
-    forward: list[tuple[int, ObjectId, ObjectId]] = []
-    for build in history:
-        step = 1
-        while step == 1 or (build.sequence % step == 0 and step <= len(history)):
-            before = by_sequence.get(build.sequence - step)
-            if before is not None:
-                forward.append((step, before, build.tree))
-            step *= 2
-    pairs: dict[tuple[ObjectId, ObjectId], None] = {}
-    for _, old, new in sorted(forward, key=lambda row: row[0]):
-        pairs.setdefault((old, new))
-    for _, old, new in sorted(forward, key=lambda row: row[0]):
-        pairs.setdefault((new, old))
-    return [pair for pair in pairs if pair[0] != pair[1]]
+    builds = history[:WINDOW]
+    forward = [pair for step in _STEPS for pair in _steps_forward(builds, *step)]
+    backward = [(new, old) for old, new in forward]
+    return [pair for pair in dict.fromkeys([*forward, *backward]) if pair[0] != pair[1]]
+
+
+def pairs_of_newest(history: Sequence[Build]) -> list[Pair]:
+    """Those of `wanted_pairs` that lead to or from the newest build: what a new build lacks."""
+    if not history:
+        return []
+    newest = history[0].tree
+    return [pair for pair in wanted_pairs(history) if newest in pair]
+
+
+def _steps_forward(builds: Sequence[Build], divisor: int, step: int) -> Iterator[Pair]:
+    trees = {build.sequence: build.tree for build in builds}
+    for build in builds:
+        before = trees.get(build.sequence - step)
+        if build.sequence % divisor == 0 and before is not None:
+            yield before, build.tree
