@@ -17,6 +17,9 @@ U8 = npt.NDArray[np.uint8]
 
 _LONG_RUN: Final = 64
 _KEPT_RUN: Final = 24
+_SHORTEST: Final = 12
+"""Bytes of a copy below which it costs more than what it copies."""
+
 _LONG_STRETCH: Final = 1024
 _MAX_SORTED: Final = 80 << 20
 _WINDOW: Final = 40 << 20
@@ -143,7 +146,7 @@ def _common_prefix(old: U8, new: U8) -> int:
 
 
 def _merge(rows: I64) -> Copies:
-    """Rows (new, old, length) without empty ones; neighbours on one diagonal become one."""
+    """Rows (new, old, length); neighbours on one diagonal become one, and short ones are dropped."""
     rows = rows[rows[:, 2] > 0]
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     if len(rows) == 0:
@@ -154,7 +157,8 @@ def _merge(rows: I64) -> Copies:
     )
     first = np.flatnonzero(np.concatenate([[True], ~follows]))
     lengths = np.add.reduceat(rows[:, 2], first)
-    return Copies(rows[first, 0], rows[first, 1], lengths)
+    worth = lengths >= _SHORTEST
+    return Copies(rows[first, 0][worth], rows[first, 1][worth], lengths[worth])
 
 
 def _match(old: U8, new: U8) -> I64:

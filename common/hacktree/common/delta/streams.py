@@ -25,7 +25,9 @@ MAX_LENGTH: Final = 16 << 30
 _MIN_DICTIONARY: Final = 4 << 10
 _MAX_DICTIONARY: Final = 64 << 20
 _THOROUGH: Final = 4 << 20
-"""Streams up to this many bytes are tried with several settings."""
+"""Streams up to this many bytes are tried with several settings; of larger ones a sample is."""
+
+_SAMPLE: Final = 1 << 20
 
 
 class Method(enum.IntEnum):
@@ -55,11 +57,20 @@ def pack_blob(
 ) -> Blob:
     """The smallest of `candidates`, and of storing. `context` is the dictionary or prefix."""
     best = Blob(Method.STORED, len(data), data)
+    if len(data) > _THOROUGH:
+        candidates = [_best_on_sample(data, context, candidates)]
     for method in candidates if len(data) > 4 else ():
         for packed in _attempts(method, data, context):
             if len(packed) < len(best.data):
                 best = Blob(method, len(data), packed)
     return best
+
+
+def _best_on_sample(data: bytes, context: bytes, candidates: Sequence[Method]) -> Method:
+    middle = (len(data) - _SAMPLE) // 2
+    sample = data[middle : middle + _SAMPLE]
+    sizes = [min(map(len, _attempts(method, sample, context))) for method in candidates]
+    return candidates[sizes.index(min(sizes))]
 
 
 def unpack_blob(blob: Blob, max_length: int, *, context: bytes = b"") -> bytes:
