@@ -33,7 +33,7 @@ from hacktree.common.delta.plain import (
     lay_copies,
 )
 from hacktree.common.delta.prediction import Landed, land, read_fields, write_fields
-from hacktree.common.delta.references import ABSOLUTE, Group, without_overlaps
+from hacktree.common.delta.references import ABSOLUTE, Group, Reach, without_overlaps
 from hacktree.common.delta.tables import jump_tables, table_references
 from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
 from hacktree.common.delta.x86_64 import code_references
@@ -56,15 +56,16 @@ def find_references(elf: Elf, derivation: Derivation) -> list[Group]:
 
     Those of a table that is derived are left out.
     """
-    groups = list(table_references(elf))
+    reach = Reach.of(elf)
+    groups = list(table_references(elf, reach))
     header = unwind_table(elf) if derivation & Derivation.UNWIND_TABLE else None
     if header is not None:
         groups = [g.take((g.at < header.offset + 12) | (g.at >= header.end)) for g in groups]
     code: list[Group] = []
     for section in elf.sections:
         if section.is_code and section.type != SHT_NOBITS:
-            code.extend(code_references(elf, section))
-    return without_overlaps(len(elf.data), [*groups, *code, *jump_tables(elf, code)])
+            code.extend(code_references(elf, section, reach))
+    return without_overlaps(len(elf.data), [*groups, *code, *jump_tables(elf, reach, code)])
 
 
 def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:

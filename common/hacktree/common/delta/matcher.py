@@ -146,7 +146,7 @@ def _common_prefix(old: U8, new: U8) -> int:
 
 
 def _merge(rows: I64) -> Copies:
-    """Rows (new, old, length); neighbours on one diagonal become one, and short ones are dropped."""
+    """Rows (new, old, length); neighbours on one diagonal become one, short ones are dropped."""
     rows = rows[rows[:, 2] > 0]
     rows = rows[np.argsort(rows[:, 0], kind="stable")]
     if len(rows) == 0:

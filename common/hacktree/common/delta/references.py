@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from hacktree.common.delta.elf import U8
+from hacktree.common.delta.elf import U8, Elf, Section
 from hacktree.common.delta.varint import I64
 
 ABSOLUTE: Final = -(1 << 62)
@@ -47,7 +47,7 @@ def fields(data: U8, width: int) -> np.ndarray:
 
 
 def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
-    """The groups without fields that overlap one of an earlier group, or an earlier one of theirs.
+    """The groups, but empty ones, without fields that overlap one of an earlier group, or an earlier one of theirs.
 
     A local rule, without cascades: what is dropped still drops what it overlaps in its own group.
     `size` is the file's, in bytes.
@@ -56,6 +56,8 @@ def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
     kept = []
     for group in groups:
         at = group.at
+        if len(at) == 0:
+            continue
         free = np.ones(len(at), bool)
         free[1:] = at[1:] - at[:-1] >= group.width
         for byte in range(group.width):
@@ -65,3 +67,42 @@ def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
             taken[chosen.at + byte] = True
         kept.append(chosen)
     return kept
+
+
+Ranges = tuple[I64, I64]
+"""Starts and ends of address ranges, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Where references may lead: what is executed, and what is loaded at all."""
+
+    executed: Ranges
+    loaded: Ranges
+
+    @classmethod
+    def of(cls, elf: Elf) -> "Reach":
+        """The ranges of a file's sections."""
+        loaded = [section for section in elf.sections if section.size and section.is_loaded]
+        return cls(_ranges([s for s in loaded if s.is_code]), _ranges(loaded))
+
+
+def _ranges(sections: Sequence[Section]) -> Ranges:
+    """The sections' addresses; neighbours with small holes are one range."""
+    merged: list[list[int]] = []
+    for start, end in sorted((s.address, s.address + s.size) for s in sections):
+        if merged and start <= merged[-1][1] + 4096:
+            merged[-1][1] = max(merged[-1][1], end)
+        else:
+            merged.append([start, end])
+    table = np.array(merged, np.int64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def in_ranges(values: I64, ranges: Ranges) -> np.ndarray:
+    """Which values lie in one of the ranges."""
+    starts, ends = ranges
+    inside = np.zeros(len(values), bool)
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+        inside |= (values >= start) & (values < end)
+    return inside

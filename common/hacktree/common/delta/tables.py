@@ -22,9 +22,8 @@ from hacktree.common.delta.elf import (
     Elf,
     Section,
 )
-from hacktree.common.delta.references import ABSOLUTE, Group, fields
+from hacktree.common.delta.references import ABSOLUTE, Group, Reach, fields, in_ranges
 from hacktree.common.delta.varint import I64
-from hacktree.common.delta.x86_64 import _ranges, in_ranges
 
 _RELATIVE: Final = {62: (8, 37), 183: (1027, 1032)}
 """By machine: the types of relocations whose addend is an address (RELATIVE, IRELATIVE)."""
@@ -35,7 +34,7 @@ _ADDRESS_TAGS: Final = np.array(
 )
 
 
-def table_references(elf: Elf) -> Iterator[Group]:
+def table_references(elf: Elf, reach: Reach) -> Iterator[Group]:
     """The groups of every section that is no code."""
     for section in elf.sections:
         if section.type == SHT_RELA:
@@ -48,7 +47,7 @@ def table_references(elf: Elf) -> Iterator[Group]:
             yield _hash_table(elf, section)
     yield from _plt_numbers(elf)
     yield from _unwind(elf)
-    yield from _pointers(elf)
+    yield from _pointers(elf, reach)
 
 
 def _columns(elf: Elf, section: Section, words: int) -> I64:
@@ -110,9 +109,8 @@ def _plt_numbers(elf: Elf) -> Iterator[Group]:
             yield _indexes(elf, relocations.index, section.offset + at, numbers)
 
 
-def jump_tables(elf: Elf, code: Sequence[Group]) -> Iterator[Group]:
+def jump_tables(elf: Elf, reach: Reach, code: Sequence[Group]) -> Iterator[Group]:
     """Tables of offsets to code, relative to the table's start, which code refers to."""
-    executed = _ranges(elf, executed_only=True)
     for section in elf.sections:
         if not section.name.startswith(b".rodata") or not section.is_loaded:
             continue
@@ -128,7 +126,7 @@ def jump_tables(elf: Elf, code: Sequence[Group]) -> Iterator[Group]:
         index = np.searchsorted(inside, at, side="right") - 1
         start = inside[np.maximum(index, 0)]
         target = section.address + start + words
-        good = (index >= 0) & in_ranges(target, executed)
+        good = (index >= 0) & in_ranges(target, reach.executed)
         # A table ends at the first word that is no offset to code.
         last_bad = np.maximum.accumulate(np.where(good, -1, at))
         chosen = np.flatnonzero(good & (last_bad < start))
@@ -236,15 +234,14 @@ def _frames(elf: Elf, section: Section, entries: I64) -> Iterator[Group]:
 _POINTER_SECTIONS: Final = (b".data", b".data.rel.ro", b".got", b".got.plt", b".tdata")
 
 
-def _pointers(elf: Elf) -> Iterator[Group]:
-    loaded = _ranges(elf, executed_only=False)
+def _pointers(elf: Elf, reach: Reach) -> Iterator[Group]:
     for section in elf.sections:
         if section.type == SHT_NOBITS or elf.is_relocatable:
             continue
         arrays = section.type in (SHT_INIT_ARRAY, SHT_FINI_ARRAY)
         if arrays or (section.name.startswith(_POINTER_SECTIONS) and section.flags & SHF_WRITE):
             values = _columns(elf, section, 1)[:, 0]
-            chosen = np.flatnonzero((values != 0) & in_ranges(values, loaded))
+            chosen = np.flatnonzero((values != 0) & in_ranges(values, reach.loaded))
             at = section.offset + 8 * chosen
             yield Group(8, at, values[chosen], np.full(len(chosen), ABSOLUTE))
         elif section.name == b".gcc_except_table":

@@ -11,20 +11,19 @@ from typing import Final
 import numpy as np
 
 from hacktree.common.delta.elf import U8, Elf, Section
-from hacktree.common.delta.references import Group, fields
+from hacktree.common.delta.references import Group, Reach, fields, in_ranges
 from hacktree.common.delta.varint import I64
 
 _CHUNK: Final = 1 << 17
 """Bytes looked at in one go: what stays in a processor's cache."""
 
 
-def code_references(elf: Elf, section: Section) -> Iterator[Group]:
+def code_references(elf: Elf, section: Section, reach: Reach) -> Iterator[Group]:
     """The groups of one executable section: jumps, conditional jumps, RIP-relative operands."""
     code = elf.bytes_of(section)
     jumps, conditional, rip = _candidates(code)
-    executed = _ranges(elf, executed_only=True)
-    loaded = _ranges(elf, executed_only=False)
-    for at, ranges in ((jumps, executed), (conditional, executed), (rip, loaded)):
+    pairs = ((jumps, reach.executed), (conditional, reach.executed), (rip, reach.loaded))
+    for at, ranges in pairs:
         at = at[at + 4 <= len(code)]
         values = fields(code, 4)[at].astype(np.int64) if len(at) else at
         targets = section.address + at + 4 + values
@@ -46,29 +45,3 @@ def _candidates(code: U8) -> tuple[I64, I64, I64]:
     empty = np.zeros(0, np.int64)
     jumps, conditional, rip = (np.concatenate([empty, *part]) for part in found)
     return jumps, conditional, rip
-
-
-def _ranges(elf: Elf, *, executed_only: bool) -> tuple[I64, I64]:
-    """Starts and ends of address ranges, ascending; neighbours with small holes are one."""
-    sections = sorted(
-        (s.address, s.address + s.size)
-        for s in elf.sections
-        if s.size and s.is_loaded and (s.is_code or not executed_only)
-    )
-    merged: list[list[int]] = []
-    for start, end in sections:
-        if merged and start <= merged[-1][1] + 4096:
-            merged[-1][1] = max(merged[-1][1], end)
-        else:
-            merged.append([start, end])
-    table = np.array(merged, np.int64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
-
-
-def in_ranges(values: I64, ranges: tuple[I64, I64]) -> np.ndarray:
-    """Which values lie in one of the ranges."""
-    starts, ends = ranges
-    inside = np.zeros(len(values), bool)
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        inside |= (values >= start) & (values < end)
-    return inside
