@@ -49,8 +49,8 @@ def fields(data: U8, width: int) -> np.ndarray:
 def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
     """The groups without fields that overlap one of an earlier group, or an earlier one of theirs.
 
-    Empty groups are left out. A local rule, without cascades: what is dropped still drops what it overlaps in its own group.
-    `size` is the file's, in bytes.
+    A local rule, without cascades: what is dropped still drops what it overlaps in its own group.
+    Empty groups are left out. `size` is the file's, in bytes.
     """
     taken = np.zeros(size + 8, bool)
     kept = []
