@@ -72,8 +72,8 @@ def _only(mine: Mapping[str, list[str]], theirs: Mapping[str, list[str]]) -> lis
 
 def _tar(tree: Path, paths: list[str], archive: Path) -> None:
     names = "\0".join(paths).encode()
-    command = ["tar", "-C", str(tree), "--null", "--files-from=-", "--no-recursion", "-cf"]
-    subprocess.run([*command, str(archive)], input=names, check=True)
+    command = ["tar", "-C", str(tree), "--null", "--files-from=-"]
+    subprocess.run([*command, "--create", "--file", str(archive)], input=names, check=True)
 
 
 def tar_peers(trees: Path, old: int, new: int) -> dict[str, dict[str, float]]:

@@ -42,6 +42,9 @@ look_for() {
     bench)
         look_for tests
         need ostree ostree command -v ostree
+        need iproute2 iproute-tc command -v tc
+        need zstd zstd command -v zstd
+        need xdelta3 xdelta command -v xdelta3
         ;;
     *)
         sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
