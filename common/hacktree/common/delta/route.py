@@ -22,13 +22,13 @@ REQUEST_BYTES: Final = 600
 
 _REQUEST_SECONDS: Final = 0.001
 """Work of client and server for one request, however near they are."""
-_FAST_NETWORK: Final = 1.25e9
-"""Bytes a second of 10 Gbit/s: what `Prefer.TIME` assumes at least."""
+_FAST_NETWORK: Final = 1.25e8
+"""Bytes a second of 1 Gbit/s: what `Prefer.TIME` assumes at least."""
 _PACK_REQUESTS: Final = 2
 """The head and, mostly, one range of frames."""
 _WHOLE_RATIO: Final = 0.4
 """Bytes of an object in transfer for each byte of its content, where only that is known."""
-_WHOLE_SPEED: Final = 300
+_WHOLE_SPEED: Final = 200
 """Bytes a microsecond at which whole objects are decompressed, hashed and written."""
 
 
