@@ -12,18 +12,20 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log2
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 _NUMBERS = re.compile(rb"[0-9]+(?:[.+~-][0-9]+)*")
-_NEIGHBOURS: Final = 8
-"""Candidates of the nearest size, on either side, that are compared by path."""
+_NEIGHBOURS: Final = 4
+"""Candidates of the nearest size, and of the nearest path, that are looked at on either side."""
 _MAX_GROWTH: Final = 16
 _SMALL: Final = 64 << 10
 _COMMON_NAME: Final = 32
 """A name in more old directories than this says nothing about which of them was renamed."""
+
+_Value = TypeVar("_Value", int, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,28 +72,39 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
 
 
 class _Index:
-    """Places by a key, each group in order of size."""
+    """Places by a key, each group in order of size and in order of path."""
 
     def __init__(self, places: Iterable[Place], key: Callable[[bytes], bytes]) -> None:
         self._key = key
         groups: dict[bytes, list[Place]] = defaultdict(list)
         for place in places:
             groups[key(place.path)].append(place)
-        for group in groups.values():
-            group.sort(key=lambda place: (place.size, place.path))
-        self._groups: Mapping[bytes, list[Place]] = groups
+        self._by_path = {name: sorted(group, key=_path_of) for name, group in groups.items()}
+        self._by_size = {name: sorted(group, key=_size_of) for name, group in groups.items()}
 
     def find(self, place: Place) -> Place | None:
         """The most similar place with the same key: by size, then by what the paths share."""
-        group = self._groups.get(self._key(place.path))
-        if group is None:
+        key = self._key(place.path)
+        if key not in self._by_path:
             return None
-        middle = bisect_left(group, place.size, key=lambda candidate: candidate.size)
-        near = group[max(0, middle - _NEIGHBOURS) : middle + _NEIGHBOURS]
+        near = _around(self._by_size[key], place.size, _size_of)
+        near += _around(self._by_path[key], place.path, _path_of)
         fitting = [candidate for candidate in near if _fits(candidate, place)]
-        if not fitting:
-            return None
-        return min(fitting, key=lambda candidate: _distance(candidate, place))
+        return min(fitting, key=lambda candidate: _distance(candidate, place), default=None)
+
+
+def _path_of(place: Place) -> bytes:
+    return place.path
+
+
+def _size_of(place: Place) -> int:
+    return place.size
+
+
+def _around(group: list[Place], value: _Value, key: Callable[[Place], _Value]) -> list[Place]:
+    """The candidates next to `value` in a group ordered by `key`."""
+    middle = bisect_left(group, value, key=key)
+    return group[max(0, middle - _NEIGHBOURS) : middle + _NEIGHBOURS]
 
 
 class _Search:

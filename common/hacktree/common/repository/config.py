@@ -22,14 +22,17 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     `zstd-level`: compression of new content in archive mode, 1 to 19. `keep-unreachable-hours`: how
     long prune leaves what no branch reaches, so that a client in the middle of a pull finds it.
+    `delta-cache`: bytes of encoded deltas that are kept for packs to come.
     """
 
     min_free_space: str = "256MiB"
     zstd_level: int = DEFAULT_ZSTD_LEVEL
     keep_unreachable_hours: float = 24.0
+    delta_cache: str = "4GiB"
 
     def __post_init__(self) -> None:
         parse_size(self.min_free_space)
+        parse_size(self.delta_cache)
         if not 1 <= self.zstd_level <= 19:
             raise ValueError("zstd-level is 1 to 19")
 

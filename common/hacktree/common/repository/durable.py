@@ -57,6 +57,18 @@ def replace_published(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     sync_directory(path.parent)
 
 
+def publish_file(staged: Path, path: Path, *, mode: int = 0o644) -> None:
+    """Give a finished file of the same file system its published name, durably."""
+    descriptor = os.open(staged, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _rename(staged, path)
+    sync_directory(path.parent)
+
+
 def swap_symlink(link: Path, target: str) -> None:
     """Point `link` at `target` in one step: at every instant it is the old link or the new."""
     temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")

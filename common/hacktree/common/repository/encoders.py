@@ -1,143 +1,169 @@
 """Supervising encoder workers: a crash, a hang or a file too large costs one entry, never a pack.
 
-Each worker is a process with limits on memory and stack (suffix sorting recurses), driven by one
-thread that waits for its answers with a deadline; after a failure it is replaced.
+Works as a `concurrent.futures.Executor` does: jobs are submitted, futures resolve to answers. Each
+of its threads drives one worker process and waits for its answers with a deadline; after a failure
+the worker is replaced.
 """
 
 import os
 import queue
-import resource
 import select
+import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import IO, Final, cast
 
 import msgspec
 
 from hacktree.common.repository.encoder_process import Answer, Failed, Job, receive, send
 
-MEMORY_LIMIT: Final = 3_500_000_000
-"""Bytes of address space of a worker: what suffix sorting of the largest window needs, and more."""
-
-_STACK: Final = 512 << 20
-_PATIENCE: Final = 120.0
-_SLOWEST: Final = 100_000
-"""Bytes a second that encoding exceeds; a job may take that, and `_PATIENCE` seconds."""
-
 _PROGRAM: Final = "hacktree.common.repository.encoder_process"
+_WALL_FACTOR: Final = 4
+"""Seconds on the clock for each second of processor time that a job may take: cores are shared."""
+
+_LAST_WORDS: Final = 5.0
+"""Seconds that a worker may take to end once it has closed its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker may use: bytes of address space and of stack, seconds of processor time.
+
+    A job may take `seconds`, and a second more for each `slowest` bytes that it reads.
+    """
+
+    memory: int = 3_500_000_000
+    stack: int = 1 << 30
+    seconds: float = 120.0
+    slowest: int = 100_000
+
+    def seconds_for(self, size: int) -> int:
+        """Processor time for a job that reads `size` bytes, rounded up."""
+        return int(self.seconds + size / self.slowest) + 1
+
+
+_ANSWERS: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
 
 WORKER: Final = (sys.executable, "-I", "-m", _PROGRAM)
 """The command of a worker; its arguments are appended."""
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A job, the bytes that it works on, and who is told the answer (on a thread of the pool's)."""
-
-    job: Job
-    size: int
-    done: Callable[[Answer], None] = field(compare=False)
-
-
 class EncoderPool:
-    """Runs tasks on `workers` processes, in the order given."""
+    """Workers for one pack: `repository` and `shared` are paths, of the archive and its maps."""
 
     def __init__(
         self,
         workers: int,
-        arguments: Sequence[str],
+        repository: str,
+        shared: str,
+        limits: Limits,
         *,
         command: Sequence[str] = WORKER,
-        patience: float = _PATIENCE,
-        memory: int = MEMORY_LIMIT,
     ) -> None:
-        self._workers = workers
-        self._command = [*command, *arguments]
-        self._patience = patience
-        self._memory = memory
+        limited = [str(limits.memory), str(limits.stack), str(os.getpid())]
+        self.limits = limits
+        self._command = [*command, repository, shared, *limited]
+        self._threads = ThreadPoolExecutor(workers, "encoder")
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        self._all: list[_Worker] = []
 
-    def run(self, tasks: Sequence[Task]) -> None:
-        """Do all of them; returns when the last is done. A failure of `done` itself is raised."""
-        pending: queue.SimpleQueue[Task] = queue.SimpleQueue()
-        for task in tasks:
-            pending.put(task)
-        errors: list[BaseException] = []
-        threads = [
-            threading.Thread(target=self._drive, args=(pending, errors), name=f"encoder-{number}")
-            for number in range(min(self._workers, len(tasks)))
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+    def __enter__(self) -> "EncoderPool":
+        return self
 
-    def _drive(self, pending: "queue.SimpleQueue[Task]", errors: list[BaseException]) -> None:
-        worker = _Worker(self._command, self._memory)
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def submit(self, job: Job) -> "Future[Answer]":
+        """Have a job done; jobs begin in the order in which they are submitted."""
+        return self._threads.submit(self._run, job)
+
+    def close(self) -> None:
+        """Forget what has not begun, and end the workers, whatever they are doing."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in list(self._all):
+            worker.kill()
+        self._threads.shutdown()
+        for worker in self._all:
+            worker.end()
+
+    def _run(self, job: Job) -> Answer:
+        worker = self._take()
+        answer = worker.ask(job)
+        if isinstance(answer, Failed):
+            # What failed for want of memory may have left too little of it.
+            worker.end()
+            self._all.remove(worker)
+        else:
+            self._idle.put(worker)
+        return answer
+
+    def _take(self) -> "_Worker":
         try:
-            while not errors:
-                try:
-                    task = pending.get_nowait()
-                except queue.Empty:
-                    return
-                answer = worker.ask(task.job, self._patience + task.size / _SLOWEST)
-                if isinstance(answer, Failed):
-                    worker.stop()
-                    worker = _Worker(self._command, self._memory)
-                task.done(answer)
-        except BaseException as error:  # noqa: BLE001 - raised by `run`, on its thread
-            errors.append(error)
-        finally:
-            worker.stop()
+            return self._idle.get_nowait()
+        except queue.Empty:
+            worker = _Worker(self._command)
+            self._all.append(worker)
+            return worker
 
 
 class _Worker:
-    def __init__(self, command: Sequence[str], memory: int) -> None:
+    """One process; its methods are for one thread at a time, but for `kill`."""
+
+    def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            preexec_fn=lambda: _limit(memory),
+            stderr=subprocess.DEVNULL,
+            # Threads of a linear algebra library that nobody calls would cost address space.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )
         self._jobs = cast("IO[bytes]", self._process.stdin)
         self._answers = cast("IO[bytes]", self._process.stdout)
 
-    def ask(self, job: Job, seconds: float) -> Answer:
+    def ask(self, job: Job) -> Answer:
         """The answer, or `Failed` if there is none in time."""
         try:
             send(self._jobs, job)
-            if not select.select([self._answers], [], [], seconds)[0]:
-                return Failed(f"no answer for {seconds:.0f} s")
+            if not select.select([self._answers], [], [], _WALL_FACTOR * job.seconds)[0]:
+                return Failed(f"no answer for {_WALL_FACTOR * job.seconds} s")
             data = receive(self._answers)
         except BrokenPipeError:
             data = b""
         if not data:
-            return Failed(f"the encoder ended with status {self.stop()}")
-        answer: Answer = msgspec.msgpack.decode(data, type=Answer)
-        return answer
-
-    def stop(self) -> int:
-        """End the process; its exit status."""
-        self._process.kill()
-        status = self._process.wait()
-        self._answers.close()
+            return Failed(_describe(self._outcome()))
         try:
-            self._jobs.close()
-        except BrokenPipeError:
-            return status  # Closing flushes what a dead worker didn't read.
-        return status
+            return _ANSWERS.decode(data)
+        except msgspec.MsgspecError:
+            return Failed("the encoder gave no sensible answer")
+
+    def kill(self) -> None:
+        """End the process; whoever waits for its answer gets `Failed`."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
+    def end(self) -> None:
+        """End the process and give its pipes back."""
+        self.kill()
+        self._process.wait()
+        self._answers.close()
+        with suppress(BrokenPipeError):
+            self._jobs.close()  # Flushes what a dead worker didn't read.
+
+    def _outcome(self) -> int:
+        """How a process that closed its end ends; negative for a signal."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_LAST_WORDS)
+        return 0
 
 
-def _limit(memory: int) -> None:
-    """In the child, before it executes: limits, and the lowest priority that is polite."""
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = _STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
-    resource.setrlimit(resource.RLIMIT_AS, (memory + stack, memory + stack))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(5)
+def _describe(status: int) -> str:
+    if status >= 0:
+        return f"the encoder ended with status {status}"
+    with suppress(ValueError):
+        return f"the encoder was killed by {signal.Signals(-status).name}"
+    return f"the encoder was killed by signal {-status}"

@@ -1,15 +1,21 @@
 """Encoding one object: the only place that decides which of the codec's entries are made."""
 
+import hashlib
 from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Final
 
 from hacktree.common.delta.codec import encode_delta, estimate
-from hacktree.common.delta.entry import EncodedEntry, encode_full
+from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.zstandard import compress
 
 _WORTH: Final = 0.95
 """A delta must be this much smaller than the object as a whole."""
+
+_WHOLE_LEVEL: Final = 6
+_CODEC_PACKAGE: Final = "hacktree.common.delta"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +28,41 @@ class Chosen:
 
 def encode_whole(new: bytes) -> Chosen:
     """The object as it is."""
-    return Chosen(encode_full(new), len(compress(new, 6)))
+    return Chosen(encode_full(new), len(compress(new, _WHOLE_LEVEL)))
 
 
 def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
     """The cheapest entry for `new` by bytes and decoding time: a delta against `old`, or whole."""
     entry = encode_delta(old, new, shared)
     size = estimate(entry)
-    whole = len(compress(new, 6))
+    whole = len(compress(new, _WHOLE_LEVEL))
     return Chosen(entry, size) if size <= _WORTH * whole else Chosen(encode_full(new), whole)
+
+
+def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
+    """The entries that a pack should offer for `new`: one that every client can decode first."""
+    return [encode_best(old, new, shared)]
+
+
+def is_whole(entry: EncodedEntry) -> bool:
+    """Whether the entry is the object as it is."""
+    return entry.kind is EntryKind.FULL
+
+
+def codec_version() -> bytes:
+    """A hash of the codec's own code: what another version of it encoded is encoded anew."""
+    digest = hashlib.sha256()
+    for source in sorted(_sources(resources.files(_CODEC_PACKAGE)), key=lambda file: file.name):
+        digest.update(source.read_bytes())
+    digest.update(resources.files(__package__).joinpath("encoding.py").read_bytes())
+    return digest.digest()
+
+
+def _sources(directory: Traversable) -> list[Traversable]:
+    found = []
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            found += _sources(entry)
+        elif entry.name.endswith(".py"):
+            found.append(entry)
+    return found

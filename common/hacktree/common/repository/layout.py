@@ -89,7 +89,8 @@ def init_repository(repository: Path, mode: Mode) -> None:
     for name in ("objects", "refs"):
         _make_directory(repository / name, public)
     if mode is Mode.ARCHIVE:
-        _make_directory(repository / "branches", public)
+        for name in ("branches", "packs", "graph"):
+            _make_directory(repository / name, public)
     for name in ("tmp", "state"):
         _make_directory(repository / name, 0o700)
     lock = os.open(repository / "lock", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)

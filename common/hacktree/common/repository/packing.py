@@ -1,26 +1,27 @@
 """Making a pack: what is new in one tree against another, entry by entry, frame by frame.
 
-Plan (compare, pair, learn what the entries share), encode every object in supervised processes, put
-entries into frames, write head and frames into one file, publish. What fails on the way becomes a
-whole object; a pack never fails for one file. docs/architecture.md, "Life of a pack".
+Plan (`packplan`), encode every object in supervised processes, put entries into frames, write head
+and frames into one file, publish. What fails on the way becomes a whole object; a pack never fails
+for one file. Nothing is locked while encoders work: a prune meanwhile costs the pack at most.
 """
 
+import os
+import secrets
 import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from hacktree.common.delta.btf import learn
-from hacktree.common.delta.contents import TreeComparison, compare_trees
-from hacktree.common.delta.elf import U8, NotElfError, parse_elf
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.pack import (
+    MAX_FRAME_LENGTH,
     FrameInfo,
     PackEntries,
     PackHead,
@@ -29,335 +30,406 @@ from hacktree.common.delta.pack import (
     metas_context,
     pack_metas,
 )
-from hacktree.common.delta.pairing import Place, pair_contents
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import pack_blob
+from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.ids import ObjectId, hash_bytes
-from hacktree.common.objects.tree import MAX_TREE_SIZE, FileEntry
-from hacktree.common.objects.walk import walk_tree
+from hacktree.common.objects.tree import MAX_TREE_SIZE
+from hacktree.common.repository.config import require_space
+from hacktree.common.repository.deltacache import DeltaCache, open_cache, trim_cache
 from hacktree.common.repository.encoder_process import (
     Answer,
+    Choice,
     Content,
     EntryDone,
     EntryJob,
     FrameDone,
+    FrameItem,
     FrameJob,
+    read_frame,
 )
-from hacktree.common.repository.encoders import EncoderPool, Task
-from hacktree.common.repository.locks import LockKind
+from hacktree.common.repository.encoders import WORKER, EncoderPool, Limits
+from hacktree.common.repository.locks import LockKind, hold_lock
+from hacktree.common.repository.objectnames import archive_name
+from hacktree.common.repository.packplan import PackPlan, Target, learn_maps, plan_pack
 from hacktree.common.repository.packs import publish_pack, require_archive
 from hacktree.common.repository.repository import Repository
-from hacktree.common.repository.transaction import locked_staging
+from hacktree.common.repository.transaction import locked_staging, remove_dead_staging
 
 FRAME_ENTRIES: Final = 64
 FRAME_BYTES: Final = 1 << 20
 ALONE_BYTES: Final = 256 << 10
 """A frame's entries, their compressed bytes, and what an entry is that stands alone."""
 
-_MODULE: Final = b".ko"
-_FEW_MODULES: Final = 16
-"""Fewer modules than this are not worth a map of their kernel's types."""
+_LARGE_WHOLE: Final = 1 << 20
+_HARDLY_SMALLER: Final = 0.97
+"""A whole object of so many compressed bytes is packed if that makes it at least so much smaller
+than its file in the archive, which clients can fetch as well.
+"""
+_ALL_BAD: Final = 16
+"""So many failures before any success are no accident."""
 
 Progress = Callable[[str, int, int], None]
 """Told the step, and how many bytes of how many it has done."""
 
 
+class EncodersFailedError(HacktreeError):
+    """No encoder does anything: the fault is not in the objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """How packs are encoded: so many processes of this command, within these limits."""
+
+    jobs: int
+    limits: Limits = field(default_factory=Limits)
+    command: tuple[str, ...] = WORKER
+
+
 @dataclass(frozen=True, slots=True)
 class PackReport:
-    """A pack that was made; `degraded` names the paths that are whole objects for a failure."""
+    """A pack that was made. `kinds`: entries by kind. Both lists hold paths with a reason:
+    `degraded` are whole objects for a failure, `left_out` are not in the pack at all.
+    """
 
     edge: Edge
     frames: int
     kinds: dict[str, int]
     degraded: list[str]
+    left_out: list[str]
 
 
-@dataclass(slots=True)
-class _Object:
-    """One target on its way into the pack."""
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An entry on its way into a frame; `made` is empty for a whole object."""
 
-    ordinal: int
-    id: ObjectId
-    size: int
-    path: bytes
-    base: int
-    spill: Path
-    kind: int = 0
-    estimate: int = 0
-    cost: int = 0
-    failure: str = ""
+    target: Target
+    choice: Choice
+    number: int = 0
+    made: str = ""
+
+    @property
+    def whole(self) -> "_Entry":
+        """The same object as it is, if it is not that already."""
+        return _Entry(self.target, Choice(EntryKind.FULL, self.choice.estimate, 0))
+
+    @property
+    def base(self) -> int:
+        return -1 if self.choice.kind == EntryKind.FULL else self.target.base
+
+    @property
+    def key(self) -> bytes:
+        """What its part of a frame depends on."""
+        parts = (self.target.id.hex(), self.choice.kind, self.base, Path(self.made).name)
+        return repr(parts).encode()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Frame:
-    objects: list[_Object] = field(default_factory=list)
-    estimate: int = 0
-    info: FrameInfo | None = None
+    entries: list[_Entry]
+    info: FrameInfo
+    path: Path
 
 
 def make_pack(
     repository: Repository,
     old: ObjectId | None,
     new: ObjectId,
-    *,
-    jobs: int,
+    encoders: Encoders,
     progress: Progress | None = None,
 ) -> PackReport:
-    """Make and publish the pack from tree `old` to tree `new`, both of which are here."""
+    """Make and publish the pack from tree `old` to tree `new`, both of which are here.
+
+    Raises `BusyError` while another pack is made, `EncodersFailedError`, `SpaceError`.
+    """
     require_archive(repository)
-    report = progress or (lambda step, done, total: None)
-    # Shared, so that no prune deletes what is being read.
-    with (
-        repository.lock(LockKind.SHARED),
-        locked_staging(repository, f"pack-{new.hex()[:16]}") as scratch,
-    ):
+    with _only_packer(repository), _scratch(repository) as scratch:
+        return _Packing(repository, scratch, old, new, encoders, progress).run()
+
+
+@contextmanager
+def _only_packer(repository: Repository) -> Iterator[None]:
+    """One pack at a time: it uses every core, and the cache has one owner."""
+    path = repository.state / "packing.lock"
+    os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+    with hold_lock(path, LockKind.EXCLUSIVE):
+        yield
+
+
+@contextmanager
+def _scratch(repository: Repository) -> Iterator[Path]:
+    remove_dead_staging(repository, "pack-")
+    with locked_staging(repository, f"pack-{secrets.token_hex(8)}") as directory:
         try:
-            return _make(repository, scratch, old, new, jobs, report)
+            yield directory
         finally:
-            shutil.rmtree(scratch)
+            shutil.rmtree(directory)
 
 
-def _make(
-    repository: Repository,
-    scratch: Path,
-    old: ObjectId | None,
-    new: ObjectId,
-    jobs: int,
-    report: Progress,
-) -> PackReport:
-    comparison = compare_trees(repository.load_tree, old, new)
-    objects = _plan(repository, scratch, comparison, old, new)
-    shared = _learn(repository, comparison, objects)
-    (scratch / "shared").write_bytes(shared.encode())
-    pool = EncoderPool(jobs, [str(repository.path), str(scratch / "shared")])
-    _encode(pool, comparison, objects, report)
-    frames = _arrange(objects)
-    _compress(pool, scratch, frames, report)
-    staged, edge = _write(repository, scratch, comparison, shared, frames, old, new)
-    publish_pack(repository, staged, edge)
-    kinds = [EntryKind(item.kind).name.lower() for item in objects]
-    return PackReport(
-        edge,
-        len(frames),
-        {name: kinds.count(name) for name in sorted(set(kinds))},
-        [
-            f"/{item.path.decode('utf-8', 'replace')}: {item.failure}"
-            for item in objects
-            if item.failure
-        ],
-    )
+class _Packing:
+    """One pack in the making."""
 
+    def __init__(
+        self,
+        repository: Repository,
+        scratch: Path,
+        old: ObjectId | None,
+        new: ObjectId,
+        encoders: Encoders,
+        progress: Progress | None,
+    ) -> None:
+        self._repository = repository
+        self._scratch = scratch
+        self._old = old
+        self._new = new
+        self._encoders = encoders
+        self._progress = progress or (lambda step, done, total: None)
+        self._degraded: dict[bytes, str] = {}
+        self._left_out: dict[bytes, str] = {}
+        self._succeeded = False
 
-def _places(
-    repository: Repository, root: ObjectId, numbers: dict[ObjectId, int]
-) -> Iterator[Place]:
-    """The paths of the numbered contents."""
-    for path, entry in walk_tree(repository.load_tree, root):
-        if isinstance(entry, FileEntry) and entry.id in numbers:
-            yield Place(path, numbers[entry.id], entry.size)
-
-
-def _plan(
-    repository: Repository,
-    scratch: Path,
-    comparison: TreeComparison,
-    old: ObjectId | None,
-    new: ObjectId,
-) -> list[_Object]:
-    """Every target with its base's ordinal (-1: none), in the order of their paths."""
-    bases = {content: number for number, content in enumerate(comparison.bases)}
-    targets = {content: number for number, content in enumerate(comparison.targets)}
-    there = list(_places(repository, new, targets))
-    here = list(_places(repository, old, bases)) if old is not None else []
-    pairs = pair_contents(here, there)
-    first = {place.content: place.path for place in reversed(there)}
-    objects = [
-        _Object(
-            ordinal,
-            content,
-            comparison.sizes[content],
-            first[ordinal],
-            pairs.get(ordinal, -1),
-            scratch / f"{ordinal}.entry",
+    def run(self) -> PackReport:
+        repository, encoders = self._repository, self._encoders
+        plan = plan_pack(repository, self._old, self._new)
+        shared = learn_maps(repository, plan, encoders.jobs)
+        maps = shared.encode()
+        (self._scratch / "maps").write_bytes(maps)
+        cache = open_cache(repository, hash_bytes(maps))
+        with EncoderPool(
+            encoders.jobs,
+            str(repository.path),
+            str(self._scratch / "maps"),
+            encoders.limits,
+            command=encoders.command,
+        ) as pool:
+            entries, alternatives = self._encode(pool, cache, plan)
+            groups = [*arrange_frames(entries), *arrange_frames(alternatives)]
+            frames = self._compress(pool, cache, groups)
+        staged, edge = self._write(plan, shared, frames)
+        with repository.lock(LockKind.SHARED):
+            publish_pack(repository, staged, edge)
+        trim_cache(repository)
+        kinds = Counter(EntryKind(e.choice.kind).name.lower() for f in frames for e in f.entries)
+        return PackReport(
+            edge,
+            len(frames),
+            dict(sorted(kinds.items())),
+            _reasons(self._degraded),
+            _reasons(self._left_out),
         )
-        for content, ordinal in targets.items()
-    ]
-    return sorted(objects, key=lambda item: item.path)
+
+    def _encode(
+        self, pool: EncoderPool, cache: DeltaCache, plan: PackPlan
+    ) -> tuple[list[_Entry], list[_Entry]]:
+        """An entry for every target, in the plan's order, and alternatives to some of them."""
+        paired = [target for target in plan.targets if target.base >= 0]
+        jobs: dict[Future[Answer], tuple[Target, str]] = {}
+        # The largest first, so that in the end no core waits for long.
+        for target in sorted(paired, key=lambda target: (-target.size, target.ordinal)):
+            base = plan.comparison.bases[target.base]
+            size = plan.comparison.sizes[base]
+            made = str(cache.entry(base, target.id, uses_maps=target.uses_maps))
+            seconds = pool.limits.seconds_for(size + target.size)
+            content = Content(target.id, target.size)
+            job = EntryJob(content, Content(base, size), made, seconds)
+            jobs[pool.submit(job)] = target, made
+        sizes = {future: target.size for future, (target, _) in jobs.items()}
+        best: dict[int, _Entry] = {}
+        others: dict[int, list[_Entry]] = {}
+        for future, answer in self._gather("encoding", sizes):
+            target, made = jobs[future]
+            if isinstance(answer, EntryDone):
+                choices = [_Entry(target, c, n, made) for n, c in enumerate(answer.choices)]
+                best[target.ordinal], *others[target.ordinal] = choices
+            else:
+                self._degraded[target.path] = _reason(answer)
+        entries = [best.get(target.ordinal) or self._whole(target) for target in plan.targets]
+        return entries, [e for target in plan.targets for e in others.get(target.ordinal, ())]
+
+    def _whole(self, target: Target) -> _Entry:
+        return _Entry(target, Choice(EntryKind.FULL, self._stored_size(target), 0))
+
+    def _stored_size(self, target: Target) -> int:
+        return os.stat(self._repository.objects / archive_name(target.id)).st_size
+
+    def _compress(
+        self, pool: EncoderPool, cache: DeltaCache, groups: Sequence[list[_Entry]]
+    ) -> list[_Frame]:
+        """The frames that could be made, in order; what fails is tried again in smaller ones."""
+        made: dict[tuple[int, int], _Frame] = {}
+        waiting = {(number, 0): group for number, group in enumerate(groups)}
+        while waiting:
+            failed = self._compress_once(pool, cache, waiting, made)
+            waiting = {}
+            for (number, _), entries in failed.items():
+                for entry in self._lessen(entries):
+                    waiting[(number, 1 + len(waiting))] = [entry]
+        frames = [made[key] for key in sorted(made)]
+        return [frame for frame in frames if self._pays(frame)]
+
+    def _compress_once(
+        self,
+        pool: EncoderPool,
+        cache: DeltaCache,
+        waiting: dict[tuple[int, int], list[_Entry]],
+        made: dict[tuple[int, int], _Frame],
+    ) -> dict[tuple[int, int], list[_Entry]]:
+        jobs: dict[Future[Answer], tuple[tuple[int, int], Path]] = {}
+        sizes = {}
+        for key, entries in sorted(waiting.items(), key=lambda item: -_estimate(item[1])):
+            path = cache.frame(entry.key for entry in entries)
+            items = [
+                FrameItem(Content(e.target.id, e.target.size), e.made, e.number) for e in entries
+            ]
+            seconds = pool.limits.seconds_for(sum(e.target.size for e in entries))
+            future = pool.submit(FrameJob(items, str(path), seconds))
+            jobs[future] = key, path
+            sizes[future] = _estimate(entries)
+        failed = {}
+        for future, answer in self._gather("compressing", sizes):
+            key, path = jobs[future]
+            entries = waiting[key]
+            if isinstance(answer, FrameDone) and answer.length <= MAX_FRAME_LENGTH:
+                decoded = sum(entry.target.size for entry in entries)
+                digest = ObjectId(answer.digest)
+                info = FrameInfo(answer.length, digest, decoded, answer.cost)
+                made[key] = _Frame(entries, info, path)
+            else:
+                failed[key] = entries
+                for entry in entries[:1] if len(entries) == 1 else ():
+                    self._note_failure(entry, _reason(answer))
+        return failed
+
+    def _note_failure(self, entry: _Entry, reason: str) -> None:
+        if entry.choice.kind == EntryKind.FULL:
+            self._degraded.pop(entry.target.path, None)
+            self._left_out[entry.target.path] = reason
+        elif entry.number == 0:
+            self._degraded[entry.target.path] = reason
+
+    def _lessen(self, entries: list[_Entry]) -> list[_Entry]:
+        """What to try instead of a frame that failed: one by one, then whole, then nothing."""
+        if len(entries) > 1:
+            return entries
+        only = entries[0]
+        return [only.whole] if only.choice.kind != EntryKind.FULL and only.number == 0 else []
+
+    def _pays(self, frame: _Frame) -> bool:
+        """Whether a frame is better than the files that the archive publishes anyway."""
+        if frame.info.length < _LARGE_WHOLE or len(frame.entries) > 1:
+            return True
+        (entry,) = frame.entries
+        if entry.choice.kind != EntryKind.FULL:
+            return True
+        stored = self._stored_size(entry.target)
+        if frame.info.length <= _HARDLY_SMALLER * stored:
+            return True
+        self._left_out[entry.target.path] = "hardly smaller than its file in the archive"
+        return False
+
+    def _gather(
+        self, step: str, sizes: dict[Future[Answer], int]
+    ) -> Iterator[tuple[Future[Answer], Answer]]:
+        """Answers as they come; tells the progress."""
+        done, total, failures = 0, sum(sizes.values()), 0
+        for future in as_completed(sizes):
+            answer = future.result()
+            if isinstance(answer, EntryDone | FrameDone):
+                self._succeeded = True
+            else:
+                failures += 1
+                if failures >= _ALL_BAD and not self._succeeded:
+                    raise EncodersFailedError(f"no encoder works: {_reason(answer)}")
+            yield future, answer
+            done += sizes[future]
+            self._progress(step, done, total)
+
+    def _write(self, plan: PackPlan, shared: Shared, frames: Sequence[_Frame]) -> tuple[Path, Edge]:
+        """Head and frames in one file."""
+        infos = tuple(frame.info for frame in frames)
+        head = encode_head(self._head(plan, shared, frames, infos))
+        length = len(head) + sum(info.length for info in infos)
+        require_space(self._scratch, length, self._repository.reserve)
+        staged = self._scratch / "pack"
+        with staged.open("wb") as output:
+            output.write(head)
+            for frame in frames:
+                data = read_frame(frame.path)
+                if hash_bytes(data) != frame.info.digest:
+                    raise HacktreeError("a frame changed in the cache: run the command again")
+                output.write(data)
+        return staged, Edge(
+            plan.old,
+            plan.new,
+            hash_bytes(head),
+            len(head),
+            length,
+            sum(len(frame.entries) for frame in frames),
+            sum(info.decoded for info in infos),
+            sum(info.cost for info in infos) // 1000,
+        )
+
+    def _head(
+        self,
+        plan: PackPlan,
+        shared: Shared,
+        frames: Sequence[_Frame],
+        infos: tuple[FrameInfo, ...],
+    ) -> PackHead:
+        comparison = plan.comparison
+        entries = [entry for frame in frames for entry in frame.entries]
+        columns = PackEntries(
+            counts=np.array([len(frame.entries) for frame in frames], np.int64),
+            targets=np.array([entry.target.ordinal for entry in entries], np.int64),
+            bases=np.array([entry.base for entry in entries], np.int64),
+            kinds=np.array([entry.choice.kind for entry in entries], np.int64),
+        )
+        return PackHead(
+            1,
+            plan.old or b"",
+            plan.new,
+            len(self._repository.read_meta(plan.new, MAX_TREE_SIZE)),
+            b"",
+            pack_blob(shared.encode()),
+            infos,
+            pack_blob(encode_entries(columns)),
+            pack_metas(
+                self._trees(comparison.metas), metas_context(self._trees(comparison.old_trees))
+            ),
+        )
+
+    def _trees(self, ids: Iterable[ObjectId]) -> list[bytes]:
+        return [self._repository.read_meta(tree, MAX_TREE_SIZE) for tree in ids]
 
 
-def _learn(
-    repository: Repository, comparison: TreeComparison, objects: Sequence[_Object]
-) -> Shared:
-    """Where the types of a rebuilt kernel went, from its modules."""
-    modules = [item for item in objects if item.path.endswith(_MODULE) and item.base >= 0]
-    if len(modules) < _FEW_MODULES:
-        return Shared()
-
-    def sections(item: _Object) -> tuple[U8, U8] | None:
-        base = comparison.bases[item.base]
-        pair = (base, comparison.sizes[base]), (item.id, item.size)
-        old, new = (_type_section(repository, *content) for content in pair)
-        return None if old is None or new is None else (old, new)
-
-    with ThreadPoolExecutor(2, "types") as executor:
-        return Shared(learn(pair for pair in executor.map(sections, modules) if pair is not None))
-
-
-def _type_section(repository: Repository, content: ObjectId, size: int) -> U8 | None:
-    entry = FileEntry(b"-", 0o644, 0, 0, (), content, size)
-    data = np.frombuffer(b"".join(repository.read_content(entry)), np.uint8)
-    try:
-        section = parse_elf(data).section(b".BTF")
-    except NotElfError:
-        return None
-    return None if section is None else data[section.offset : section.end].copy()
-
-
-def _encode(
-    pool: EncoderPool, comparison: TreeComparison, objects: Sequence[_Object], report: Progress
-) -> None:
-    """Fill in kind, estimate and cost of every object; the largest first, so none ends alone."""
-    total = sum(item.size for item in objects)
-    done, lock = 0, threading.Lock()
-    again: list[_Object] = []
-
-    def task(item: _Object, base: int) -> Task:
-        source = None
-        if base >= 0:
-            base_id = comparison.bases[base]
-            source = Content(base_id, comparison.sizes[base_id])
-
-        def finish(answer: Answer) -> None:
-            nonlocal done
-            with lock:
-                if isinstance(answer, EntryDone):
-                    item.kind, item.estimate, item.cost = answer.kind, answer.estimate, answer.cost
-                    if item.kind == EntryKind.FULL:
-                        item.base = -1
-                else:
-                    item.failure = getattr(answer, "reason", "no entry")
-                    again.append(item)
-                done += item.size
-                report("encoding", min(done, total), total)
-
-        job = EntryJob(Content(item.id, item.size), source, str(item.spill))
-        return Task(job, item.size + (source.size if source else 0), finish)
-
-    ordered = sorted(objects, key=lambda item: (-item.size, item.ordinal))
-    pool.run([task(item, item.base) for item in ordered])
-    # What failed as a delta is tried once more as a whole; what fails again stays out of the pack.
-    failed, again = again, []
-    for item in failed:
-        item.base = -1
-    pool.run([task(item, -1) for item in failed])
-
-
-def _arrange(objects: Sequence[_Object]) -> list[_Frame]:
-    """Entries by path into frames, so that a directory's stand together; large ones alone."""
-    frames: list[_Frame] = []
-    current = _Frame()
-    for item in objects:
-        if not item.spill.exists():
+def arrange_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """Entries in their order into frames of bounded size; large ones alone."""
+    frames: list[list[_Entry]] = []
+    current: list[_Entry] = []
+    size = 0
+    for entry in entries:
+        estimate = entry.choice.estimate
+        if estimate > ALONE_BYTES:
+            frames.append([entry])
             continue
-        if item.estimate > ALONE_BYTES:
-            frames.append(_Frame([item], item.estimate))
-            continue
-        full = len(current.objects) == FRAME_ENTRIES
-        if current.objects and (full or current.estimate + item.estimate > FRAME_BYTES):
+        if current and (len(current) == FRAME_ENTRIES or size + estimate > FRAME_BYTES):
             frames.append(current)
-            current = _Frame()
-        current.objects.append(item)
-        current.estimate += item.estimate
-    return [*frames, current] if current.objects else frames
+            current, size = [], 0
+        current.append(entry)
+        size += estimate
+    return [*frames, current] if current else frames
 
 
-def _compress(pool: EncoderPool, scratch: Path, frames: Sequence[_Frame], report: Progress) -> None:
-    total = sum(frame.estimate for frame in frames)
-    done, lock = 0, threading.Lock()
-
-    def task(number: int, frame: _Frame) -> Task:
-        def finish(answer: Answer) -> None:
-            nonlocal done
-            with lock:
-                if isinstance(answer, FrameDone):
-                    frame.info = FrameInfo(
-                        answer.length,
-                        ObjectId(answer.digest),
-                        sum(item.size for item in frame.objects),
-                        sum(item.cost for item in frame.objects),
-                    )
-                else:
-                    for item in frame.objects:
-                        item.failure = getattr(answer, "reason", "no frame")
-                done += frame.estimate
-                report("compressing", done, total)
-
-        spills = [str(item.spill) for item in frame.objects]
-        size = sum(item.size for item in frame.objects)
-        return Task(FrameJob(spills, str(scratch / f"{number}.frame")), size, finish)
-
-    numbered = sorted(enumerate(frames), key=lambda pair: -pair[1].estimate)
-    pool.run([task(number, frame) for number, frame in numbered])
+def _estimate(entries: Sequence[_Entry]) -> int:
+    return sum(entry.choice.estimate for entry in entries)
 
 
-def _write(
-    repository: Repository,
-    scratch: Path,
-    comparison: TreeComparison,
-    shared: Shared,
-    frames: Sequence[_Frame],
-    old: ObjectId | None,
-    new: ObjectId,
-) -> tuple[Path, Edge]:
-    """Head and frames in one file."""
-    made = [(number, frame) for number, frame in enumerate(frames) if frame.info is not None]
-    objects = [item for _, frame in made for item in frame.objects]
-    entries = PackEntries(
-        counts=np.array([len(frame.objects) for _, frame in made], np.int64),
-        targets=np.array([item.ordinal for item in objects], np.int64),
-        bases=np.array([item.base for item in objects], np.int64),
-        kinds=np.array([item.kind for item in objects], np.int64),
-    )
-    infos = tuple(frame.info for _, frame in made if frame.info is not None)
-    head = encode_head(_head(repository, comparison, shared, entries, infos, old, new))
-    staged = scratch / "pack"
-    with staged.open("wb") as output:
-        output.write(head)
-        for number, _ in made:
-            with (scratch / f"{number}.frame").open("rb") as frame:
-                shutil.copyfileobj(frame, output, 1 << 20)
-    return staged, Edge(
-        old,
-        new,
-        hash_bytes(head),
-        len(head),
-        len(head) + sum(info.length for info in infos),
-        len(objects),
-        sum(info.decoded for info in infos),
-        sum(info.cost for info in infos) // 1000,
-    )
+def _reason(answer: Answer) -> str:
+    return getattr(answer, "reason", "an answer to another question")
 
 
-def _head(
-    repository: Repository,
-    comparison: TreeComparison,
-    shared: Shared,
-    entries: PackEntries,
-    infos: tuple[FrameInfo, ...],
-    old: ObjectId | None,
-    new: ObjectId,
-) -> PackHead:
-    context = metas_context([repository.read_meta(i, MAX_TREE_SIZE) for i in comparison.old_trees])
-    metas = [repository.read_meta(i, MAX_TREE_SIZE) for i in comparison.metas]
-    root = len(repository.read_meta(new, MAX_TREE_SIZE))
-    return PackHead(
-        1,
-        old or b"",
-        new,
-        root,
-        b"",
-        pack_blob(shared.encode()),
-        infos,
-        pack_blob(encode_entries(entries)),
-        pack_metas(metas, context),
-    )
+def _reasons(failures: dict[bytes, str]) -> list[str]:
+    return [
+        f"/{path.decode('utf-8', 'backslashreplace')}: {reason}"
+        for path, reason in sorted(failures.items())
+    ]

@@ -27,8 +27,8 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.durable import (
     make_directories,
+    publish_file,
     replace_published,
-    sync_directory,
     write_durably,
 )
 from hacktree.common.repository.layout import Mode
@@ -91,26 +91,19 @@ def read_head(repository: Repository, edge: Edge) -> PackHead:
 
 
 def publish_pack(repository: Repository, staged: Path, edge: Edge) -> None:
-    """Give the synced file `staged` its name, then let the graph name it.
+    """Give the finished file `staged` its name, then let the graph name it.
 
-    An edge between the same trees is replaced; its pack is retired.
+    An edge between the same trees is replaced; its pack is retired. The graph is held throughout,
+    so that nobody takes the pack for a retired one before it is named.
     """
     make_directories(repository.path, Path("packs"), mode=0o755)
-    staged.chmod(0o644)
-    descriptor = os.open(staged, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(staged, pack_path(repository, edge.pack))
-    sync_directory(repository.path / "packs")
     with _hold_graph(repository):
+        publish_file(staged, pack_path(repository, edge.pack))
         edges = list_edges(repository)
-        replaced = [e for e in edges if (e.old, e.new) == (edge.old, edge.new)]
-        if not replaced:
+        kept = [e for e in edges if (e.old, e.new) != (edge.old, edge.new) and e.pack != edge.pack]
+        if kept == edges:
             _write_graph(repository, add_edges(_tail(repository), [edge]))
         else:
-            kept = [e for e in edges if e not in replaced]
             _write_graph(repository, add_edges(EMPTY_SEGMENT, [edge, *kept]))
 
 
@@ -135,12 +128,14 @@ def delete_retired(repository: Repository, now: float, grace: float) -> list[str
             if name not in named and name != "tail"
         }
         record = _read_retired(repository)
-        seen = {name: record.get(name, now) for name in present}
+        # A time in the future (the clock was set back) counts as now.
+        seen = {name: min(record.get(name, now), now) for name in present}
         due = sorted(name for name, since in seen.items() if now - since >= grace)
-        left = {name: since for name, since in seen.items() if name not in due}
-        write_durably(repository.state / "retired", msgspec.json.encode(left))
+        # The due ones stay on the record until they are gone, or a crash would renew their grace.
+        _write_retired(repository, seen)
         for name in due:
             (repository.path / name).unlink(missing_ok=True)
+        _write_retired(repository, {name: seen[name] for name in seen.keys() - set(due)})
     return due
 
 
@@ -186,6 +181,11 @@ def _read_retired(repository: Repository) -> dict[str, float]:
         )
     except (FileNotFoundError, msgspec.MsgspecError):
         return {}  # Lost, the period of grace begins again.
+
+
+def _write_retired(repository: Repository, seen: dict[str, float]) -> None:
+    if seen != _read_retired(repository):
+        write_durably(repository.state / "retired", msgspec.json.encode(dict(sorted(seen.items()))))
 
 
 def _names(directory: Path) -> list[str]:

@@ -1,0 +1,110 @@
+"""What a pack is to encode: its targets, the base of each, and what their entries share."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from hacktree.common.delta.btf import learn
+from hacktree.common.delta.contents import TreeComparison, compare_trees
+from hacktree.common.delta.elf import U8, NotElfError, parse_elf
+from hacktree.common.delta.pairing import Place, pair_contents
+from hacktree.common.delta.shared import Shared
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.tree import FileEntry
+from hacktree.common.objects.walk import walk_tree
+from hacktree.common.repository.repository import Repository
+
+_MODULE: Final = b".ko"
+_FEW_MODULES: Final = 16
+"""Fewer modules than this are not worth a map of their kernel's types."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """An object that a pack brings: its ordinal, one of its paths, its base's ordinal (-1: none).
+
+    `uses_maps`: whether the pack's shared maps may matter for it.
+    """
+
+    ordinal: int
+    id: ObjectId
+    size: int
+    path: bytes
+    base: int
+    uses_maps: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PackPlan:
+    """The targets in order of path, so that those of a directory or package stand together."""
+
+    old: ObjectId | None
+    new: ObjectId
+    comparison: TreeComparison
+    targets: list[Target]
+
+
+def plan_pack(repository: Repository, old: ObjectId | None, new: ObjectId) -> PackPlan:
+    """Compare two trees and pair what is new with what was there; reads trees only."""
+    comparison = compare_trees(repository.load_tree, old, new)
+    bases = {content: number for number, content in enumerate(comparison.bases)}
+    ordinals = {content: number for number, content in enumerate(comparison.targets)}
+    there = list(_places(repository, new, ordinals))
+    here = list(_places(repository, old, bases)) if old is not None else []
+    pairs = pair_contents(here, there)
+    first = {place.content: place.path for place in reversed(there)}
+    targets = [
+        Target(
+            ordinal,
+            content,
+            comparison.sizes[content],
+            first[ordinal],
+            pairs.get(ordinal, -1),
+            first[ordinal].endswith(_MODULE),
+        )
+        for content, ordinal in ordinals.items()
+    ]
+    return PackPlan(old, new, comparison, sorted(targets, key=lambda target: target.path))
+
+
+def _places(
+    repository: Repository, root: ObjectId, numbers: dict[ObjectId, int]
+) -> Iterator[Place]:
+    """The paths of the numbered contents."""
+    for path, entry in walk_tree(repository.load_tree, root):
+        if isinstance(entry, FileEntry) and entry.id in numbers:
+            yield Place(path, numbers[entry.id], entry.size)
+
+
+def learn_maps(repository: Repository, plan: PackPlan, threads: int) -> Shared:
+    """Where the types of a rebuilt kernel went, from its modules; reads all of them."""
+    modules = [target for target in plan.targets if target.uses_maps and target.base >= 0]
+    if len(modules) < _FEW_MODULES:
+        return Shared()
+    comparison = plan.comparison
+
+    def sections(target: Target) -> tuple[U8, U8] | None:
+        base = comparison.bases[target.base]
+        old = _type_section(repository, base, comparison.sizes[base])
+        new = _type_section(repository, target.id, target.size)
+        return None if old is None or new is None else (old, new)
+
+    with ThreadPoolExecutor(threads, "types") as executor:
+        return Shared(learn(_present(list(executor.map(sections, modules)))))
+
+
+def _present(pairs: Sequence[tuple[U8, U8] | None]) -> Iterator[tuple[U8, U8]]:
+    return (pair for pair in pairs if pair is not None)
+
+
+def _type_section(repository: Repository, content: ObjectId, size: int) -> U8 | None:
+    entry = FileEntry(b"-", 0o644, 0, 0, (), content, size)
+    data = np.frombuffer(b"".join(repository.read_content(entry)), np.uint8)
+    try:
+        section = parse_elf(data).section(b".BTF")
+    except NotElfError:
+        return None
+    return None if section is None else data[section.offset : section.end].copy()
