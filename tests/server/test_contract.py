@@ -191,7 +191,7 @@ def test_both_servers_give_the_same_validators(
 # Ranges
 
 
-@pytest.mark.parametrize("which", ["file", "large"])
+@pytest.mark.parametrize("which", ["file", "large", "pack"])
 @pytest.mark.parametrize(
     ("first", "last", "spelling"),
     [
@@ -251,7 +251,7 @@ def test_an_unknown_unit_gets_the_whole(server: RunningServer, published: Publis
     assert (answer.status, answer.body) == (200, published.content(published.file))
 
 
-@pytest.mark.parametrize("which", ["file", "large"])
+@pytest.mark.parametrize("which", ["file", "large", "pack"])
 def test_if_range_that_matches_gets_the_part(
     server: RunningServer, published: Published, which: str
 ) -> None:
@@ -262,7 +262,7 @@ def test_if_range_that_matches_gets_the_part(
         assert (answer.status, answer.body) == (206, published.content(path)[100:])
 
 
-@pytest.mark.parametrize("which", ["file", "large"])
+@pytest.mark.parametrize("which", ["file", "large", "pack"])
 def test_if_range_of_another_version_gets_the_whole(
     server: RunningServer, published: Published, which: str
 ) -> None:
@@ -292,6 +292,11 @@ UNREACHABLE: tuple[bytes, ...] = (
     b"/objects/",
     b"/objects/17/",
     b"/branches/gnomeos/x86_64/builds/history/",
+    b"/packs/",
+    b"/graph/",
+    b"/graph/tail/",
+    b"/packs/../state/sessions",
+    b"/graph/%74ail",
     b"/refs/gnomeos/x86_64/builds/",
     b"//refs/gnomeos/x86_64/builds",
     b"/refs//gnomeos/x86_64/builds",
@@ -381,6 +386,8 @@ PUBLISHED: tuple[str, ...] = (
     f"/branches/plain/history/{HEX64}",
     "/branches/a/b/history/tail",
     f"/branches/{'n' * 200}/history/{HEX64}",
+    f"/packs/{HEX64}",
+    f"/graph/{HEX64}",
 )
 NOT_PUBLISHED: tuple[str, ...] = (
     f"/objects/ab/{HEX62}.file",
@@ -421,6 +428,18 @@ NOT_PUBLISHED: tuple[str, ...] = (
     "/branches/Upper/history/tail",
     "/config.toml",
     "/packs/x",
+    f"/packs/{HEX64[1:]}",
+    f"/packs/{HEX64}0",
+    f"/packs/{HEX64.upper()}",
+    f"/packs/{HEX62[:2]}/{HEX62}",
+    "/packs/tail",
+    f"/packs/.{HEX64}.0f0f0f0f.tmp",
+    "/graph/head",
+    "/graph/taill",
+    f"/graph/{HEX64[1:]}",
+    f"/graph/{HEX64.upper()}",
+    f"/graph/x/{HEX64}",
+    "/graph/.tail.0f0f0f0f.tmp",
 )
 
 

@@ -21,11 +21,19 @@ def test_a_path_becomes_components_below_the_repository() -> None:
     assert find_published(f"/branches/os/builds/history/{HEX64}") == PublishedFile(
         ("branches", "os", "builds", "history", HEX64), Lifetime.IMMUTABLE
     )
+    assert find_published(f"/packs/{HEX64}") == PublishedFile(("packs", HEX64), Lifetime.IMMUTABLE)
+    assert find_published(f"/graph/{HEX64}") == PublishedFile(("graph", HEX64), Lifetime.IMMUTABLE)
+    assert find_published("/graph/tail") == PublishedFile(("graph", "tail"), Lifetime.MUTABLE)
 
 
 def test_a_line_end_is_not_the_end_of_a_path() -> None:
     """`$` in a regex would let it pass."""
-    for path in ("/refs/builds", f"/objects/ab/{HEX62}.meta", "/branches/b/history/tail"):
+    for path in (
+        "/refs/builds",
+        f"/objects/ab/{HEX62}.meta",
+        "/branches/b/history/tail",
+        "/graph/tail",
+    ):
         assert find_published(path) is not None
         assert find_published(path + "\n") is None
 
@@ -41,17 +49,17 @@ def test_digits_of_other_scripts_are_no_digits() -> None:
             (
                 *("/", ".", "..", "-", "\\", "%2e", "\0", "\n", "é", "A", "state", "builds"),
                 *("refs", "objects", "ab", HEX62, ".meta", ".file.zst"),
-                *("branches", "history", "tail", HEX64),
+                *("branches", "history", "tail", HEX64, "packs", "graph"),
             )
         ),
         max_size=9,
     ).map("".join)
 )
 def test_no_component_can_leave_the_published_directories(path: str) -> None:
-    """Whatever is put together: components are plain names below one of three directories."""
+    """Whatever is put together: components are plain names below one of five directories."""
     found = find_published("/" + path)
     if found is not None:
-        assert found.components[0] in ("refs", "objects", "branches")
+        assert found.components[0] in ("refs", "objects", "branches", "packs", "graph")
         assert "/" + path == "/" + "/".join(found.components)
         for component in found.components:
             assert component.isascii()

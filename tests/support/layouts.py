@@ -28,16 +28,27 @@ class Published:
     file = f"/objects/2e/{'0b' * 31}.file.zst"
     large = f"/objects/ff/{'1f' * 31}.file.zst"
     empty = f"/objects/00/{'00' * 31}.file.zst"
+    pack = f"/packs/{'d0' * 32}"
+    segment = f"/graph/{'e5' * 32}"
+    graph = "/graph/tail"
 
     @property
     def immutable(self) -> tuple[str, ...]:
         """URL paths of files that never change."""
-        return (self.page, self.meta, self.file, self.large, self.empty)
+        return (
+            self.page,
+            self.meta,
+            self.file,
+            self.large,
+            self.empty,
+            self.pack,
+            self.segment,
+        )
 
     @property
     def mutable(self) -> tuple[str, ...]:
         """URL paths of files that every build replaces."""
-        return (self.ref, self.tail)
+        return (self.ref, self.tail, self.graph)
 
     def path(self, url_path: str) -> Path:
         """Where a URL path is on disk."""
@@ -69,6 +80,9 @@ def published_layout(directory: Path) -> Iterator[Published]:
     layout.write(layout.file, b"(\xb5/\xfd" + bytes(range(256)) * 40)
     layout.write(layout.large, b"".join(b"%015d\n" % line for line in range(200_000)))
     layout.write(layout.empty, b"")
+    layout.write(layout.pack, b"\x9a\xa4pack" + bytes(range(256)) * 9000)
+    layout.write(layout.segment, b"(\xb5/\xfd sealed segment")
+    layout.write(layout.graph, b"(\xb5/\xfd newest edges")
     with contextlib.ExitStack() as held:
         _lay_out_secrets(layout)
         _set_traps(layout, held)
@@ -107,6 +121,9 @@ def _set_traps(layout: Published, held: contextlib.ExitStack) -> None:
     (directory / "refs" / "link").symlink_to("gnomeos/x86_64/builds")
     (directory / "branches" / "linked").symlink_to("gnomeos")
     (directory / "refs" / "loop").symlink_to("loop")
+    (directory / "packs" / ("c9" * 32)).symlink_to("../state/sessions")
+    (directory / "graph" / ("ca" * 32)).symlink_to("tail")
+    (directory / "packs" / ("cb" * 32)).mkdir()
 
 
 TRAPS: Final = (
@@ -118,4 +135,7 @@ TRAPS: Final = (
     "/refs/gnomeos",
     "/refs/gnomeos/x86_64",
     "/branches/linked/x86_64/builds/history/tail",
+    f"/packs/{'c9' * 32}",
+    f"/graph/{'ca' * 32}",
+    f"/packs/{'cb' * 32}",
 )

@@ -37,6 +37,9 @@ _OBJECT: Final = re.compile(r"/(objects)/([0-9a-f]{2})/([0-9a-f]{62}\.(?:meta|fi
 _REF: Final = re.compile(r"/refs/([a-z0-9._/-]+)")
 _HISTORY: Final = re.compile(r"/branches/([a-z0-9._/-]+)/history/(tail|[0-9a-f]{64})")
 
+_PACK: Final = re.compile(r"/(packs)/([0-9a-f]{64})")
+_GRAPH: Final = re.compile(r"/(graph)/(tail|[0-9a-f]{64})")
+
 
 def find_published(path: str) -> PublishedFile | None:
     """What the undecoded URL path `path` (no query) names, or None where nothing is published."""
@@ -47,6 +50,11 @@ def find_published(path: str) -> PublishedFile | None:
     if match := _HISTORY.fullmatch(path):
         lifetime = Lifetime.MUTABLE if match[2] == "tail" else Lifetime.IMMUTABLE
         return _of_branch(match[1], ("branches",), ("history", match[2]), lifetime)
+    if match := _PACK.fullmatch(path):
+        return PublishedFile(match.groups(), Lifetime.IMMUTABLE)
+    if match := _GRAPH.fullmatch(path):
+        lifetime = Lifetime.MUTABLE if match[2] == "tail" else Lifetime.IMMUTABLE
+        return PublishedFile(match.groups(), lifetime)
     return None
 
 
