@@ -1,6 +1,6 @@
 """What a pack is to encode: its targets, the base of each, and what their entries share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -10,7 +10,13 @@ import numpy as np
 from hacktree.common.delta.btf import learn
 from hacktree.common.delta.contents import TreeComparison, compare_trees
 from hacktree.common.delta.elf import U8, NotElfError, parse_elf
-from hacktree.common.delta.pairing import Place, pair_contents
+from hacktree.common.delta.pairing import (
+    Place,
+    Sketch,
+    pair_by_sketches,
+    pair_contents,
+    sketch_content,
+)
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry
@@ -20,6 +26,11 @@ from hacktree.common.repository.repository import Repository
 _MODULE: Final = b".ko"
 _FEW_MODULES: Final = 16
 """Fewer modules than this are not worth a map of their kernel's types."""
+
+_MIN_SKETCHED: Final = 4 << 10
+_MAX_SKETCHED: Final = 4 << 20
+_MOST_SKETCHED: Final = 256
+"""Bytes of a content that is paired by what it holds, and how many of them at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +59,14 @@ class PackPlan:
 
 
 def plan_pack(repository: Repository, old: ObjectId | None, new: ObjectId) -> PackPlan:
-    """Compare two trees and pair what is new with what was there; reads trees only."""
+    """Compare two trees and pair what is new with what was there, by name or else by content."""
     comparison = compare_trees(repository.load_tree, old, new)
     bases = {content: number for number, content in enumerate(comparison.bases)}
     ordinals = {content: number for number, content in enumerate(comparison.targets)}
     there = list(_places(repository, new, ordinals))
     here = list(_places(repository, old, bases)) if old is not None else []
     pairs = pair_contents(here, there)
+    pairs |= _pair_by_content(repository, comparison, pairs, _vanished(repository, new, bases))
     first = {place.content: place.path for place in reversed(there)}
     targets = [
         Target(
@@ -79,6 +91,57 @@ def _places(
             yield Place(path, numbers[entry.id], entry.size)
 
 
+def _vanished(
+    repository: Repository, new: ObjectId, bases: Mapping[ObjectId, int]
+) -> Sequence[int]:
+    """Ordinals of the bases that the new tree no longer has."""
+    kept = {
+        entry.id
+        for _, entry in walk_tree(repository.load_tree, new)
+        if isinstance(entry, FileEntry)
+    }
+    return [number for content, number in bases.items() if content not in kept]
+
+
+def _pair_by_content(
+    repository: Repository,
+    comparison: TreeComparison,
+    pairs: Mapping[int, int],
+    vanished: Sequence[int],
+) -> dict[int, int]:
+    """Bases for what names don't pair, among what is gone and is nobody's base yet."""
+    unpaired = [number for number in range(len(comparison.targets)) if number not in pairs]
+    taken = set(pairs.values())
+    left = [number for number in vanished if number not in taken]
+    if not unpaired or not left:
+        return {}
+    return pair_by_sketches(
+        _sketches(repository, comparison, comparison.bases, left),
+        _sketches(repository, comparison, comparison.targets, unpaired),
+    )
+
+
+def _sketches(
+    repository: Repository,
+    comparison: TreeComparison,
+    contents: Sequence[ObjectId],
+    numbers: Sequence[int],
+) -> dict[int, Sketch]:
+    """Sketches of the largest of these contents that are neither tiny nor huge."""
+    sizes = {number: comparison.sizes[contents[number]] for number in numbers}
+    fitting = [number for number in numbers if _MIN_SKETCHED <= sizes[number] <= _MAX_SKETCHED]
+    fitting.sort(key=lambda number: (-sizes[number], number))
+    return {
+        number: sketch_content(_read(repository, contents[number], sizes[number]))
+        for number in fitting[:_MOST_SKETCHED]
+    }
+
+
+def _read(repository: Repository, content: ObjectId, size: int) -> bytes:
+    entry = FileEntry(b"-", 0o644, 0, 0, (), content, size)
+    return b"".join(repository.read_content(entry))
+
+
 def learn_maps(repository: Repository, plan: PackPlan, threads: int) -> Shared:
     """Where the types of a rebuilt kernel went, from its modules; reads all of them."""
     modules = [target for target in plan.targets if target.uses_maps and target.base >= 0]
@@ -101,8 +164,7 @@ def _present(pairs: Sequence[tuple[U8, U8] | None]) -> Iterator[tuple[U8, U8]]:
 
 
 def _type_section(repository: Repository, content: ObjectId, size: int) -> U8 | None:
-    entry = FileEntry(b"-", 0o644, 0, 0, (), content, size)
-    data = np.frombuffer(b"".join(repository.read_content(entry)), np.uint8)
+    data = np.frombuffer(_read(repository, content, size), np.uint8)
     try:
         section = parse_elf(data).section(b".BTF")
     except NotElfError:
