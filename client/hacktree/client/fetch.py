@@ -87,11 +87,14 @@ class ContentFetcher:
         self._done = Progress()
         self._unchecked_bytes = 0
 
-    async def run(self, plan: ContentPlan) -> None:
-        """Stage everything the plan names; raises `PeerError` or `OSError` at the first failure."""
+    def begin(self, plan: ContentPlan) -> None:
+        """Progress is told against this plan, of which others may stage a part."""
         self._done = Progress(
             objects_total=len(plan.fetches) + len(plan.copies), bytes_total=plan.fetch_bytes
         )
+
+    async def run(self, plan: ContentPlan) -> None:
+        """Stage everything the plan names; raises `PeerError` or `OSError` at the first failure."""
         threads = max(2, min(os.cpu_count() or 2, 8))
         with ThreadPoolExecutor(threads, "pull") as executor:
             self._executor = executor
@@ -107,7 +110,7 @@ class ContentFetcher:
         async def copy(item: LocalCopy) -> None:
             await self._in_thread(lambda: self._copy(f"{objects}/{item.source}", item))
             self.totals.copied_objects += 1
-            self._advance(1, 0)
+            self.advance(1, 0)
 
         await run_workers(deque(copies), copy, 2)
 
@@ -259,9 +262,10 @@ class ContentFetcher:
         self._try_next_source(item, WrongBytesError(location, error.message))
 
     def _finish(self, item: _Item) -> None:
-        self._advance(1, item.fetch.entry.size)
+        self.advance(1, item.fetch.entry.size)
 
-    def _advance(self, objects: int, size: int) -> None:
+    def advance(self, objects: int, size: int) -> None:
+        """So many objects, of so many bytes, are staged."""
         done = self._done
         self._done = Progress(
             done.objects_done + objects,

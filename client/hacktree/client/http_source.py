@@ -32,9 +32,11 @@ from hacktree.client.source import (
     NotServedError,
     OversizeError,
     SourceError,
+    Take,
     Traffic,
     compressed_bound,
 )
+from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
@@ -94,6 +96,45 @@ class HttpSource:
         path = f"objects/{archive_name(entry.id)}"
         max_size = compressed_bound(entry.size)
         await retrying(self._patience, lambda: self._continue(path, part, max_size))
+
+    async def read_graph(self, name: str) -> bytes:
+        """A segment of the pack graph."""
+        return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
+
+    async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
+        """A range of a pack. Its name is its content, so no `If-Range` is needed to go on."""
+        path = f"packs/{pack.hex()}"
+        position = start
+
+        def count(piece: bytes) -> None:
+            nonlocal position
+            position += len(piece)
+            take(piece)
+
+        async def attempt() -> None:
+            before = position
+            try:
+                await self._read_range(path, position, end, count)
+            except TransientError as error:
+                error.progressed = position > before
+                raise
+
+        await retrying(self._patience, attempt)
+
+    async def _read_range(self, path: str, start: int, end: int, take: Take) -> None:
+        async with self._get(path, {"Range": f"bytes={start}-{end - 1}"}) as response:
+            self._check_status(response, path, (200, 206))
+            # A server that knows no ranges sends everything: what is before the range is skipped.
+            skipped = start - _accepted_offset(response, start)
+            position = start - skipped
+            async for chunk in self._chunks(response, path, end - position):
+                piece = chunk[max(start - position, 0) : end - position]
+                position += len(chunk)
+                if piece:
+                    take(piece)
+                if position >= end:
+                    return
+            raise self._transient(path, "the answer ends before the range that was asked for")
 
     def link_content(self, name: str, destination: str) -> bool:
         """A web server's files can't be linked."""

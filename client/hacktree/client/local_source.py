@@ -17,9 +17,12 @@ from hacktree.client.source import (
     ContentForm,
     NotServedError,
     OversizeError,
+    Take,
     Traffic,
+    WrongBytesError,
     compressed_bound,
 )
+from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import FileEntry
@@ -28,6 +31,8 @@ from hacktree.common.repository.objectnames import archive_name, meta_name
 from hacktree.common.repository.repository import Repository
 
 T = TypeVar("T")
+
+_PIECE = 1 << 20
 
 _CANT_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.EACCES})
 
@@ -70,6 +75,28 @@ class LocalSource:
     async def save_content(self, entry: FileEntry, part: Path) -> None:
         """A large content, copied (shared where the file system can)."""
         await self._ask(self._copy, self._content_path(entry), part, self._bound(entry))
+
+    async def read_graph(self, name: str) -> bytes:
+        """A segment of the pack graph; only archives have one."""
+        return await self._ask(self._read, f"graph/{name}", MAX_SEGMENT_SIZE)
+
+    async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
+        """A range of a pack's file."""
+        await self._ask(self._read_range, f"packs/{pack.hex()}", start, end, take)
+
+    def _read_range(self, path: str, start: int, end: int, take: Take) -> None:
+        location = self._repository.path / path
+        try:
+            with location.open("rb", buffering=0) as stream:
+                stream.seek(start)
+                while start < end and (piece := stream.read(min(end - start, _PIECE))):
+                    start += len(piece)
+                    self.traffic.bytes += len(piece)
+                    take(piece)
+        except FileNotFoundError:
+            raise self._missing(path) from None
+        if start < end:
+            raise WrongBytesError(str(location), "shorter than the graph says")
 
     def link_content(self, name: str, destination: str) -> bool:
         """Hard-link an object file, if nobody else could change its inode afterwards."""

@@ -26,6 +26,32 @@ def plan_as_json(plan: PullPlan) -> dict[str, object]:
         "reused-files": plan.content.reused_files,
         "reused-bytes": plan.content.reused_bytes,
         "space-needed": plan.space_needed,
+        "route": _route_as_json(plan),
+    }
+
+
+def _route_as_json(plan: PullPlan) -> dict[str, object] | None:
+    """The packs that are taken, and what they cost; None: there are none."""
+    if plan.packs is None or plan.choice is None or plan.choice.route is None:
+        return None
+    work = plan.packs.work
+    return {
+        "packs": [edge.pack.hex() for edge in plan.choice.route.edges],
+        "delta-objects": sum(len(pack.entries) for pack in plan.packs.packs),
+        "whole-objects": len(plan.packs.whole),
+        "bytes": work.bytes,
+        "requests": work.requests,
+        "decode-us": work.decode_us,
+        "seconds": round(plan.choice.model.work_seconds(work), 3),
+        "bandwidth": round(plan.choice.model.bandwidth),
+        "alternatives": [
+            {
+                "packs": [edge.pack.hex() for edge in route.edges],
+                "bytes": route.work.bytes,
+                "seconds": round(route.seconds, 3),
+            }
+            for route in plan.choice.alternatives
+        ],
     }
 
 

@@ -4,35 +4,45 @@ Nothing is held while the network is slow: the repository lock is taken, shared,
 and what a prune took meanwhile is fetched again first. docs/architecture.md, "Life of a pull".
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from hacktree.client.fetch import ContentFetcher, FetchTotals
 from hacktree.client.heads import HeadReader
 from hacktree.client.inventory import (
+    Inventory,
     is_known_complete,
     mark_complete,
     read_inventory,
     stamp_objects,
 )
+from hacktree.client.packfetch import PackFetcher, PackTotals, plan_packs
+from hacktree.client.packs import PackChoice, choose_packs, measured_model
 from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
 from hacktree.client.staging import Staging, take_staging
 from hacktree.client.target import Target, Wanted, find_target
 from hacktree.client.trees import TreeReader
+from hacktree.common.delta.plan import FetchPlan
+from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import Tree
 from hacktree.common.repository.config import require_space
+from hacktree.common.repository.decoding import DecoderPool, MemoryBudget, default_budget
+from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.locks import LockKind
-from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.objectnames import content_name, meta_name
 from hacktree.common.repository.refs import hold_refs, move_ref, read_ref, ref_name_of_remote
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.transaction import publish_names, sync_staging
 
 _MAX_ROUNDS: Final = 5
+_MAX_DECODERS: Final = 8
 
 
 class PulledObjectsVanishedError(HacktreeError):
@@ -51,11 +61,15 @@ class PullReport:
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What to pull, under which remote's name, with how many connections."""
+    """What to pull, under which remote's name, with how many connections.
+
+    `prefer`: what packs are to spare; None: objects are fetched one by one.
+    """
 
     remote: str
     wanted: Wanted
     connections: int = 12
+    prefer: Prefer | None = Prefer.AUTO
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,11 @@ class PullPlan:
     needed: frozenset[str]
     """The names of every object the commit reaches, but for its own."""
 
+    inventory: Inventory = field(repr=False)
+    choice: PackChoice | None = None
+    packs: FetchPlan | None = None
+    """What packs bring of `content`, and where they come from; None: nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class PullResult:
@@ -81,6 +100,7 @@ class PullResult:
     reused_bytes: int
     trees_fetched: int
     totals: FetchTotals
+    packs: PackTotals = field(default_factory=PackTotals)
 
 
 async def pull(
@@ -98,13 +118,22 @@ async def pull(
     target = await _find(repository, request, heads, sources[-1])
     if _is_here(repository, request, target):
         return _unchanged(target)
-    with take_staging(repository) as staging:
+    with take_staging(repository) as staging, _decoders() as pool:
+        choice = await _choose_packs(staging, request, target, sources, pool)
+        packs = PackTotals(notes=list(choice.notes))
         for _ in range(_MAX_ROUNDS):
-            plan = await make_plan(staging, target, sources, request.connections)
+            plan = await make_plan(staging, target, sources, request.connections, choice)
             report.planned(plan)
             require_space(staging.directory, plan.space_needed, repository.reserve)
             fetcher = ContentFetcher(staging, sources, request.connections, report.progressed)
-            await fetcher.run(plan.content)
+            fetcher.begin(plan.content)
+            if plan.packs is not None:
+                by_pack = PackFetcher(
+                    staging, sources[-1], choice, plan.inventory, pool, fetcher.advance
+                )
+                await by_pack.run(plan.content, plan.packs)
+                packs.add(by_pack.totals)
+            await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
                 staging.delete()
                 return PullResult(
@@ -114,10 +143,45 @@ async def pull(
                     plan.content.reused_bytes,
                     plan.trees_fetched,
                     fetcher.totals,
+                    packs,
                 )
         raise PulledObjectsVanishedError(
             "objects that this pull needs keep vanishing", hint="Is a prune running in a loop?"
         )
+
+
+@contextmanager
+def _decoders() -> Iterator[DecoderPool]:
+    """Workers for packs; they start when a route is found."""
+    with DecoderPool(
+        min(os.cpu_count() or 1, _MAX_DECODERS), MemoryBudget(default_budget())
+    ) as pool:
+        yield pool
+
+
+async def _choose_packs(
+    staging: Staging,
+    request: PullRequest,
+    target: Target,
+    sources: Sequence[Source],
+    pool: DecoderPool,
+) -> PackChoice:
+    """Packs for this pull; none where they are not wanted or cost more than they spare."""
+    prefer = request.prefer
+    model = measured_model(
+        staging.repository, prefer or Prefer.AUTO, pool.size, request.connections
+    )
+    # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
+    if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
+        return PackChoice(model)
+    return await choose_packs(staging, target, sources[-1], model, pool.start)
+
+
+def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
+    """The contents that packs did not bring."""
+    mode = staging.repository.mode
+    fetches = [f for f in content.fetches if content_name(mode, f.entry) not in staging.verified]
+    return replace(content, fetches=tuple(fetches))
 
 
 async def plan_only(
@@ -128,8 +192,9 @@ async def plan_only(
 ) -> PullPlan:
     """What `pull` would do. The trees read for this stay staged for it."""
     target = await _find(repository, request, heads, sources[-1])
-    with take_staging(repository) as staging:
-        return await make_plan(staging, target, sources, request.connections)
+    with take_staging(repository) as staging, _decoders() as pool:
+        choice = await _choose_packs(staging, request, target, sources, pool)
+        return await make_plan(staging, target, sources, request.connections, choice)
 
 
 async def _find(
@@ -150,7 +215,11 @@ def _unchanged(target: Target) -> PullResult:
 
 
 async def make_plan(
-    staging: Staging, target: Target, sources: Sequence[Source], connections: int
+    staging: Staging,
+    target: Target,
+    sources: Sequence[Source],
+    connections: int,
+    choice: PackChoice | None = None,
 ) -> PullPlan:
     """Read the commit's trees and compare what they name with what is in objects/ now.
 
@@ -160,7 +229,13 @@ async def make_plan(
     inventory = read_inventory(repository)
     reader = TreeReader(staging, sources, connections)
     trees = await reader.read_all(target, inventory.names)
-    content = _plan_content(staging, target, trees, sources[-1])
+    content, inventory = _plan_content(staging, target, trees, sources[-1])
+    packs = None
+    if choice is not None:
+        try:
+            packs = plan_packs(choice, content, inventory, staging)
+        except FormatError as error:
+            choice.notes.append(f"packs are not used: {error.message}")
     return PullPlan(
         target,
         content,
@@ -168,20 +243,24 @@ async def make_plan(
         reader.reused,
         content.space_needed(repository.mode),
         content.names.union(map(meta_name, trees)),
+        inventory,
+        choice,
+        packs,
     )
 
 
 def _plan_content(
     staging: Staging, target: Target, trees: dict[ObjectId, Tree], remote: Source
-) -> ContentPlan:
+) -> tuple[ContentPlan, Inventory]:
     # Listed again: reading the trees may have taken a while.
     inventory = read_inventory(staging.repository)
     try:
-        return plan_content(
+        content = plan_content(
             trees.values(), staging.repository.mode, inventory.names, inventory.variant_of
         )
     except FormatError as error:
         raise WrongBytesError(remote.meta_location(target.id), error.message) from error
+    return content, inventory
 
 
 def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:

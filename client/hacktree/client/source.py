@@ -5,6 +5,7 @@ says beforehand how many bytes it is ready to take.
 """
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -72,6 +73,10 @@ class Traffic:
     bytes: int = 0
 
 
+Take = Callable[[bytes], None]
+"""Receives the next piece of a body."""
+
+
 class Source(Protocol):
     """Reads refs, history pages and objects; raises `NotServedError` for what isn't there.
 
@@ -106,6 +111,15 @@ class Source(Protocol):
 
     async def save_content(self, entry: FileEntry, part: Path) -> None:
         """Bring a large content, in the source's form, into `part`, continuing what is there."""
+
+    async def read_graph(self, name: str) -> bytes:
+        """A segment of the pack graph: `TAIL` or 64 hexadecimal digits."""
+
+    async def read_pack(self, pack: ObjectId, start: int, end: int, take: "Take") -> None:
+        """Hand the bytes from `start` up to `end` of a pack to `take`, in order, piece by piece.
+
+        After a failure that may pass it goes on where it was: no byte is handed over twice.
+        """
 
     def link_content(self, name: str, destination: str) -> bool:
         """Hard-link the object file `name` to `destination`; False if that can't be done."""

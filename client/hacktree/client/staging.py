@@ -135,6 +135,18 @@ class Staging:
             apply_variant_attributes(path, repository.mode, entry)
         self.verified.add(name)
 
+    def store_verified(self, entry: FileEntry, content: memoryview) -> None:
+        """Stage a content that the caller has compared with its id and size."""
+        repository = self.repository
+        name = content_name(repository.mode, entry)
+        path = self.path(name)
+        if repository.mode is Mode.ARCHIVE:
+            write_file(path, compress(bytes(content), repository.config.zstd_level), 0o644)
+        else:
+            write_file(path, content, 0o600)
+            apply_variant_attributes(path, repository.mode, entry)
+        self.verified.add(name)
+
     def store_empty(self, entry: FileEntry) -> None:
         """Stage the empty file, which nobody needs to send."""
         if not self.recover_content(entry):

@@ -29,6 +29,7 @@ from hacktree.client.source import Source, Traffic
 from hacktree.client.target import Wanted
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say
+from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.config import format_size
@@ -73,6 +74,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--connections", metavar="N", type=_connections, default=12, help="at a time (default: 12)"
     )
+    parser.add_argument(
+        "--prefer",
+        choices=[prefer.value for prefer in Prefer],
+        default=Prefer.AUTO.value,
+        help="what delta packs are to spare: bytes, time, or both as measured (default: auto)",
+    )
+    parser.add_argument("--no-deltas", action="store_true", help="fetch whole objects only")
     parser.add_argument(
         "--json-progress", action="store_true", help="one JSON document a line, as it goes"
     )
@@ -138,7 +146,8 @@ def _prepare(args: argparse.Namespace) -> _Job:
         branch = parse_branch_name(sysroot.config.full_branch(wanted.branch))
         wanted = Wanted(name, branch, wanted.which)
     remote = choose_remote(repository, name)
-    request = PullRequest(remote.name, wanted, args.connections)
+    prefer = None if args.no_deltas else Prefer(args.prefer)
+    request = PullRequest(remote.name, wanted, args.connections, prefer)
     return _Job(repository, sysroot, remote, request, tuple(map(Path, args.reference)))
 
 
@@ -192,8 +201,35 @@ def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> N
     print(f"  to copy    {len(content.copies)} files that are here with other attributes")
     print(f"  reused     {content.reused_files} files, {format_size(content.reused_bytes)}")
     print(f"  trees      {plan.trees_fetched} to fetch, {plan.trees_reused} reused")
-    print(f"  requests   about {len(content.fetches) + traffic.requests}")
+    for line in _describe_packs(plan):
+        print(line)
+    whole = len(content.fetches) if plan.packs is None else len(plan.packs.whole)
+    ranges = 0 if plan.packs is None else sum(len(pack.ranges) for pack in plan.packs.packs)
+    print(f"  requests   about {whole + ranges + traffic.requests}")
     print(f"  disk       {format_size(plan.space_needed)} needed")
+
+
+def _describe_packs(plan: PullPlan) -> list[str]:
+    """The route and what it costs, and what was not taken."""
+    if plan.choice is None:
+        return []
+    lines = []
+    if plan.packs is not None and plan.choice.route is not None:
+        route, work = plan.choice.route, plan.packs.work
+        names = " ".join(edge.pack.hex()[:12] for edge in route.edges)
+        entries = sum(len(pack.entries) for pack in plan.packs.packs)
+        seconds = plan.choice.model.work_seconds(work)
+        lines += [
+            f"  packs      {names}",
+            f"             {entries} objects by delta, {len(plan.packs.whole)} whole, "
+            f"{format_size(work.bytes)}, about {seconds:.1f} s",
+        ]
+    lines += [
+        f"  not taken  {len(route.edges)} packs, {format_size(route.work.bytes)}, "
+        f"about {route.seconds:.1f} s"
+        for route in plan.choice.alternatives
+    ]
+    return lines + [f"  note       {note}" for note in plan.choice.notes]
 
 
 def _summarise(
@@ -207,6 +243,9 @@ def _summarise(
         "reused-bytes": result.reused_bytes,
         "fetched-objects": totals.fetched_objects + result.trees_fetched,
         "fetched-bytes": totals.fetched_bytes,
+        "delta-objects": result.packs.objects,
+        "delta-bytes": result.packs.bytes,
+        "delta-notes": result.packs.notes,
         "copied-objects": totals.copied_objects,
         "linked-objects": totals.linked_objects,
         "received-bytes": traffic.bytes,
@@ -226,7 +265,7 @@ def _summarise(
     say(
         args,
         f"{branch} is at {short}: reused {result.reused_files} files "
-        f"({format_size(result.reused_bytes)}), fetched "
-        f"{totals.fetched_objects + result.trees_fetched} objects "
-        f"({format_size(traffic.bytes)}) in {traffic.requests} requests, {seconds:.1f} s",
+        f"({format_size(result.reused_bytes)}), {result.packs.objects} files by delta, "
+        f"{totals.fetched_objects + result.trees_fetched} objects whole "
+        f"({format_size(traffic.bytes)} received) in {traffic.requests} requests, {seconds:.1f} s",
     )

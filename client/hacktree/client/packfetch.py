@@ -1,0 +1,350 @@
+"""Executing the pack side of a pull: ranges in, frames to the decoders, objects into staging.
+
+A frame is written to the staging directory as it arrives, hashed, decoded by a worker without
+privileges, and its objects are hashed here before they get their names. Downloads and decoders run
+side by side; packs of a route follow one another, since each builds on the one before. Whatever
+fails is left for the pull to fetch as a whole object.
+"""
+
+import asyncio
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from hacktree.client.concurrency import run_workers
+from hacktree.client.framefiles import FrameFiles
+from hacktree.client.inventory import Inventory
+from hacktree.client.packs import JoinedPack, PackChoice
+from hacktree.client.plan import ContentPlan, Fetch
+from hacktree.client.source import Source, SourceError
+from hacktree.client.staging import Staging
+from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
+from hacktree.common.delta.route import estimate_whole
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
+from hacktree.common.repository.decoder_process import MAX_WANTED
+from hacktree.common.repository.decoding import (
+    DecoderFailedError,
+    DecoderPool,
+    FrameJob,
+    PackContext,
+    WantedEntry,
+)
+from hacktree.common.repository.objectnames import content_name
+from hacktree.common.repository.repository import Repository
+
+_RANGES_AT_ONCE: Final = 4
+_WAITING: Final = 8
+"""Frames that may wait for a decoder: their bytes are on disk, not in memory."""
+
+
+@dataclass(slots=True)
+class PackTotals:
+    """What packs gave: objects and their bytes, frames, and why some failed."""
+
+    objects: int = 0
+    bytes: int = 0
+    frames: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, other: "PackTotals") -> None:
+        """Count what one frame gave."""
+        self.objects += other.objects
+        self.bytes += other.bytes
+        self.frames += other.frames
+        self.notes += other.notes
+
+
+Advance = Callable[[int, int], None]
+"""Told of so many objects, of so many bytes, that are staged."""
+
+
+def plan_packs(
+    choice: PackChoice, content: ContentPlan, inventory: Inventory, staging: Staging
+) -> FetchPlan | None:
+    """What to take from the chosen packs; None if there are none. Raises `FormatError`."""
+    if not choice.packs:
+        return None
+    wanted = _wanted(content, staging)
+    sizes = {name: fetch.entry.size for name, fetch in wanted.items()}
+    return plan_fetch(
+        [joined.pack for joined in choice.packs],
+        wanted,
+        _Held(inventory),
+        lambda name: estimate_whole(sizes[name]),
+        choice.model,
+        2 * sum(sizes.values()) + (64 << 20),
+    )
+
+
+def _wanted(content: ContentPlan, staging: Staging) -> dict[ObjectId, Fetch]:
+    mode = staging.repository.mode
+    return {
+        fetch.entry.id: fetch
+        for fetch in content.fetches
+        if fetch.entry.id != EMPTY_FILE_ID
+        and not staging.is_leftover(content_name(mode, fetch.entry))
+    }
+
+
+class _Held:
+    """The contents that are here, under whatever attributes."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, bytes) and self._inventory.variant_of(ObjectId(name)) is not None
+
+
+class PackFetcher:
+    """Brings what a plan takes from packs into `staging`."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        source: Source,
+        choice: PackChoice,
+        inventory: Inventory,
+        pool: DecoderPool,
+        advance: Advance,
+    ) -> None:
+        self.totals = PackTotals()
+        self.staging = staging
+        self.source = source
+        self._choice = choice
+        self.inventory = inventory
+        self.pool = pool
+        self.advance = advance
+        self._intermediates: dict[ObjectId, Path] = {}
+        self._staged: dict[ObjectId, str] = {}
+
+    async def run(self, content: ContentPlan, plan: FetchPlan) -> None:
+        """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
+        wanted = _wanted(content, self.staging)
+        with ThreadPoolExecutor(self.pool.size, "decode") as executor:
+            for joined, pack_plan in zip(self._choice.packs, plan.packs, strict=True):
+                if not pack_plan.frames:
+                    continue
+                context = PackContext(joined.pack.head.dictionary, joined.shared)
+                try:
+                    await _PackRun(self, joined, pack_plan, wanted, context, executor).run()
+                except SourceError as error:
+                    self.totals.notes.append(f"pack {joined.edge.pack.hex()[:16]}: {error}")
+                finally:
+                    context.close()
+        for path in self._intermediates.values():
+            path.unlink()
+
+    def open_base(self, name: ObjectId) -> int:
+        """A descriptor of a base; raises `FileNotFoundError` where it failed to come."""
+        path: str | Path | None = self._intermediates.get(name) or self._staged.get(name)
+        if path is None:
+            variant = self.inventory.variant_of(name)
+            if variant is None:
+                raise FileNotFoundError(name.hex())
+            path = self.staging.repository.objects / variant
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def store(self, name: ObjectId, content: memoryview, fetch: Fetch | None) -> None:
+        """Hash a decoded object and stage it; raises `FormatError` if it is another one.
+
+        Called from several threads, for different objects.
+        """
+        if hashlib.sha256(content).digest() != name:
+            raise FormatError("it decodes to other bytes")
+        if fetch is None:
+            path = self.staging.directory / f"hop-{name.hex()}"
+            path.write_bytes(content)
+            self._intermediates[name] = path
+            return
+        self.staging.store_verified(fetch.entry, content)
+        staged = self.staging.path(content_name(self.staging.repository.mode, fetch.entry))
+        self._staged[name] = staged
+        for entry in fetch.variants:
+            if not self.staging.recover_content(entry):
+                self.staging.store_copy(staged, entry)
+
+
+def check_base(repository: Repository, inventory: Inventory, name: ObjectId) -> bool:
+    """Whether a local base is sound: asked only when a delta against it failed."""
+    variant = inventory.variant_of(name)
+    if variant is None:
+        return True
+    with open(repository.objects / variant, "rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").digest() == name
+
+
+class _PackRun:
+    """One pack: ranges are downloaded, a few at a time, while frames are decoded on threads."""
+
+    def __init__(
+        self,
+        owner: PackFetcher,
+        joined: JoinedPack,
+        plan: PackPlan,
+        wanted: dict[ObjectId, Fetch],
+        context: PackContext,
+        executor: ThreadPoolExecutor,
+    ) -> None:
+        self._owner = owner
+        self._joined = joined
+        self._plan = plan
+        self._wanted = wanted
+        self._context = context
+        self._executor = executor
+        self._room = asyncio.Semaphore(_WAITING)
+        self._decoding: set[asyncio.Task[None]] = set()
+        self._entries = _by_frame(joined, plan)
+
+    async def run(self) -> None:
+        """Everything; raises `SourceError` when a range can't be had, after decoding the rest."""
+        ranges = deque(_frames_of_ranges(self._joined, self._plan))
+        try:
+            await run_workers(ranges, self._fetch, _RANGES_AT_ONCE)
+        finally:
+            await asyncio.gather(*self._decoding)
+
+    async def _fetch(self, frames: Sequence[int]) -> None:
+        files = await asyncio.to_thread(
+            FrameFiles, self._owner.staging.directory, self._joined, frames
+        )
+        await self._hand_on(files)
+        start = files.start
+        if start is None:
+            return
+        files.begin(start)
+        task = asyncio.create_task(
+            self._owner.source.read_pack(self._joined.edge.pack, start, files.end, files.take)
+        )
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=0.05)
+                await self._hand_on(files)
+            await task
+            await self._hand_on(files)
+        finally:
+            task.cancel()
+            files.close()
+
+    async def _hand_on(self, files: FrameFiles) -> None:
+        while files.whole:
+            frame = files.whole.popleft()
+            await self._room.acquire()
+            task = asyncio.create_task(self._decode(files, frame))
+            self._decoding.add(task)
+            task.add_done_callback(self._decoding.discard)
+
+    async def _decode(self, files: FrameFiles, frame: int) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+            done = await loop.run_in_executor(self._executor, self._decode_now, files, frame)
+            self._owner.totals.add(done)
+            self._owner.advance(done.objects, done.bytes)
+        finally:
+            self._room.release()
+
+    def _decode_now(self, files: FrameFiles, frame: int) -> PackTotals:
+        """On a thread: check, decode, hash, stage."""
+        done = PackTotals()
+        path = files.path(frame)
+        name = f"frame {frame} of pack {self._joined.edge.pack.hex()[:16]}"
+        try:
+            if not files.is_sound(frame):
+                done.notes.append(f"{name}: served wrong bytes")
+                return done
+            entries = self._entries[frame]
+            for start in range(0, len(entries), MAX_WANTED):
+                self._decode_some(path, frame, entries[start : start + MAX_WANTED], done)
+            done.frames += 1
+        except DecoderFailedError as error:
+            done.notes.append(f"{name}: {error.message}")
+        finally:
+            path.unlink(missing_ok=True)
+        return done
+
+    def _decode_some(
+        self, path: Path, frame: int, indexes: Sequence[int], done: PackTotals
+    ) -> None:
+        pack = self._joined.pack
+        first = int(pack.entries.starts[frame])
+        behind = first + int(pack.entries.counts[frame])
+        ids = [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
+        bases = pack.entries.bases[first:behind].tolist()
+        with ExitStack() as stack:
+            wanted = []
+            for index in indexes:
+                descriptor = None
+                if bases[index] >= 0:
+                    try:
+                        descriptor = self._owner.open_base(pack.bases[bases[index]])
+                    except FileNotFoundError:
+                        continue  # What gives it failed, and so does all that builds on it.
+                    stack.callback(os.close, descriptor)
+                wanted.append(WantedEntry(index, descriptor))
+            if not wanted:
+                return
+            stream = stack.enter_context(path.open("rb", buffering=0))
+            job = FrameJob(
+                self._context,
+                stream.fileno(),
+                0,
+                pack.head.frames[frame].length,
+                pack.entries.kinds[first:behind].tolist(),
+                [pack.sizes[name] for name in ids],
+                wanted,
+            )
+            with self._owner.pool.decode(job) as decoded:
+                for entry, result in zip(wanted, decoded, strict=True):
+                    name, base = ids[entry.index], bases[entry.index]
+                    reason = result.reason or self._store(name, result.content, done)
+                    if reason:
+                        done.notes.append(
+                            self._blame(name, pack.bases[base] if base >= 0 else None, reason)
+                        )
+
+    def _store(self, name: ObjectId, content: memoryview, done: PackTotals) -> str:
+        fetch = self._wanted.get(name)
+        try:
+            self._owner.store(name, content, fetch)
+        except FormatError as error:
+            return error.message
+        if fetch is not None:
+            done.objects += 1
+            done.bytes += len(content)
+        return ""
+
+    def _blame(self, name: ObjectId, base: ObjectId | None, reason: str) -> str:
+        """What failed; a local base that is damaged is not the pack's fault."""
+        repository = self._owner.staging.repository
+        if base is not None and not check_base(repository, self._owner.inventory, base):
+            return f"local object {base.hex()} is damaged: run `hacktree fsck --repair`"
+        return f"object {name.hex()}: {reason}"
+
+
+def _by_frame(joined: JoinedPack, plan: PackPlan) -> dict[int, list[int]]:
+    """The wanted entries of each frame, by their number in it."""
+    starts = joined.pack.entries.starts
+    found: dict[int, list[int]] = {frame: [] for frame in plan.frames}
+    frames = np.searchsorted(starts, np.array(plan.entries, np.int64), side="right") - 1
+    for entry, frame in zip(plan.entries, frames.tolist(), strict=True):
+        found[frame].append(entry - int(starts[frame]))
+    return found
+
+
+def _frames_of_ranges(joined: JoinedPack, plan: PackPlan) -> Iterable[list[int]]:
+    """The frames to take from each range of the plan."""
+    offsets = joined.pack.offsets
+    frames = np.array(plan.frames, np.int64)
+    for start, end in plan.ranges:
+        inside = frames[(offsets[frames] >= start) & (offsets[frames] < end)]
+        if len(inside):
+            yield inside.tolist()

@@ -1,0 +1,260 @@
+"""Choosing packs: which trees are here, which route leads from one of them to the wanted one.
+
+The graph and the heads of packs are hints by whoever serves them; what they bring is compared with
+ids that follow from the commit. Whatever goes wrong here only means that objects are fetched one by
+one, and why is kept for the report. docs/architecture.md, "Life of a pull".
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from hacktree.client.source import TAIL, NotServedError, Source, SourceError
+from hacktree.client.staging import Staging
+from hacktree.client.target import Target
+from hacktree.common.delta.contents import Contents, compare_contents, list_contents
+from hacktree.common.delta.graph import Edge, Segment, decode_sealed_segment, decode_segment
+from hacktree.common.delta.pack import (
+    MAX_SHARED,
+    PackHead,
+    decode_entries,
+    decode_head,
+    metas_context,
+    read_metas,
+)
+from hacktree.common.delta.plan import RoutePack, join_trees
+from hacktree.common.delta.route import CostModel, Prefer, Route, Work, find_routes
+from hacktree.common.delta.streams import unpack_blob
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.tree import MAX_TREE_SIZE, Tree, decode_tree
+from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.prune import read_pins
+from hacktree.common.repository.refs import list_refs
+from hacktree.common.repository.repository import Repository
+
+_MAX_SEGMENTS: Final = 8
+"""Segments of the graph that are read before objects are fetched one by one."""
+
+_DEFAULT_BANDWIDTH: Final = 12.5e6
+_DEFAULT_ROUND_TRIP: Final = 0.02
+_MEASURABLE: Final = 64 << 10
+"""Bytes of a transfer from which a bandwidth can be told."""
+
+_RATE_FILE: Final = "bandwidth"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedPack:
+    """A pack of the route: its edge, its head with ordinals resolved, and what entries share."""
+
+    edge: Edge
+    pack: RoutePack
+    shared: bytes
+
+
+@dataclass(slots=True)
+class PackChoice:
+    """What was found: the route and its packs, those not taken, and why there is none.
+
+    `model` is the cost model with what was measured meanwhile.
+    """
+
+    model: CostModel
+    route: Route | None = None
+    alternatives: tuple[Route, ...] = ()
+    packs: Sequence[JoinedPack] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+async def choose_packs(
+    staging: Staging,
+    target: Target,
+    source: Source,
+    model: CostModel,
+    found: Callable[[], None],
+) -> PackChoice:
+    """Find the cheapest route to the target's tree and stage the trees that it brings.
+
+    `found` is called as soon as there is a route: what decodes packs can get ready meanwhile.
+    """
+    choice = PackChoice(model)
+    repository = staging.repository
+    tree = target.commit.root.id
+    starts = await asyncio.to_thread(held_trees, repository)
+    if not starts or tree in starts:
+        return choice
+    try:
+        routes = await _find_routes(source, choice, starts, tree)
+        if routes:
+            found()
+            await _open_route(staging, target, source, choice, routes)
+    except (SourceError, FormatError) as error:
+        choice.notes.append(f"packs are not used: {error.message}")
+        choice.route, choice.packs = None, ()
+    return choice
+
+
+def held_trees(repository: Repository) -> dict[ObjectId, ObjectId]:
+    """The root trees that are here whole, with a commit of each.
+
+    A commit in `objects/` has everything it reaches (docs/adr/0002).
+    """
+    commits = {*list_refs(repository).values(), *read_pins(repository).values()}
+    held: dict[ObjectId, ObjectId] = {}
+    for commit_id in sorted(commits):
+        if repository.has_meta(commit_id):
+            held[repository.load_commit(commit_id).root.id] = commit_id
+    return held
+
+
+async def _find_routes(
+    source: Source, choice: PackChoice, starts: dict[ObjectId, ObjectId], tree: ObjectId
+) -> tuple[Route, ...]:
+    edges: list[Edge] = []
+    name = TAIL
+    for _ in range(_MAX_SEGMENTS):
+        started = time.monotonic()
+        try:
+            data = await source.read_graph(name)
+        except NotServedError:
+            break
+        if name == TAIL:
+            choice.model = _with_round_trip(choice.model, time.monotonic() - started)
+        segment = _decode_segment(data, name)
+        edges.extend(segment.edges)
+        routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
+        if routes or segment.older is None:
+            return routes
+        name = segment.older.hex()
+    return ()
+
+
+def _decode_segment(data: bytes, name: str) -> Segment:
+    if name == TAIL:
+        return decode_segment(data)
+    return decode_sealed_segment(data, ObjectId(bytes.fromhex(name)))
+
+
+async def _open_route(
+    staging: Staging,
+    target: Target,
+    source: Source,
+    choice: PackChoice,
+    routes: tuple[Route, ...],
+) -> None:
+    best = routes[0]
+    choice.alternatives = routes[1:]
+    whole = sum((_whole_work(edge) for edge in best.edges[-1:]), Work(0, 0, 0))
+    if choice.model.work_seconds(whole) < best.seconds:
+        choice.notes.append("fetching objects one by one is cheaper than any route of packs")
+        choice.alternatives = routes
+        return
+    started, before = time.monotonic(), source.traffic.bytes
+    heads = await asyncio.gather(*(_read_head(source, edge) for edge in best.edges))
+    received = source.traffic.bytes - before
+    choice.model = _with_bandwidth(
+        staging.repository, choice.model, received, time.monotonic() - started
+    )
+    choice.packs = await asyncio.to_thread(_join, staging, target, best, heads)
+    choice.route = best
+
+
+def _whole_work(edge: Edge) -> Work:
+    """What the objects of a pack would take one by one."""
+    return Work(int(edge.decoded * 0.4), edge.entries, edge.decoded // 300)
+
+
+async def _read_head(source: Source, edge: Edge) -> PackHead:
+    data = bytearray()
+    await source.read_pack(edge.pack, 0, edge.head_length, data.extend)
+    head = decode_head(bytes(data), edge.pack)
+    if (head.old, head.to_tree) != (edge.old, edge.new):
+        raise FormatError(f"pack {edge.pack.hex()} joins other trees than the graph says")
+    return head
+
+
+def _join(
+    staging: Staging, target: Target, route: Route, heads: Sequence[PackHead]
+) -> list[JoinedPack]:
+    """Resolve the ordinals of every pack, and stage the trees of the target."""
+    trees = _Trees(staging.repository)
+    joined = []
+    for edge, head in zip(route.edges, heads, strict=True):
+        before = Contents({}, ()) if edge.old is None else list_contents(trees.load, edge.old)
+        context = metas_context([trees.data(tree) for tree in before.trees])
+        for packed in read_metas(head, frozenset(before.trees), context):
+            trees.add(packed.id, packed.data, packed.tree)
+        comparison = compare_contents(trees.load, before, edge.new)
+        entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
+        pack = join_trees(head, edge.head_length, entries, comparison)
+        joined.append(JoinedPack(edge, pack, unpack_blob(head.shared, MAX_SHARED)))
+    for tree in list_contents(trees.load, target.commit.root.id).trees:
+        if tree in trees.brought:
+            staging.store_meta(tree, trees.data(tree))
+    return joined
+
+
+class _Trees:
+    """Trees from the repository and from packs, each read and decoded once."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._data: dict[ObjectId, bytes] = {}
+        self._trees: dict[ObjectId, Tree] = {}
+        self.brought: set[ObjectId] = set()
+
+    def add(self, tree_id: ObjectId, data: bytes, tree: Tree) -> None:
+        """A verified tree that a pack brought."""
+        self._data[tree_id] = data
+        self._trees[tree_id] = tree
+        if not self._repository.has(meta_name(tree_id)):
+            self.brought.add(tree_id)
+
+    def data(self, tree_id: ObjectId) -> bytes:
+        """The encoded tree."""
+        if tree_id not in self._data:
+            self._data[tree_id] = self._repository.read_meta(tree_id, MAX_TREE_SIZE)
+        return self._data[tree_id]
+
+    def load(self, tree_id: ObjectId) -> Tree:
+        """The tree; raises as `Repository.load_tree` does."""
+        if tree_id not in self._trees:
+            self._trees[tree_id] = decode_tree(self.data(tree_id))
+        return self._trees[tree_id]
+
+
+def measured_model(
+    repository: Repository, prefer: Prefer, cores: int, connections: int
+) -> CostModel:
+    """A cost model with the bandwidth that the last pull measured."""
+    try:
+        bandwidth = float((repository.state / _RATE_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        bandwidth = _DEFAULT_BANDWIDTH
+    bandwidth = min(max(bandwidth, 1e3), 1e11)
+    return CostModel(
+        bandwidth, _DEFAULT_ROUND_TRIP, cores=cores, connections=connections, prefer=prefer
+    )
+
+
+def remember_bandwidth(repository: Repository, received: int, seconds: float) -> None:
+    """Keep what a transfer measured for the next plan; only a hint, so not synced."""
+    if received >= _MEASURABLE and seconds > 0:
+        (repository.state / _RATE_FILE).write_text(f"{received / seconds:.0f}\n")
+
+
+def _with_round_trip(model: CostModel, seconds: float) -> CostModel:
+    return replace(model, round_trip=min(seconds, 5.0))
+
+
+def _with_bandwidth(
+    repository: Repository, model: CostModel, received: int, seconds: float
+) -> CostModel:
+    if received < _MEASURABLE or seconds <= 0:
+        return model
+    busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
+    remember_bandwidth(repository, received, busy)
+    return replace(model, bandwidth=received / busy)
