@@ -1,16 +1,14 @@
 """The program of an encoder worker: reads jobs from its standard input, answers on its output.
 
 It reads objects of one repository and writes results into a cache directory, each under a name that
-its parent made of everything the result depends on; what is there already is not made again. It
-limits itself before it does anything: memory, stack (suffix sorting recurses), and processor time
-job by job. Whatever goes wrong with a job costs that job.
+its parent made of everything the result depends on; what is there already is not made again. Its
+memory and stack are limited by `encoder_launch`, its processor time job by job. Whatever goes wrong
+with a job costs that job.
 """
 
-import ctypes
 import hashlib
 import os
 import resource
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +30,6 @@ from hacktree.common.repository.repository import Repository, open_repository
 _MAX_KEPT: Final = 64 << 30
 _LENGTH_BYTES: Final = 4
 _DIGEST: Final = 32
-_SET_DEATH_SIGNAL: Final = 1
-_NICENESS: Final = 5
-_LIMITED: Final = "--limited"
 
 Size = Annotated[int, Meta(ge=0)]
 
@@ -229,23 +224,6 @@ def read_frame(path: Path) -> bytes:
     return _FRAMES.decode(data).frame
 
 
-def _limit(memory: int, stack: int) -> None:
-    """Limits that outlive exec: a process lays out its address space for the stack it may have."""
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = stack if hard == resource.RLIM_INFINITY else min(stack, hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
-    resource.setrlimit(resource.RLIMIT_AS, (memory + stack, memory + stack))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    os.nice(_NICENESS)
-
-
-def _die_with(parent: int) -> None:
-    """Be killed when the thread that started us ends, even by SIGKILL."""
-    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:
-        raise SystemExit("the parent is gone")
-
-
 def _allow(seconds: int) -> None:
     """Let this process run for so many more seconds of processor time."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -269,20 +247,12 @@ def serve(encoder: Encoder, answers: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Arguments: the repository, the file with the pack's shared maps, bytes of memory and stack,
-    the parent's process id.
-    """
-    arguments = sys.argv[1:]
-    if arguments[-1] != _LIMITED:
-        _limit(int(arguments[2]), int(arguments[3]))
-        program = "hacktree.common.repository.encoder_process"
-        os.execv(sys.executable, [sys.executable, "-I", "-m", program, *arguments, _LIMITED])  # noqa: S606
-    _die_with(int(arguments[4]))
+    """Arguments: the repository, and the file with the pack's shared maps."""
     # Nothing that a library prints may end up among the answers.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    shared = Shared.decode(Path(arguments[1]).read_bytes())
-    serve(Encoder(open_repository(Path(arguments[0])), shared), answers)
+    shared = Shared.decode(Path(sys.argv[2]).read_bytes())
+    serve(Encoder(open_repository(Path(sys.argv[1])), shared), answers)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import msgspec
 
 from hacktree.common.repository.encoder_process import Answer, Failed, Job, receive, send
 
+_LAUNCHER: Final = "hacktree.common.repository.encoder_launch"
 _PROGRAM: Final = "hacktree.common.repository.encoder_process"
 _WALL_FACTOR: Final = 4
 """Seconds on the clock for each second of processor time that a job may take: cores are shared."""
@@ -49,7 +50,7 @@ class Limits:
 _ANSWERS: Final[msgspec.msgpack.Decoder[Answer]] = msgspec.msgpack.Decoder(Answer)
 
 WORKER: Final = (sys.executable, "-I", "-m", _PROGRAM)
-"""The command of a worker; its arguments are appended."""
+"""The command of a worker, with a whole path; its arguments are appended."""
 
 
 class EncoderPool:
@@ -66,7 +67,10 @@ class EncoderPool:
     ) -> None:
         limited = [str(limits.memory), str(limits.stack), str(os.getpid())]
         self.limits = limits
-        self._command = [*command, repository, shared, *limited]
+        self._command = [
+            *(sys.executable, "-I", "-m", _LAUNCHER, *limited),
+            *(*command, repository, shared),
+        ]
         self._threads = ThreadPoolExecutor(workers, "encoder")
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all: list[_Worker] = []

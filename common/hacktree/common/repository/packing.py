@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -258,12 +259,14 @@ class _Packing:
         """The frames that could be made, in order; what fails is tried again in smaller ones."""
         made: dict[tuple[int, int], _Frame] = {}
         waiting = {(number, 0): group for number, group in enumerate(groups)}
+        pieces = count(1)
         while waiting:
             failed = self._compress_once(pool, cache, waiting, made)
-            waiting = {}
-            for (number, _), entries in failed.items():
-                for entry in self._lessen(entries):
-                    waiting[(number, 1 + len(waiting))] = [entry]
+            waiting = {
+                (number, next(pieces)): [entry]
+                for (number, _), entries in failed.items()
+                for entry in self._lessen(entries)
+            }
         frames = [made[key] for key in sorted(made)]
         return [frame for frame in frames if self._pays(frame)]
 

@@ -1,0 +1,365 @@
+"""Promise: a pack brings exactly what the new tree needs, whatever its encoders do."""
+
+import random
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from hacktree.common.delta.contents import compare_trees
+from hacktree.common.delta.entry import EntryKind
+from hacktree.common.delta.pack import decode_entries
+from hacktree.common.errors import BusyError, UserError
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.repository import packing
+from hacktree.common.repository.deltacache import trim_cache
+from hacktree.common.repository.encoders import Limits
+from hacktree.common.repository.fsck import fsck
+from hacktree.common.repository.layout import Mode, init_repository
+from hacktree.common.repository.locks import LockKind, hold_lock
+from hacktree.common.repository.objectnames import archive_name
+from hacktree.common.repository.packing import Encoders, EncodersFailedError, PackReport, make_pack
+from hacktree.common.repository.packreading import verify_pack
+from hacktree.common.repository.packs import list_edges, pack_path, read_head
+from hacktree.common.repository.prune import prune
+from hacktree.common.repository.repository import Repository, open_repository
+from hacktree.common.repository.retention import Policy, Rule
+from support.trees import make_commit
+
+ONE = Encoders(1)
+TEXT = b"".join(b"line %d of a text that hardly changes\n" % number for number in range(2000))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Repository:
+    init_repository(tmp_path / "repo", Mode.ARCHIVE)
+    return open_repository(tmp_path / "repo")
+
+
+def noise(seed: int, size: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def commit(repository: Repository, tree: Mapping[str, bytes]) -> ObjectId:
+    """The tree of a new build."""
+    return repository.load_commit(make_commit(repository, tree, branch="builds")).root.id
+
+
+OLD = {
+    "etc/same": b"same",
+    "etc/empty": b"",
+    "usr/lib/tool-1.0/data": TEXT,
+    "usr/lib/noise": noise(1, 200_000),
+    "usr/lib/gone": b"gone",
+}
+NEW = {
+    "etc/same": b"same",
+    "etc/empty": b"",
+    "usr/lib/tool-1.1/data": TEXT.replace(b"1234", b"4321"),
+    "usr/lib/noise": noise(1, 200_000)[:150_000] + noise(2, 50_000),
+    "usr/lib/new": noise(3, 5000),
+    "usr/lib/other": noise(4, 5001),
+}
+
+
+@pytest.fixture
+def trees(archive: Repository) -> tuple[ObjectId, ObjectId]:
+    return commit(archive, OLD), commit(archive, NEW)
+
+
+def assert_sound(repository: Repository, report: PackReport, entries: int) -> None:
+    """Every entry decodes to what its name says."""
+    result = verify_pack(repository, report.edge, None)
+    assert result.problems == []
+    assert result.entries == report.edge.entries == entries
+    assert list(repository.staging.iterdir()) == []
+
+
+def test_a_pack_holds_what_the_new_tree_lacks(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    steps: list[str] = []
+    report = make_pack(archive, *trees, Encoders(2), lambda step, done, total: steps.append(step))
+    assert_sound(archive, report, 4)
+    assert report.kinds == {"delta": 2, "full": 2}
+    assert (report.degraded, report.left_out) == ([], [])
+    assert report.edge.length < 75_000
+    assert list_edges(archive) == [report.edge]
+    assert set(steps) == {"encoding", "compressing"}
+    path = pack_path(archive, report.edge.pack)
+    assert path.stat().st_size == report.edge.length
+    assert hash_bytes(path.read_bytes()[: report.edge.head_length]) == report.edge.pack
+    head = read_head(archive, report.edge)
+    assert (head.old, head.to_tree) == trees
+
+
+def test_a_pack_from_scratch_holds_everything(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    report = make_pack(archive, None, trees[0], ONE)
+    assert_sound(archive, report, 4)
+    assert report.kinds == {"full": 4}
+
+
+def test_a_pack_of_two_trees_that_differ_in_attributes_brings_trees_only(
+    archive: Repository,
+) -> None:
+    old, new = commit(archive, {"a": b"1", "b": b"1"}), commit(archive, {"a": b"1", "c": b"1"})
+    report = make_pack(archive, old, new, ONE)
+    assert_sound(archive, report, 0)
+    assert report.frames == 0
+
+
+def test_the_same_pack_twice_is_the_same_pack(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    first = make_pack(archive, *trees, ONE)
+    assert make_pack(archive, *trees, ONE) == first
+
+
+def test_small_entries_share_frames_and_large_ones_stand_alone(
+    archive: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FRAME_ENTRIES", 4)
+    monkeypatch.setattr(packing, "ALONE_BYTES", 20_000)
+    tree = {f"d/{number:02}": noise(number, 1000) for number in range(10)}
+    report = make_pack(archive, None, commit(archive, {**tree, "d/05x": noise(99, 30_000)}), ONE)
+    assert_sound(archive, report, 11)
+    comparison = compare_trees(archive.load_tree, None, report.edge.new)
+    entries = decode_entries(read_head(archive, report.edge), len(comparison.targets), 0)
+    assert sorted(entries.counts.tolist()) == [1, 2, 4, 4]
+
+
+def test_a_large_object_that_hardly_shrinks_is_left_to_its_own_file(
+    archive: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_LARGE_WHOLE", 100_000)
+    new = commit(archive, {"noise": noise(1, 300_000), "text": TEXT})
+    report = make_pack(archive, None, new, ONE)
+    assert_sound(archive, report, 1)
+    assert report.left_out == ["/noise: hardly smaller than its file in the archive"]
+
+
+def test_what_was_encoded_is_not_encoded_again(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    """An interrupted run continues; other packs use the same deltas."""
+    first = make_pack(archive, *trees, ONE)
+    there = Encoders(1, command=misbehaving("no_encoding()"))
+    assert make_pack(archive, *trees, there) == first
+    cached = {path: path.read_bytes() for path in cache_files(archive)}
+    for path in cached:
+        path.write_bytes(path.read_bytes()[:-1] + b"?")  # what a power cut may leave
+    assert make_pack(archive, *trees, ONE) == first
+    assert {path: path.read_bytes() for path in cache_files(archive)} == cached
+
+
+def cache_files(repository: Repository) -> list[Path]:
+    return [path for path in (repository.state / "deltas").rglob("*") if path.is_file()]
+
+
+def many(count: int) -> dict[str, bytes]:
+    return {f"{number}": noise(number, 200_000) for number in range(count)}
+
+
+def test_the_cache_is_bounded(archive: Repository, trees: tuple[ObjectId, ObjectId]) -> None:
+    make_pack(archive, *trees, ONE)
+    assert trim_cache(archive) == 0
+    (archive.path / "config.toml").write_text('delta-cache = "10kB"\n')
+    assert trim_cache(open_repository(archive.path)) > 0
+    assert sum(path.stat().st_size for path in cache_files(archive)) <= 10_000
+
+
+# Encoders that crash, hang and run out of memory
+
+WORKER = """
+import os, sys, time
+from hacktree.common.repository import encoder_process as program
+
+real = program.Encoder.execute
+
+def no_encoding():
+    def refuse(*args):
+        raise AssertionError("nothing is left to encode")
+    program.encode_choices = program.encode_frame = refuse
+
+def spin():
+    while True:
+        pass
+
+def execute(self, job):
+    entry = isinstance(job, program.EntryJob)
+    size = job.target.size if entry else -1
+    {body}
+    return real(self, job)
+
+program.Encoder.execute = execute
+program.main()
+"""
+
+
+def misbehaving(body: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", WORKER.replace("{body}", body))
+
+
+def broken(body: str, **limits: float) -> Encoders:
+    settings = Limits(seconds=limits.get("seconds", 120), memory=1_500_000_000)
+    return Encoders(2, settings, misbehaving(body))
+
+
+@pytest.fixture
+def three(archive: Repository) -> tuple[ObjectId, ObjectId]:
+    """Two trees of three files each, of 5000, 6000 and 7000 bytes, that change a little."""
+    sizes = (5000, 6000, 7000)
+    old = {f"f{size}": noise(size, size) for size in sizes}
+    new = {name: b"?" + data[1:] for name, data in old.items()}
+    return commit(archive, old), commit(archive, new)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("if size == 6000: os.kill(os.getpid(), 11)", "killed by SIGSEGV"),
+        ("if size == 6000: os._exit(3)", "ended with status 3"),
+        ("if size == 6000: bytearray(8 << 30)", "not enough memory"),
+        ("if size == 6000: raise IndexError('a bug')", "IndexError: a bug"),
+        ("if size == 6000: os.write(2, b'noise'); print('noise'); os.abort()", "SIGABRT"),
+    ],
+)
+def test_a_failing_encoder_costs_one_entry(
+    archive: Repository, three: tuple[ObjectId, ObjectId], body: str, reason: str
+) -> None:
+    report = make_pack(archive, *three, broken(body))
+    assert_sound(archive, report, 3)
+    assert report.kinds == {"delta": 2, "full": 1}
+    (line,) = report.degraded
+    assert line.startswith("/f6000: ")
+    assert reason in line
+
+
+def test_a_hanging_encoder_costs_one_entry(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    """One that computes for ever is stopped by its limit, one that sleeps by the clock."""
+    body = "if size == 6000: spin()\n    if size == 7000: time.sleep(3600)"
+    report = make_pack(archive, *three, broken(body, seconds=0))
+    assert_sound(archive, report, 3)
+    assert report.kinds == {"delta": 1, "full": 2}
+    assert ["SIGXCPU" in line or "no answer" in line for line in report.degraded] == [True, True]
+
+
+def test_a_frame_that_fails_comes_apart(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    body = "if not entry and any(i.target.size == 6000 and i.made for i in job.items): os.abort()"
+    report = make_pack(archive, *three, broken(body))
+    assert_sound(archive, report, 3)
+    assert report.kinds == {"delta": 2, "full": 1}
+    assert report.frames == 3
+    assert [line.partition(":")[0] for line in report.degraded] == ["/f6000"]
+
+
+def test_what_can_not_even_be_packed_whole_is_left_out(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    body = "if not entry and any(i.target.size == 6000 for i in job.items): os.abort()"
+    report = make_pack(archive, *three, broken(body))
+    assert_sound(archive, report, 2)
+    assert [line.partition(":")[0] for line in report.left_out] == ["/f6000"]
+
+
+def test_a_damaged_object_is_left_out(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    comparison = compare_trees(archive.load_tree, *three)
+    (archive.objects / archive_name(comparison.targets[0])).write_bytes(b"damaged")
+    report = make_pack(archive, *three, ONE)
+    assert report.edge.entries == 2
+    assert "is damaged" in report.left_out[0]
+
+
+def test_encoders_that_never_work_are_an_error_and_publish_nothing(archive: Repository) -> None:
+    old = commit(archive, many(20))
+    new = commit(archive, {name: b"?" + data for name, data in many(20).items()})
+    with pytest.raises(EncodersFailedError, match="status 7"):
+        make_pack(archive, old, new, Encoders(2, command=(sys.executable, "-c", "exit(7)")))
+    assert list_edges(archive) == []
+    assert list(archive.staging.iterdir()) == []
+
+
+def test_workers_die_with_their_parent(tmp_path: Path, archive: Repository) -> None:
+    """Also when it is killed while one of them hangs."""
+    (tmp_path / "maps").write_bytes(b"")
+    script = f"""
+import os, signal, threading, time
+from hacktree.common.repository.encoder_process import Content, EntryJob
+from hacktree.common.repository.encoders import EncoderPool, Limits
+pool = EncoderPool(1, {str(archive.path)!r}, {str(tmp_path / "maps")!r}, Limits(),
+                   command={misbehaving("print(os.getpid(), file=sys.stderr); time.sleep(3600)")!r})
+import subprocess
+subprocess.DEVNULL = None  # let the worker's own words through
+pool.submit(EntryJob(Content(b"", 1), Content(b"", 1), "", 100))
+time.sleep(3600)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+    assert process.stderr is not None
+    with process.stderr as said:
+        worker = int(said.readline())
+        process.kill()
+        process.wait()
+        assert said.read() == ""  # ends when nobody holds the pipe any more
+    assert not Path(f"/proc/{worker}").exists() or "Z" in state_of(worker)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+# With the rest of the repository
+
+
+def test_only_one_process_makes_packs(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    make_pack(archive, *trees, ONE)
+    with (
+        hold_lock(archive.state / "packing.lock", LockKind.EXCLUSIVE),
+        pytest.raises(BusyError),
+    ):
+        make_pack(archive, *trees, ONE)
+
+
+def test_packs_are_no_business_of_fsck_and_prune(
+    archive: Repository, trees: tuple[ObjectId, ObjectId]
+) -> None:
+    """A pack whose old tree was pruned stays until `delta prune`: it harms nobody."""
+    report = make_pack(archive, *trees, ONE)
+    assert fsck(archive).intact
+    prune(archive, Policy(Rule(depth=0)), now=2e9, grace=0)
+    assert not archive.has_meta(trees[0])
+    assert fsck(archive).intact
+    assert list_edges(archive) == [report.edge]
+    assert pack_path(archive, report.edge.pack).exists()
+
+
+def test_no_packs_in_a_client_s_repository(tmp_path: Path) -> None:
+    init_repository(tmp_path / "machine", Mode.BARE_USER)
+    machine = open_repository(tmp_path / "machine")
+    tree = commit(machine, {"a": b"1"})
+    with pytest.raises(UserError):
+        make_pack(machine, None, tree, ONE)
+
+
+def test_kinds_are_those_that_readers_know() -> None:
+    assert [kind.name for kind in EntryKind] == ["FULL", "DELTA", "ELF", "MEMBER"]
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_is_left() -> Iterator[None]:
+    yield
+    children = Path("/proc/self/task").glob("*/children")
+    assert not any(path.read_text().split() for path in children)
