@@ -2,14 +2,19 @@
 
 import argparse
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from hacktree.common.cli.output import emit_json, say
 from hacktree.common.delta.entry import EncodedEntry
+from hacktree.common.delta.explanation import explain_sections
 from hacktree.common.delta.frame import FrameReader, encode_frame, stream_sizes
 from hacktree.common.delta.shared import Shared
 from hacktree.common.errors import HacktreeError
 from hacktree.common.repository.encoding import encode_best
+
+_SHOWN_SECTIONS: Final = 12
 
 
 class DeltaInexactError(HacktreeError):
@@ -41,12 +46,14 @@ def run(args: argparse.Namespace) -> int:
     _check(entry, frame, old, new)
     decoded = time.monotonic()
     sizes = stream_sizes(entry)
+    sections = explain_sections(entry, len(old), new, sizes)
     document = {
         "kind": entry.kind.name.lower(),
         "total": len(frame),
         "old": len(old),
         "new": len(new),
         "streams": sizes,
+        "sections": [asdict(row) for row in sections],
         "decoded-streams": {k.name.lower(): len(v) for k, v in entry.parts.items() if v},
         "cost-us": entry.cost,
         "encode-seconds": round(encoded - started, 3),
@@ -58,6 +65,12 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(frame)} bytes ({entry.kind.name.lower()}) turn {len(old)} bytes into {len(new)}")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         print(f"  {name:<14}{size:>10}  {size / len(frame):6.1%}")
+    print("by section of the new file, about:")
+    for row in sections[:_SHOWN_SECTIONS]:
+        print(
+            f"  {row.name:<22}{row.estimate:>10}  {row.size} bytes: {row.copies} copies, "
+            f"{row.differing} bytes differ, {row.new} are new"
+        )
     say(args, f"encoded in {encoded - started:.2f} s, decoded in {decoded - encoded:.3f} s")
     return 0
 
