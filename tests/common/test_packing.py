@@ -26,7 +26,7 @@ from hacktree.common.repository.packs import list_edges, pack_path, read_head
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.retention import Policy, Rule
-from support.trees import make_commit
+from support.trees import Spec, make_commit
 
 ONE = Encoders(1)
 TEXT = b"".join(b"line %d of a text that hardly changes\n" % number for number in range(2000))
@@ -44,7 +44,8 @@ def noise(seed: int, size: int) -> bytes:
 
 def commit(repository: Repository, tree: Mapping[str, bytes]) -> ObjectId:
     """The tree of a new build."""
-    return repository.load_commit(make_commit(repository, tree, branch="builds")).root.id
+    spec: dict[str | bytes, Spec] = dict(tree.items())
+    return repository.load_commit(make_commit(repository, spec, branch="builds")).root.id
 
 
 OLD = {

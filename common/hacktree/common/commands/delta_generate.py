@@ -12,7 +12,13 @@ from hacktree.common.cli.output import emit_json, say, warn
 from hacktree.common.delta.pairs import Pair, pairs_of_newest, wanted_pairs
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import format_size
-from hacktree.common.repository.packing import Encoders, PackReport, Progress, make_pack
+from hacktree.common.repository.packing import (
+    Encoders,
+    PackReport,
+    Progress,
+    make_pack,
+    sweep_staging,
+)
 from hacktree.common.repository.packneeds import read_history
 from hacktree.common.repository.packs import list_edges, require_archive
 from hacktree.common.repository.refs import list_refs
@@ -56,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     """Make what is missing."""
     repository = repository_from(args)
     require_archive(repository)
+    sweep_staging(repository)
     pairs = _pairs(repository, args)
     if not args.force:
         there = {(edge.old, edge.new) for edge in list_edges(repository)}

@@ -148,6 +148,11 @@ def make_pack(
         return _Packing(repository, scratch, old, new, encoders, progress).run()
 
 
+def sweep_staging(repository: Repository) -> int:
+    """Delete what killed processes staged for packs; returns how many directories."""
+    return remove_dead_staging(repository, "pack-")
+
+
 @contextmanager
 def _only_packer(repository: Repository) -> Iterator[None]:
     """One pack at a time: it uses every core, and the cache has one owner."""
@@ -159,7 +164,7 @@ def _only_packer(repository: Repository) -> Iterator[None]:
 
 @contextmanager
 def _scratch(repository: Repository) -> Iterator[Path]:
-    remove_dead_staging(repository, "pack-")
+    sweep_staging(repository)
     with locked_staging(repository, f"pack-{secrets.token_hex(8)}") as directory:
         try:
             yield directory
