@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Final
 
 _PACKAGE: Final = "hacktree.common.commands"
-_ACTIONS: Final = {
+ACTIONS: Final = {
     "generate": "Make the packs that lead from older builds to newer ones",
     "list": "List the published packs",
     "show": "Show what is in a pack",
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add arguments, description and epilog."""
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, summary in _ACTIONS.items():
+    for name, summary in ACTIONS.items():
         action = actions.add_parser(
             name,
             help=summary[0].lower() + summary[1:],
