@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hacktree.common.repository.refs import delete_ref
 from hacktree.common.repository.repository import Repository, open_repository
 from support.trees import Spec, make_commit
 
-WEEK = 7 * 86400
+DAY = 86400
 
 
 def tree(build: int) -> dict[str | bytes, Spec]:
@@ -144,29 +145,58 @@ def test_verify_finds_a_damaged_frame(
     assert run(archive, "verify") == 5
 
 
-def test_prune_retires_packs_of_trees_that_are_gone(
+def test_packs_of_pruned_builds_are_retired_in_time(
     archive: Repository, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The one that leads to a pruned build at once; the one that leads away from it stays, since
+    testers are still on it, and goes 90 days later.
+    """
+
+    def later(days: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: started + days * DAY)
+
+    started = time.time()
     assert run(archive, "generate", "-q", "-j", "1") == 0
     assert run(archive, "prune", "--json") == 0
     assert read_json(capsys) == {"retired": [], "deleted": []}
     delete_ref(archive, "builds")
     assert main(["--repo", str(archive.path), "prune", "--keep-depth", "0", "--no-grace"]) == 0
     capsys.readouterr()
+    assert run(archive, "verify") == 0
+    assert capsys.readouterr().out.count("only hashed, 0 bad") == 2
     assert run(archive, "prune", "--dry-run") == 0
-    assert "2 packs" in capsys.readouterr().out
+    assert "1 packs retired" in capsys.readouterr().out
     assert len(list_edges(archive)) == 2
-    assert run(archive, "prune", "--json") == 0
-    assert len(read_json(capsys)["retired"]) == 2
-    assert list_edges(archive) == []
+    assert run(archive, "prune", "-q") == 0
+    (kept,) = list_edges(archive)
+    assert archive.has_meta(kept.new)
+    assert kept.old is not None
+    assert not archive.has_meta(kept.old)
+    assert run(archive, "show", kept.pack.hex()) == 0
     assert len(list((archive.path / "packs").iterdir())) == 2
-    import time
-
-    later = time.time() + WEEK + 60
-    monkeypatch.setattr(time, "time", lambda: later)
-    assert run(archive, "prune", "--json") == 0
-    assert len(read_json(capsys)["deleted"]) == 2
+    later(7.1)
+    assert run(archive, "prune", "-q") == 0
+    assert [path.name for path in (archive.path / "packs").iterdir()] == [kept.pack.hex()]
+    later(91)
+    assert run(archive, "prune", "-q") == 0
+    assert list_edges(archive) == []
+    later(99)
+    assert run(archive, "prune", "-q") == 0
     assert list((archive.path / "packs").iterdir()) == []
+
+
+def test_a_damaged_pack_of_a_pruned_build_is_found(
+    archive: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(archive, "generate", "--from", "builds~1", "--to", "builds", "-q", "-j", "1") == 0
+    delete_ref(archive, "builds")
+    assert main(["--repo", str(archive.path), "prune", "--keep-depth", "0", "--no-grace"]) == 0
+    (edge,) = list_edges(archive)
+    path = pack_path(archive, edge.pack)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert run(archive, "verify", edge.pack.hex()[:8]) == 5
+    path.unlink()
+    assert run(archive, "verify") == 5
 
 
 def test_explain_says_where_the_bytes_are(

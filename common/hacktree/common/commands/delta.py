@@ -14,7 +14,7 @@ ACTIONS: Final = {
     "list": "List the published packs",
     "show": "Show what is in a pack",
     "verify": "Decode every entry of a pack and compare",
-    "prune": "Retire packs whose trees are gone, and delete those retired long ago",
+    "prune": "Retire packs whose builds are gone, and delete those retired long ago",
     "explain": "Say what the delta between two files costs, and why",
 }
 

@@ -14,7 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the action."""
     parser.add_argument("pack", metavar="PACK", nargs="*", help="default: every pack")
     parser.epilog = """\
-Every frame is hashed, every entry decoded and compared with the id that the trees promise.
+Every frame is hashed, every entry decoded and compared with the id that the trees promise. Where a
+build was pruned, frames are only hashed.
 
 Examples:
   hacktree --repo /srv/tree delta verify
@@ -36,14 +37,14 @@ def run(args: argparse.Namespace) -> int:
                 "pack": edge.pack.hex(),
                 "entries": result.entries,
                 "bytes": result.bytes,
+                "stranded": result.stranded,
                 "problems": result.problems,
             }
         )
-        say(
-            args,
-            f"{edge.pack.hex()[:16]}: {result.entries} entries, {format_size(result.bytes)}, "
-            f"{len(result.problems)} bad",
-        )
+        what = f"{result.entries} entries, {format_size(result.bytes)}"
+        if result.stranded:
+            what = "a build was pruned: only hashed"
+        say(args, f"{edge.pack.hex()[:16]}: {what}, {len(result.problems)} bad")
         for problem in result.problems:
             say(args, f"  {problem}")
     if args.json:

@@ -22,7 +22,7 @@ from hacktree.common.delta.pack import (
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import unpack_blob
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import MAX_TREE_SIZE, FileEntry
 from hacktree.common.repository.packs import PackMissingError, pack_path, read_head
 from hacktree.common.repository.repository import Repository
@@ -30,31 +30,39 @@ from hacktree.common.repository.repository import Repository
 
 @dataclass(slots=True)
 class Verification:
-    """Entries decoded and their bytes; `problems` says what was wrong."""
+    """Entries decoded and their bytes; `problems` says what was wrong.
+
+    `stranded`: the old tree was pruned, so frames were hashed and not decoded.
+    """
 
     entries: int = 0
     bytes: int = 0
+    stranded: bool = False
     problems: list[str] = field(default_factory=list)
 
 
 def summarise_pack(repository: Repository, edge: Edge) -> dict[str, int]:
-    """Numbers about a pack's contents; both its trees must be here."""
-    head, comparison = _open(repository, edge)
-    entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
-    kinds = Counter(EntryKind(kind).name.lower() for kind in entries.kinds.tolist())
-    return {
+    """Numbers about a pack's contents; entries by kind only if both its trees are here."""
+    head = read_head(repository, edge)
+    summary = {
         "frames": len(head.frames),
-        "trees": len(comparison.metas),
         "trees-bytes": len(head.metas.data),
         "index-bytes": len(head.entries.data),
         "maps-bytes": len(head.shared.data),
-        **{f"{name}-entries": count for name, count in sorted(kinds.items())},
     }
+    if is_stranded(repository, edge):
+        return summary
+    comparison = compare_trees(repository.load_tree, edge.old, edge.new)
+    entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
+    kinds = Counter(EntryKind(kind).name.lower() for kind in entries.kinds.tolist())
+    summary["trees"] = len(comparison.metas)
+    return summary | {f"{name}-entries": count for name, count in sorted(kinds.items())}
 
 
-def _open(repository: Repository, edge: Edge) -> tuple[PackHead, TreeComparison]:
-    head = read_head(repository, edge)
-    return head, compare_trees(repository.load_tree, edge.old, edge.new)
+def is_stranded(repository: Repository, edge: Edge) -> bool:
+    """Whether a tree that the pack joins was pruned here."""
+    trees = [edge.new] if edge.old is None else [edge.old, edge.new]
+    return not all(map(repository.has_meta, trees))
 
 
 def verify_pack(
@@ -62,8 +70,11 @@ def verify_pack(
 ) -> Verification:
     """Decode everything in a pack, with bases from the repository. Memory: that of one frame."""
     result = Verification()
+    if is_stranded(repository, edge):
+        return _hash_only(repository, edge)
     try:
-        head, comparison = _open(repository, edge)
+        head = read_head(repository, edge)
+        comparison = compare_trees(repository.load_tree, edge.old, edge.new)
         old_trees = [repository.read_meta(i, MAX_TREE_SIZE) for i in comparison.old_trees]
         read_metas(head, set(comparison.old_trees), metas_context(old_trees))
         entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
@@ -84,6 +95,21 @@ def verify_pack(
             _verify_frame(repository, comparison, frame, result)
             if progress is not None:
                 progress(result.bytes, edge.decoded)
+    return result
+
+
+def _hash_only(repository: Repository, edge: Edge) -> Verification:
+    result = Verification(stranded=True)
+    try:
+        head = read_head(repository, edge)
+    except PackMissingError as error:
+        result.problems.append(f"head: {error}")
+        return result
+    with pack_path(repository, edge.pack).open("rb") as stream:
+        stream.seek(edge.head_length)
+        for number, info in enumerate(head.frames):
+            if hash_bytes(stream.read(info.length)) != info.digest:
+                result.problems.append(f"frame {number}: its sha256 differs from the head's")
     return result
 
 

@@ -38,6 +38,9 @@ from hacktree.common.repository.repository import Repository
 RETIREMENT_SECONDS: Final = 7 * 86400.0
 """How long a pack stays after the graph stopped naming it."""
 
+STRANDED_SECONDS: Final = 90 * 86400.0
+"""How long a pack is kept whose old tree was pruned: testers may still be on it."""
+
 _LOCK_SECONDS: Final = 60.0
 
 
@@ -105,6 +108,24 @@ def publish_pack(repository: Repository, staged: Path, edge: Edge) -> None:
             _write_graph(repository, add_edges(_tail(repository), [edge]))
         else:
             _write_graph(repository, add_edges(EMPTY_SEGMENT, [edge, *kept]))
+
+
+def stale_packs(repository: Repository, now: float, keep: float) -> list[ObjectId]:
+    """Packs that nobody can use: their new tree is gone, or their file; or their old tree is, and
+    they were made more than `keep` seconds before `now`.
+    """
+    return [edge.pack for edge in list_edges(repository) if _is_stale(repository, edge, now, keep)]
+
+
+def _is_stale(repository: Repository, edge: Edge, now: float, keep: float) -> bool:
+    try:
+        made = pack_path(repository, edge.pack).stat().st_mtime
+    except FileNotFoundError:
+        return True
+    if not repository.has_meta(edge.new):
+        return True
+    stranded = edge.old is not None and not repository.has_meta(edge.old)
+    return stranded and now - made > keep
 
 
 def retire_packs(repository: Repository, names: Sequence[ObjectId]) -> None:
