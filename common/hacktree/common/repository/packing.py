@@ -67,6 +67,7 @@ _HARDLY_SMALLER: Final = 0.97
 """A whole object of so many compressed bytes is packed if that makes it at least so much smaller
 than its file in the archive, which clients can fetch as well.
 """
+_LOCK_SECONDS: Final = 60.0
 _ALL_BAD: Final = 16
 """So many failures before any success are no accident."""
 
@@ -158,7 +159,7 @@ def _only_packer(repository: Repository) -> Iterator[None]:
     """One pack at a time: it uses every core, and the cache has one owner."""
     path = repository.state / "packing.lock"
     os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
-    with hold_lock(path, LockKind.EXCLUSIVE):
+    with hold_lock(path, LockKind.EXCLUSIVE, timeout=_LOCK_SECONDS):
         yield
 
 
