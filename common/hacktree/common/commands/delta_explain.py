@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.common.cli.output import emit_json, say
-from hacktree.common.delta.entry import EncodedEntry
+from hacktree.common.delta.entry import EncodedEntry, EntryKind
 from hacktree.common.delta.explanation import explain_sections
 from hacktree.common.delta.frame import FrameReader, encode_frame, stream_sizes
 from hacktree.common.delta.shared import Shared
 from hacktree.common.errors import HacktreeError
-from hacktree.common.repository.encoding import encode_best
+from hacktree.common.repository.encoding import encode_choices
 
 _SHOWN_SECTIONS: Final = 12
 
@@ -27,7 +27,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("new", metavar="NEW", help="the file that it is to get")
     parser.epilog = """\
 The total is that of a frame with this one entry and no dictionary; in a pack the entry shares its
-frame with others and is smaller. The delta is decoded again and compared.
+frame with others and is smaller. Of several entries that a pack would offer it is the smallest. The
+delta is decoded again and compared.
 
 Examples:
   hacktree delta explain old/libc.so.6 new/libc.so.6
@@ -40,13 +41,16 @@ def run(args: argparse.Namespace) -> int:
     """Encode, decode, compare, and print where the bytes are."""
     old, new = Path(args.old).read_bytes(), Path(args.new).read_bytes()
     started = time.monotonic()
-    entry = encode_best(old, new, Shared()).entry
+    choices = encode_choices(old, new, Shared())
+    entry = min(choices, key=lambda choice: choice.estimate).entry
     frame = encode_frame([entry])
     encoded = time.monotonic()
     _check(entry, frame, old, new)
     decoded = time.monotonic()
     sizes = stream_sizes(entry)
-    sections = explain_sections(entry, len(old), new, sizes)
+    # A member's delta is one of what the file decompresses to: it has no sections.
+    is_member = entry.kind is EntryKind.MEMBER
+    sections = [] if is_member else explain_sections(entry, len(old), new, sizes)
     document = {
         "kind": entry.kind.name.lower(),
         "total": len(frame),
@@ -65,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(frame)} bytes ({entry.kind.name.lower()}) turn {len(old)} bytes into {len(new)}")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
         print(f"  {name:<14}{size:>10}  {size / len(frame):6.1%}")
-    print("by section of the new file, about:")
+    if sections:
+        print("by section of the new file, about:")
     for row in sections[:_SHOWN_SECTIONS]:
         print(
             f"  {row.name:<22}{row.estimate:>10}  {row.size} bytes: {row.copies} copies, "

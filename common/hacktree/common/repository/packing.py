@@ -346,6 +346,8 @@ class _Packing:
             if isinstance(answer, EntryDone | FrameDone):
                 self._succeeded = True
             else:
+                # A full disk is nobody's failure, and no reason for a poor pack.
+                require_space(self._scratch, 0, self._repository.reserve)
                 failures += 1
                 if failures >= _ALL_BAD and not self._succeeded:
                     raise EncodersFailedError(f"no encoder works: {_reason(answer)}")
