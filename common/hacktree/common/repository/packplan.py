@@ -1,8 +1,9 @@
 """What a pack is to encode: its targets, the base of each, and what their entries share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from hacktree.common.delta.pairing import (
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry
-from hacktree.common.objects.walk import walk_tree
+from hacktree.common.objects.walk import LoadTree, walk_tree
 from hacktree.common.repository.repository import Repository
 
 _MODULE: Final = b".ko"
@@ -60,14 +61,18 @@ class PackPlan:
 
 def plan_pack(repository: Repository, old: ObjectId | None, new: ObjectId) -> PackPlan:
     """Compare two trees and pair what is new with what was there, by name or else by content."""
-    comparison = compare_trees(repository.load_tree, old, new)
+    load = cache(repository.load_tree)  # Both trees are walked twice.
+    comparison = compare_trees(load, old, new)
     bases = {content: number for number, content in enumerate(comparison.bases)}
     ordinals = {content: number for number, content in enumerate(comparison.targets)}
-    there = list(_places(repository, new, ordinals))
-    here = list(_places(repository, old, bases)) if old is not None else []
-    pairs = pair_contents(here, there)
-    pairs |= _pair_by_content(repository, comparison, pairs, _vanished(repository, new, bases))
-    first = {place.content: place.path for place in reversed(there)}
+    here = [] if old is None else list(_files(load, old))
+    there = list(_files(load, new))
+    places = _places(there, ordinals)
+    pairs = pair_contents(_places(here, bases), places)
+    kept = {entry.id for _, entry in there}
+    vanished = [number for content, number in bases.items() if content not in kept]
+    pairs |= _pair_by_content(repository, comparison, pairs, vanished)
+    first = {place.content: place.path for place in reversed(places)}
     targets = [
         Target(
             ordinal,
@@ -82,25 +87,19 @@ def plan_pack(repository: Repository, old: ObjectId | None, new: ObjectId) -> Pa
     return PackPlan(old, new, comparison, sorted(targets, key=lambda target: target.path))
 
 
+def _files(load: LoadTree, root: ObjectId) -> Iterator[tuple[bytes, FileEntry]]:
+    for path, entry in walk_tree(load, root):
+        if isinstance(entry, FileEntry):
+            yield path, entry
+
+
 def _places(
-    repository: Repository, root: ObjectId, numbers: dict[ObjectId, int]
-) -> Iterator[Place]:
+    files: Iterable[tuple[bytes, FileEntry]], numbers: Mapping[ObjectId, int]
+) -> list[Place]:
     """The paths of the numbered contents."""
-    for path, entry in walk_tree(repository.load_tree, root):
-        if isinstance(entry, FileEntry) and entry.id in numbers:
-            yield Place(path, numbers[entry.id], entry.size)
-
-
-def _vanished(
-    repository: Repository, new: ObjectId, bases: Mapping[ObjectId, int]
-) -> Sequence[int]:
-    """Ordinals of the bases that the new tree no longer has."""
-    kept = {
-        entry.id
-        for _, entry in walk_tree(repository.load_tree, new)
-        if isinstance(entry, FileEntry)
-    }
-    return [number for content, number in bases.items() if content not in kept]
+    return [
+        Place(path, numbers[entry.id], entry.size) for path, entry in files if entry.id in numbers
+    ]
 
 
 def _pair_by_content(
