@@ -17,6 +17,7 @@ objects singly that its delta holds. Every pull is in compare/deltas-pulls.json.
 import argparse
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -257,6 +258,8 @@ def main() -> int:
         "packs": work / "packs", "ostree-deltas": work / "ostree",
         "pairs": args.dir / "builds/farm",
     }  # fmt: skip
+    # An end of the program that removes the link and stops nginx.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     deltas = Deltas(args.dir, Sites(work, HOST, args.port, roots), args.turns, args.rates)
     deltas.repositories()
     steps: dict[str, Callable[[], None]] = {name: getattr(deltas, name) for name in names}
