@@ -1,6 +1,7 @@
 """Promise: a pack brings exactly what the new tree needs, whatever its encoders do."""
 
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -274,7 +275,7 @@ def test_what_can_not_even_be_packed_whole_is_left_out(
     assert [line.partition(":")[0] for line in report.left_out] == ["/f6000"]
 
 
-def test_a_damaged_object_is_left_out(
+def test_a_damaged_or_missing_object_is_left_out(
     archive: Repository, three: tuple[ObjectId, ObjectId]
 ) -> None:
     comparison = compare_trees(archive.load_tree, *three)
@@ -282,6 +283,13 @@ def test_a_damaged_object_is_left_out(
     report = make_pack(archive, *three, ONE)
     assert report.edge.entries == 2
     assert "is damaged" in report.left_out[0]
+    (archive.objects / archive_name(comparison.targets[1])).unlink()
+    report = make_pack(archive, *three, ONE)
+    assert report.edge.entries == 2  # Its delta is in the cache, and as good as ever.
+    shutil.rmtree(archive.state / "deltas")
+    report = make_pack(archive, *three, ONE)
+    assert report.edge.entries == 1
+    assert "is missing" in report.left_out[1]
 
 
 def test_encoders_that_never_work_are_an_error_and_publish_nothing(archive: Repository) -> None:

@@ -8,13 +8,26 @@ from typing import Final
 
 from hacktree.common.delta.codec import encode_delta, estimate
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
+from hacktree.common.delta.memberdelta import encode_member
+from hacktree.common.delta.members.detect import DEFAULT_WORK
+from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.zstandard import compress
 
 _WORTH: Final = 0.95
 """A delta must be this much smaller than the object as a whole."""
 
+_DENSE: Final = 0.97
+_LARGE: Final = 1 << 20
+"""A file of more bytes than this that compresses no better is looked at before it is encoded."""
+
 _WHOLE_LEVEL: Final = 6
+_SMALLEST_MEMBER: Final = 1000
+_MUCH: Final = 0.6
+_LONG: Final = 1_000_000
+_LARGE: Final = 256 << 10
+"""Bytes and microseconds from which the plain entry stands beside a recompressed member."""
+
 _CODEC_PACKAGE: Final = "hacktree.common.delta"
 
 
@@ -33,15 +46,34 @@ def encode_whole(new: bytes) -> Chosen:
 
 def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
     """The cheapest entry for `new` by bytes and decoding time: a delta against `old`, or whole."""
+    whole = len(compress(new, _WHOLE_LEVEL))
+    if whole > _DENSE * len(new) and len(new) > _LARGE and not share_content(old, new):
+        # Compressed anew: a long search would find nothing.
+        return Chosen(encode_full(new), whole)
     entry = encode_delta(old, new, shared)
     size = estimate(entry)
-    whole = len(compress(new, _WHOLE_LEVEL))
     return Chosen(entry, size) if size <= _WORTH * whole else Chosen(encode_full(new), whole)
 
 
 def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
-    """The entries that a pack should offer for `new`: one that every client can decode first."""
-    return [encode_best(old, new, shared)]
+    """The entries that a pack should offer for `new`.
+
+    Where recompressing its members saves much, that is one of them: beside the other if it takes
+    long or that is large (the reader chooses), instead of it if both are small. Whoever can't
+    recompress exactly fetches the whole object.
+    """
+    best = encode_best(old, new, shared)
+    if best.estimate < _SMALLEST_MEMBER:
+        return [best]
+    member = encode_member(old, new, DEFAULT_WORK)
+    if member is None:
+        return [best]
+    size = estimate(member)
+    if size > _MUCH * best.estimate:
+        return [best]
+    chosen = Chosen(member, size)
+    slow = member.cost > _LONG or best.estimate > _LARGE
+    return [best, chosen] if slow else [chosen]
 
 
 def is_whole(entry: EncodedEntry) -> bool:

@@ -67,6 +67,7 @@ _HARDLY_SMALLER: Final = 0.97
 """A whole object of so many compressed bytes is packed if that makes it at least so much smaller
 than its file in the archive, which clients can fetch as well.
 """
+_NO_GAIN: Final = "hardly smaller than its file in the archive"
 _LOCK_SECONDS: Final = 60.0
 _ALL_BAD: Final = 16
 """So many failures before any success are no accident."""
@@ -210,7 +211,8 @@ class _Packing:
             command=encoders.command,
         ) as pool:
             entries, alternatives = self._encode(pool, cache, plan)
-            groups = [*arrange_frames(entries), *arrange_frames(alternatives)]
+            packed = [entry for entry in entries if not self._is_hopeless(entry)]
+            groups = [*arrange_frames(packed), *arrange_frames(alternatives)]
             frames = self._compress(pool, cache, groups)
         staged, edge = self._write(plan, shared, frames)
         with repository.lock(LockKind.SHARED):
@@ -257,7 +259,10 @@ class _Packing:
         return _Entry(target, Choice(EntryKind.FULL, self._stored_size(target), 0))
 
     def _stored_size(self, target: Target) -> int:
-        return os.stat(self._repository.objects / archive_name(target.id)).st_size
+        try:
+            return os.stat(self._repository.objects / archive_name(target.id)).st_size
+        except FileNotFoundError:
+            return target.size  # Its frame will fail, and say so.
 
     def _compress(
         self, pool: EncoderPool, cache: DeltaCache, groups: Sequence[list[_Entry]]
@@ -323,6 +328,16 @@ class _Packing:
         only = entries[0]
         return [only.whole] if only.choice.kind != EntryKind.FULL and only.number == 0 else []
 
+    def _is_hopeless(self, entry: _Entry) -> bool:
+        """Whether a whole object is so dense that packing it would not pay."""
+        if entry.choice.kind != EntryKind.FULL:
+            return False
+        stored = self._stored_size(entry.target)
+        hopeless = stored >= _LARGE_WHOLE and stored >= _HARDLY_SMALLER * entry.target.size
+        if hopeless:
+            self._left_out[entry.target.path] = _NO_GAIN
+        return hopeless
+
     def _pays(self, frame: _Frame) -> bool:
         """Whether a frame is better than the files that the archive publishes anyway."""
         if frame.info.length < _LARGE_WHOLE or len(frame.entries) > 1:
@@ -333,7 +348,7 @@ class _Packing:
         stored = self._stored_size(entry.target)
         if frame.info.length <= _HARDLY_SMALLER * stored:
             return True
-        self._left_out[entry.target.path] = "hardly smaller than its file in the archive"
+        self._left_out[entry.target.path] = _NO_GAIN
         return False
 
     def _gather(
