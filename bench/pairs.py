@@ -177,7 +177,7 @@ def generate(farm: Path, table: Table) -> None:
     before = _count_packs(farm)
     generate_command = (HACKTREE, "--repo", str(farm), "delta", "generate")
     started = time.monotonic()
-    subprocess.run([*generate_command, *BRANCHES, "--depth", "64"], check=True)
+    subprocess.run([*generate_command, *BRANCHES, "--all"], check=True)
     for old, new in (BRANCHES, BRANCHES[::-1]):
         for pair in ((old, new), (first(farm, old), first(farm, new))):
             subprocess.run([*generate_command, "--from", pair[0], "--to", pair[1]], check=True)
