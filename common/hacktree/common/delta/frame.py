@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from hacktree.common.delta.codec import decode_entry
 from hacktree.common.delta.entry import PART_KINDS, EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.memberdelta import decode_object
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import MAX_LENGTH, Blob, Method, pack_blob, unpack_blob
 from hacktree.common.delta.varint import decode_varints, encode_varints
@@ -125,7 +125,7 @@ class FrameReader:
             if end > start:
                 parts[kind] = self._streams[kind][start:end]
         base = None if old is None else memoryview(old)
-        decode_entry(EntryKind(self._kinds[index]), parts, base, output, self._shared)
+        decode_object(EntryKind(self._kinds[index]), parts, base, output, self._shared)
 
 
 def _unpack(frame: Frame, dictionary: bytes) -> dict[StreamKind, memoryview]:

@@ -6,26 +6,27 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from hacktree.common.delta.codec import encode_delta, estimate
+from hacktree.common.delta.codec import decode_entry, encode_delta, estimate
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
 from hacktree.common.delta.memberdelta import encode_member
 from hacktree.common.delta.members.detect import DEFAULT_WORK
 from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.zstandard import compress
 
 _WORTH: Final = 0.95
 """A delta must be this much smaller than the object as a whole."""
 
 _DENSE: Final = 0.97
-_LARGE: Final = 1 << 20
+_LOOKED_AT: Final = 1 << 20
 """A file of more bytes than this that compresses no better is looked at before it is encoded."""
 
 _WHOLE_LEVEL: Final = 6
 _SMALLEST_MEMBER: Final = 1000
 _MUCH: Final = 0.6
 _LONG: Final = 1_000_000
-_LARGE: Final = 256 << 10
+_LARGE_PLAIN: Final = 256 << 10
 """Bytes and microseconds from which the plain entry stands beside a recompressed member."""
 
 _CODEC_PACKAGE: Final = "hacktree.common.delta"
@@ -47,12 +48,25 @@ def encode_whole(new: bytes) -> Chosen:
 def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
     """The cheapest entry for `new` by bytes and decoding time: a delta against `old`, or whole."""
     whole = len(compress(new, _WHOLE_LEVEL))
-    if whole > _DENSE * len(new) and len(new) > _LARGE and not share_content(old, new):
+    if whole > _DENSE * len(new) and len(new) > _LOOKED_AT and not share_content(old, new):
         # Compressed anew: a long search would find nothing.
         return Chosen(encode_full(new), whole)
     entry = encode_delta(old, new, shared)
     size = estimate(entry)
-    return Chosen(entry, size) if size <= _WORTH * whole else Chosen(encode_full(new), whole)
+    if size > _WORTH * whole or not decodes(entry, old, new, shared):
+        return Chosen(encode_full(new), whole)
+    return Chosen(entry, size)
+
+
+def decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool:
+    """Whether the entry gives `new`: what a client would reject is not worth sending."""
+    output = bytearray(len(new))
+    parts = {kind: memoryview(part) for kind, part in entry.parts.items() if part}
+    try:
+        decode_entry(entry.kind, parts, memoryview(old), memoryview(output), shared)
+    except FormatError:
+        return False
+    return output == new
 
 
 def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
@@ -72,7 +86,7 @@ def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
     if size > _MUCH * best.estimate:
         return [best]
     chosen = Chosen(member, size)
-    slow = member.cost > _LONG or best.estimate > _LARGE
+    slow = member.cost > _LONG or best.estimate > _LARGE_PLAIN
     return [best, chosen] if slow else [chosen]
 
 

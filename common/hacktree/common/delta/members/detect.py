@@ -1,0 +1,269 @@
+"""Finding compressed members, for the encoder: where they are, and what made them.
+
+Formats: Linux boot protocol (bzImage); RFC 1952 (gzip); .xz file format 1.1; RFC 8878 (zstd);
+APPNOTE (zip). A member counts only if compressing its content again gives the very same bytes.
+"""
+
+import io
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from hacktree.common.delta.members.conformance import conformance
+from hacktree.common.delta.members.engines import compress, compression_cost
+from hacktree.common.delta.members.gnu_deflate import MAX_CONTENT, gnu_deflate_prefix
+from hacktree.common.delta.members.layout import MAX_MEMBERS, Engine, Layout, Member, Recipe
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.zstandard import decompress_bounded, zstd
+
+DEFAULT_WORK: Final = 120_000_000
+"""Microseconds, estimated, that a search may take."""
+
+_MAX_CONTENT: Final = 1 << 29
+_SAMPLE: Final = 128 << 10
+_SURE: Final = 64
+_XZ_MAGIC: Final = b"\xfd7zXZ\0"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_GZIP_MAGIC: Final = b"\x1f\x8b\x08"
+_ZIP_MAGIC: Final = b"PK\x03\x04"
+_LZMA_LEVELS: Final = tuple(
+    (preset, extreme) for extreme in (0, 1) for preset in (6, 9, 8, 7, 5, 4)
+)
+_ZSTD_LEVELS: Final = (19, 22, 3, 9, 6, 10, 15, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A compressed stretch [start, end) and its content; `recipes` to try, the likeliest first."""
+
+    start: int
+    end: int
+    content: bytes
+    recipes: Sequence[tuple[Engine, tuple[int, ...]]]
+
+
+def find_members(data: bytes, work: int = DEFAULT_WORK) -> Layout | None:
+    """The layout of `data`, or None if nothing in it can be compressed again exactly.
+
+    Gives up when the tries would take more than `work` microseconds, about.
+    """
+    proven: list[tuple[_Found, Engine, tuple[int, ...]]] = []
+    try:
+        for found in _find(data):
+            if len(proven) == MAX_MEMBERS:
+                break
+            recipe, work = _prove(data, found, work)
+            if recipe is not None:
+                proven.append((found, *recipe))
+            if work <= 0:
+                break
+    except (FormatError, lzma.LZMAError, zlib.error, struct.error, zipfile.BadZipFile):
+        return None
+    return _layout(data, proven) if proven else None
+
+
+def _layout(data: bytes, proven: Sequence[tuple[_Found, Engine, tuple[int, ...]]]) -> Layout | None:
+    recipes: dict[tuple[Engine, tuple[int, ...]], int] = {}
+    members, position = [], 0
+    for found, engine, parameters in sorted(proven, key=lambda item: item[0].start):
+        if found.start < position:
+            return None
+        number = recipes.setdefault((engine, parameters), len(recipes))
+        length = found.end - found.start
+        members.append(Member(found.start - position, number, len(found.content), length))
+        position = found.end
+    made = tuple(
+        Recipe(engine, parameters, _conformance(engine, parameters))
+        for engine, parameters in recipes
+    )
+    return Layout(1, made, tuple(members), len(data) - position)
+
+
+@cache
+def _conformance(engine: Engine, parameters: tuple[int, ...]) -> bytes:
+    return conformance(engine, parameters)
+
+
+def _find(data: bytes) -> Iterator[_Found]:
+    if data[0x202:0x206] == b"HdrS":
+        yield from _find_kernel(data)
+    elif data.startswith(_ZIP_MAGIC):
+        yield from _find_zip(data)
+    else:
+        yield from _find_stream(data, 0, len(data))
+
+
+def _find_kernel(data: bytes) -> Iterator[_Found]:
+    """The payload of a bzImage; its compressed stream is followed by four bytes of size."""
+    setup = data[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", data, 0x248)
+    start = (setup + 1) * 512 + offset
+    if start + length <= len(data):
+        yield from _find_stream(data, start, start + length)
+
+
+def _find_stream(data: bytes, start: int, end: int) -> Iterator[_Found]:
+    magic = data[start : start + 6]
+    if magic == _XZ_MAGIC:
+        yield from _find_xz(data, start, end)
+    elif magic.startswith(_GZIP_MAGIC):
+        yield from _find_gzip(data, start, end)
+    elif magic.startswith(_ZSTD_MAGIC):
+        yield from _find_zstd(data, start, end)
+
+
+def _find_gzip(data: bytes, start: int, end: int) -> Iterator[_Found]:
+    flags = data[start + 3]
+    position = start + 10
+    if flags & 4:
+        position += 2 + struct.unpack_from("<H", data, position)[0]
+    for bit in (8, 16):
+        if flags & bit:
+            position = data.index(b"\0", position, end) + 1
+    if flags & 2:
+        position += 2
+    yield from _find_deflate(data, position, end)
+
+
+def _find_deflate(data: bytes, start: int, end: int) -> Iterator[_Found]:
+    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = decoder.decompress(data[start:end], _MAX_CONTENT)
+    if decoder.eof:
+        levels = (9, 6, 8, 7, 5, 4, 3, 2, 1)
+        gnu = [(Engine.GNU_DEFLATE, (level,)) for level in levels if len(content) <= MAX_CONTENT]
+        plain = [(Engine.DEFLATE, (level, memory)) for memory in (8, 9) for level in levels]
+        yield _Found(start, end - len(decoder.unused_data), content, [*gnu[:2], *plain, *gnu[2:]])
+
+
+def _find_zstd(data: bytes, start: int, end: int) -> Iterator[_Found]:
+    decoder = zstd.ZstdDecompressor()
+    decoder.decompress(data[start:end], _MAX_CONTENT)
+    if not decoder.eof:
+        return
+    end -= len(decoder.unused_data)
+    descriptor = data[start + 4]
+    checksum, sized = descriptor >> 2 & 1, int(descriptor & 0xE0 != 0)
+    content = decompress_bounded(data[start:end], _MAX_CONTENT)
+    recipes = [
+        (Engine.ZSTD, (level, checksum, sized, threads))
+        for level in _ZSTD_LEVELS
+        for threads in (1, 0)
+    ]
+    yield _Found(start, end, content, recipes)
+
+
+def _find_xz(data: bytes, start: int, end: int) -> Iterator[_Found]:
+    """The one block of an .xz stream: the header says everything but the preset."""
+    decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
+    content = decoder.decompress(data[start:end], _MAX_CONTENT)
+    if not decoder.eof:
+        return
+    end -= len(decoder.unused_data)
+    check = {0: 0, 1: 4, 4: 8, 10: 32}.get(data[start + 7] & 15)
+    header = start + 12
+    first = header + 4 * (data[header] + 1)
+    filters = _xz_filters(data[header:first])
+    index_size = 4 * (struct.unpack_from("<I", data, end - 8)[0] + 1)
+    index = data[end - 12 - index_size : end - 12]
+    if check is None or filters is None or index[:2] != b"\0\1":
+        return
+    unpadded, _ = _xz_number(index, 2)
+    dictionary, x86 = filters
+    recipes = [
+        (Engine.LZMA2, (preset, extreme, dictionary, x86)) for preset, extreme in _LZMA_LEVELS
+    ]
+    yield _Found(first, header + unpadded - check, content, recipes)
+
+
+def _xz_number(data: bytes, position: int) -> tuple[int, int]:
+    """A multibyte integer, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position
+
+
+def _xz_filters(header: bytes) -> tuple[int, int] | None:
+    """(dictionary bytes, x86) of a block header whose chain is [x86,] LZMA2."""
+    flags, position = header[1], 2
+    for bit in (0x40, 0x80):
+        if flags & bit:
+            _, position = _xz_number(header, position)
+    x86 = 0
+    for _ in range((flags & 3) + 1):
+        kind, position = _xz_number(header, position)
+        size, position = _xz_number(header, position)
+        if kind == 4 and size == 0:
+            x86 = 1
+        elif kind == 0x21 and size == 1:
+            bits = header[position]
+            return (2 | bits & 1) << (bits // 2 + 11), x86
+        else:
+            return None
+        position += size
+    return None
+
+
+def _find_zip(data: bytes) -> Iterator[_Found]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        for info in sorted(archive.infolist(), key=lambda item: item.header_offset):
+            if info.compress_type != zipfile.ZIP_DEFLATED or info.compress_size == 0:
+                continue
+            name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
+            start = info.header_offset + 30 + name + extra
+            yield from _find_deflate(data, start, start + info.compress_size)
+
+
+def _prove(
+    data: bytes, found: _Found, work: int
+) -> tuple[tuple[Engine, tuple[int, ...]] | None, int]:
+    """The recipe that gives the member again, bit for bit, and the work that is left."""
+    if not found.content:
+        return None, work
+    wanted = data[found.start : found.end]
+    for engine, parameters in found.recipes:
+        work -= compression_cost(engine, parameters, min(len(found.content), _SAMPLE))
+        if not _may_be(engine, parameters, found.content, wanted):
+            continue
+        work -= compression_cost(engine, parameters, len(found.content))
+        if work <= 0:
+            return None, work
+        if _makes(engine, parameters, found.content, wanted):
+            return (engine, parameters), work
+    return None, work
+
+
+def _makes(engine: Engine, parameters: tuple[int, ...], content: bytes, wanted: bytes) -> bool:
+    try:
+        return compress(engine, parameters, content) == wanted
+    except FormatError:
+        return False
+
+
+def _may_be(engine: Engine, parameters: tuple[int, ...], content: bytes, wanted: bytes) -> bool:
+    """Whether what the engine makes of the content's beginning begins as the member does."""
+    if len(content) <= _SAMPLE:
+        return True
+    sample = content[:_SAMPLE]
+    if engine is Engine.GNU_DEFLATE:
+        try:
+            return wanted.startswith(gnu_deflate_prefix(sample, parameters[0]))
+        except FormatError:
+            return False
+    if engine is Engine.DEFLATE:
+        level, memory = parameters
+        encoder = zlib.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, memory)
+        return wanted.startswith(encoder.compress(sample))
+    if engine is Engine.LZMA2:
+        # The first chunk of 64 KiB or so depends little on what follows: its beginning, not at all.
+        made = compress(engine, parameters, sample)
+        return made[6 : 6 + _SURE] == wanted[6 : 6 + _SURE]
+    return True
