@@ -83,7 +83,10 @@ def _equal_stretches(old: U8, new: U8, shift: int) -> I64:
     size = min(len(new), len(old) - shift) - start
     if size <= _LONG_STRETCH:
         return np.zeros((0, 3), np.int64)
-    unequal = np.flatnonzero(new[start : start + size] != old[start + shift : start + shift + size])
+    different = new[start : start + size] != old[start + shift : start + shift + size]
+    if np.count_nonzero(different) > size // 4:
+        return np.zeros((0, 3), np.int64)  # Too few to anchor anything, and much to list.
+    unequal = np.flatnonzero(different)
     bounds = np.concatenate([np.full(1, -1), unequal, np.full(1, size)])
     lengths = np.diff(bounds) - 1
     chosen = np.flatnonzero(lengths >= _LONG_STRETCH)
