@@ -6,9 +6,9 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
 
-from hacktree.common.delta.codec import decode_entry, encode_delta, estimate
+from hacktree.common.delta.codec import encode_delta, estimate
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
-from hacktree.common.delta.memberdelta import encode_member
+from hacktree.common.delta.memberdelta import decode_object, encode_member
 from hacktree.common.delta.members.detect import DEFAULT_WORK
 from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared
@@ -63,7 +63,7 @@ def decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool
     output = bytearray(len(new))
     parts = {kind: memoryview(part) for kind, part in entry.parts.items() if part}
     try:
-        decode_entry(entry.kind, parts, memoryview(old), memoryview(output), shared)
+        decode_object(entry.kind, parts, memoryview(old), memoryview(output), shared)
     except FormatError:
         return False
     return output == new

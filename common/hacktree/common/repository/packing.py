@@ -211,20 +211,22 @@ class _Packing:
             command=encoders.command,
         ) as pool:
             entries, alternatives = self._encode(pool, cache, plan)
-            packed = [entry for entry in entries if not self._is_hopeless(entry)]
-            groups = [*arrange_frames(packed), *arrange_frames(alternatives)]
+            hopeful = [entry for entry in entries if not self._is_hopeless(entry)]
+            groups = [*arrange_frames(hopeful), *arrange_frames(alternatives)]
             frames = self._compress(pool, cache, groups)
         staged, edge = self._write(plan, shared, frames)
         with repository.lock(LockKind.SHARED):
             publish_pack(repository, staged, edge)
         trim_cache(repository)
+        packed = {entry.target.path for frame in frames for entry in frame.entries}
+        left_out = {path: why for path, why in self._left_out.items() if path not in packed}
         kinds = Counter(EntryKind(e.choice.kind).name.lower() for f in frames for e in f.entries)
         return PackReport(
             edge,
             len(frames),
             dict(sorted(kinds.items())),
             _reasons(self._degraded),
-            _reasons(self._left_out),
+            _reasons(left_out),
         )
 
     def _encode(
