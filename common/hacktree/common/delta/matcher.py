@@ -21,8 +21,8 @@ _SHORTEST: Final = 12
 """Bytes of a copy below which it costs more than what it copies."""
 
 _LONG_STRETCH: Final = 1024
-_MAX_SORTED: Final = 80 << 20
-_WINDOW: Final = 40 << 20
+_MAX_SORTED: Final = 68 << 20
+_WINDOW: Final = 34 << 20
 """Bytes of the old file that are sorted at once, and of the new file that are looked for there."""
 
 _NEARLY: Final = 0.9
