@@ -330,6 +330,49 @@ time.sleep(3600)
     assert ended == [worker]
 
 
+def test_alternatives_stand_in_frames_of_their_own(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    """A client that can't decode the one, or not as quickly, takes the other."""
+    report = make_pack(archive, *three, broken("program.encode_choices = twice"))
+    assert_sound(archive, report, 6)
+    comparison = compare_trees(archive.load_tree, *three)
+    entries = decode_entries(
+        read_head(archive, report.edge), len(comparison.targets), len(comparison.bases)
+    )
+    assert entries.targets.tolist() == [0, 1, 2, 0, 1, 2]
+    assert entries.counts.tolist() == [3, 3]
+
+
+def test_a_failing_alternative_costs_only_itself(
+    archive: Repository, three: tuple[ObjectId, ObjectId]
+) -> None:
+    body = """program.encode_choices = twice
+    if not entry and any(i.choice == 1 and i.target.size != 5000 for i in job.items): os.abort()"""
+    report = make_pack(archive, *three, broken(body))
+    assert_sound(archive, report, 4)
+    assert report.degraded == report.left_out == []
+
+
+def test_a_renamed_file_is_recognised_by_its_content(archive: Repository) -> None:
+    old = commit(archive, {"usr/share/alpha": noise(1, 60_000), "usr/share/x": noise(2, 60_000)})
+    new = commit(archive, {"opt/beta": b"begin" + noise(1, 60_000)[500:]})
+    report = make_pack(archive, old, new, ONE)
+    assert_sound(archive, report, 1)
+    assert report.kinds == {"delta": 1}
+    assert report.edge.length < 2000
+
+
+def test_modules_that_are_none_teach_nothing(archive: Repository) -> None:
+    """Files are called `.ko` for other reasons too; a pack's maps are only a help."""
+    names = [f"lib/modules/1/m{number}.ko" for number in range(20)]
+    old = commit(archive, {name: name.encode() + noise(5, 3000) for name in names})
+    new = commit(archive, {name: b"!" + name.encode() + noise(5, 3000) for name in names})
+    report = make_pack(archive, old, new, ONE)
+    assert_sound(archive, report, 20)
+    assert read_head(archive, report.edge).shared.length == 0
+
+
 # With the rest of the repository
 
 
