@@ -12,20 +12,19 @@ from collections.abc import Iterable, MutableMapping
 from functools import cache
 from typing import Final
 
-import numpy as np
-
 from hacktree.common.delta.members.engines import compress
 from hacktree.common.delta.members.layout import CONFORMANCE_LENGTH, Engine, Recipe
 from hacktree.common.objects.zstandard import zstd
 
 _INPUT_LENGTH: Final = 256 << 10
-_WORDS: Final = 4096
+_NOISE_LENGTH: Final = 80_000
+"""Enough for the steps that make so much."""
 
 REFERENCE: Final = (
-    Recipe(Engine.LZMA2, (6, 0, 32 << 20, 1), bytes.fromhex("f1eba829478d76d5")),
-    Recipe(Engine.DEFLATE, (6, 8), bytes.fromhex("03ab74a882f8cb83")),
-    Recipe(Engine.GNU_DEFLATE, (9,), bytes.fromhex("083a6bb1d1994459")),
-    Recipe(Engine.ZSTD, (19, 1, 1, 1), bytes.fromhex("e6bf257521c4aa6a")),
+    Recipe(Engine.LZMA2, (6, 0, 32 << 20, 1), bytes.fromhex("c8b7260ebb396b1c")),
+    Recipe(Engine.DEFLATE, (6, 8), bytes.fromhex("22f4a77358704e9a")),
+    Recipe(Engine.GNU_DEFLATE, (9,), bytes.fromhex("1101636a23f728ac")),
+    Recipe(Engine.ZSTD, (19, 1, 1, 1), bytes.fromhex("8a567735393a6072")),
 )
 """What liblzma 5.4, zlib 1.2.13 and libzstd 1.5.7 make: the compressors that trees are made with.
 
@@ -37,18 +36,29 @@ Known = MutableMapping[str, bool]
 
 
 @cache
-def test_input() -> bytes:
-    """256 KiB that compress to about half: words of a fixed vocabulary in a fixed order."""
-    digests = b"".join(hashlib.sha256(b"%d" % i).digest() for i in range(_WORDS))
-    words = np.frombuffer(digests, np.uint8).reshape(_WORDS, 32)
-    order = np.arange(_INPUT_LENGTH // 8, dtype=np.uint64)
-    order = (order * order * np.uint64(2654435761) >> np.uint64(7)) % np.uint64(_WORDS)
-    return words[order.astype(np.int64), :8].tobytes()
+def probe() -> bytes:
+    """256 KiB that tell compressors and their levels apart: part of the format.
+
+    Drawn from SHAKE-256 in steps of 8 bytes: a copy of what stands before, many short and few long,
+    near and far, so that searches differ in what they find; then letters or an x86 call.
+    """
+    noise = hashlib.shake_256(b"hacktree members 1").digest(_NOISE_LENGTH)
+    data = bytearray(b"hacktree")
+    for step in range(0, _NOISE_LENGTH, 8):
+        far, near, length, kind, *fresh = noise[step : step + 8]
+        reach = (far << 8 | near) * (1 + far) >> (4 if kind & 8 else 9)
+        start = len(data) - 1 - min(reach, len(data) - 1)
+        data += data[start : start + 2 + (length * length >> (9 if kind & 16 else 12))]
+        if kind & 7 == 0:
+            data += b"\xe8" + bytes(fresh[:3]) + b"\0"
+        else:
+            data += bytes(97 + (letter & 15) for letter in fresh[: kind & 3])
+    return bytes(data[:_INPUT_LENGTH])
 
 
 def conformance(engine: Engine, parameters: tuple[int, ...]) -> bytes:
     """What a recipe carries: the first bytes of the sha256 of the compressed test input."""
-    return hashlib.sha256(compress(engine, parameters, test_input())).digest()[:CONFORMANCE_LENGTH]
+    return hashlib.sha256(compress(engine, parameters, probe())).digest()[:CONFORMANCE_LENGTH]
 
 
 def library_version(engine: Engine) -> str:

@@ -32,9 +32,27 @@ _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _GZIP_MAGIC: Final = b"\x1f\x8b\x08"
 _ZIP_MAGIC: Final = b"PK\x03\x04"
 _LZMA_LEVELS: Final = tuple(
-    (preset, extreme) for extreme in (0, 1) for preset in (6, 9, 8, 7, 5, 4)
+    (preset, extreme) for extreme in (0, 1) for preset in (6, 5, 4, 3, 2, 1, 0)
 )
+_DAMAGE: Final = (
+    FormatError,
+    LookupError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    NotImplementedError,
+    lzma.LZMAError,
+    zlib.error,
+    zstd.ZstdError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What the parsers of damaged or strange files raise: such a file has no members."""
+
 _ZSTD_LEVELS: Final = (19, 22, 3, 9, 6, 10, 15, 1)
+
+
+_RecipeKey = tuple[Engine, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +62,62 @@ class _Found:
     start: int
     end: int
     content: bytes
-    recipes: Sequence[tuple[Engine, tuple[int, ...]]]
+    recipes: Sequence[_RecipeKey]
+
+
+@dataclass(frozen=True, slots=True)
+class _Proven:
+    """A stretch [start, end) that `recipe` makes of a content of `length` bytes."""
+
+    start: int
+    end: int
+    length: int
+    recipe: _RecipeKey
 
 
 def find_members(data: bytes, work: int = DEFAULT_WORK) -> Layout | None:
     """The layout of `data`, or None if nothing in it can be compressed again exactly.
 
-    Gives up when the tries would take more than `work` microseconds, about.
+    Gives up when the tries would take more than `work` microseconds, about; what was proven until
+    then counts.
     """
-    proven: list[tuple[_Found, Engine, tuple[int, ...]]] = []
+    proven: list[_Proven] = []
+    last: _RecipeKey | None = None
     try:
         for found in _find(data):
             if len(proven) == MAX_MEMBERS:
                 break
-            recipe, work = _prove(data, found, work)
+            recipe, work = _prove(data, found, _likeliest_first(found.recipes, last), work)
             if recipe is not None:
-                proven.append((found, *recipe))
+                proven.append(_Proven(found.start, found.end, len(found.content), recipe))
+                last = recipe
             if work <= 0:
                 break
-    except (FormatError, lzma.LZMAError, zlib.error, struct.error, zipfile.BadZipFile):
-        return None
+    except _DAMAGE:
+        # What was proven before still holds.
+        pass
     return _layout(data, proven) if proven else None
 
 
-def _layout(data: bytes, proven: Sequence[tuple[_Found, Engine, tuple[int, ...]]]) -> Layout | None:
-    recipes: dict[tuple[Engine, tuple[int, ...]], int] = {}
+def _likeliest_first(
+    recipes: Sequence[_RecipeKey], last: _RecipeKey | None
+) -> Sequence[_RecipeKey]:
+    """One program made all members of an archive, so what made the last comes first."""
+    if last is None or last not in recipes:
+        return recipes
+    return [last, *(recipe for recipe in recipes if recipe != last)]
+
+
+def _layout(data: bytes, proven: Sequence[_Proven]) -> Layout | None:
+    recipes: dict[_RecipeKey, int] = {}
     members, position = [], 0
-    for found, engine, parameters in sorted(proven, key=lambda item: item[0].start):
-        if found.start < position:
+    for item in sorted(proven, key=lambda item: item.start):
+        if item.start < position:
             return None
-        number = recipes.setdefault((engine, parameters), len(recipes))
-        length = found.end - found.start
-        members.append(Member(found.start - position, number, len(found.content), length))
-        position = found.end
-    made = tuple(
-        Recipe(engine, parameters, _conformance(engine, parameters))
-        for engine, parameters in recipes
-    )
+        number = recipes.setdefault(item.recipe, len(recipes))
+        members.append(Member(item.start - position, number, item.length, item.end - item.start))
+        position = item.end
+    made = tuple(Recipe(*recipe, _conformance(*recipe)) for recipe in recipes)
     return Layout(1, made, tuple(members), len(data) - position)
 
 
@@ -137,7 +174,12 @@ def _find_deflate(data: bytes, start: int, end: int) -> Iterator[_Found]:
         levels = (9, 6, 8, 7, 5, 4, 3, 2, 1)
         gnu = [(Engine.GNU_DEFLATE, (level,)) for level in levels if len(content) <= MAX_CONTENT]
         plain = [(Engine.DEFLATE, (level, memory)) for memory in (8, 9) for level in levels]
-        yield _Found(start, end - len(decoder.unused_data), content, [*gnu[:2], *plain, *gnu[2:]])
+        yield _Found(
+            start,
+            end - len(decoder.unused_data),
+            content,
+            [*plain[:2], *gnu[:2], *plain[2:], *gnu[2:]],
+        )
 
 
 def _find_zstd(data: bytes, start: int, end: int) -> Iterator[_Found]:
@@ -219,20 +261,25 @@ def _find_zip(data: bytes) -> Iterator[_Found]:
                 continue
             name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
             start = info.header_offset + 30 + name + extra
-            yield from _find_deflate(data, start, start + info.compress_size)
+            try:
+                yield from _find_deflate(data, start, start + info.compress_size)
+            except zlib.error:
+                # Encrypted or damaged; the others may be sound.
+                continue
 
 
 def _prove(
-    data: bytes, found: _Found, work: int
-) -> tuple[tuple[Engine, tuple[int, ...]] | None, int]:
+    data: bytes, found: _Found, recipes: Sequence[_RecipeKey], work: int
+) -> tuple[_RecipeKey | None, int]:
     """The recipe that gives the member again, bit for bit, and the work that is left."""
     if not found.content:
         return None, work
     wanted = data[found.start : found.end]
-    for engine, parameters in found.recipes:
-        work -= compression_cost(engine, parameters, min(len(found.content), _SAMPLE))
-        if not _may_be(engine, parameters, found.content, wanted):
-            continue
+    for engine, parameters in recipes:
+        if len(found.content) > _SAMPLE:
+            work -= compression_cost(engine, parameters, _SAMPLE)
+            if not _may_be(engine, parameters, found.content[:_SAMPLE], wanted):
+                continue
         work -= compression_cost(engine, parameters, len(found.content))
         if work <= 0:
             return None, work
@@ -248,11 +295,8 @@ def _makes(engine: Engine, parameters: tuple[int, ...], content: bytes, wanted: 
         return False
 
 
-def _may_be(engine: Engine, parameters: tuple[int, ...], content: bytes, wanted: bytes) -> bool:
-    """Whether what the engine makes of the content's beginning begins as the member does."""
-    if len(content) <= _SAMPLE:
-        return True
-    sample = content[:_SAMPLE]
+def _may_be(engine: Engine, parameters: tuple[int, ...], sample: bytes, wanted: bytes) -> bool:
+    """Whether what the engine makes of the content's first bytes begins as the member does."""
     if engine is Engine.GNU_DEFLATE:
         try:
             return wanted.startswith(gnu_deflate_prefix(sample, parameters[0]))

@@ -36,8 +36,19 @@ _DECOMPRESSION_NANOSECONDS: Final = {
 
 
 def compress(engine: Engine, parameters: tuple[int, ...], content: Buffer) -> bytes:
-    """The member of this content; raises `FormatError` for parameters that are not allowed."""
+    """The member of this content.
+
+    Raises `FormatError` for parameters that are not allowed, or when the engine can't do it here:
+    memory or threads that it may not have.
+    """
     check_parameters(engine, parameters)
+    try:
+        return _compress(engine, parameters, content)
+    except (lzma.LZMAError, zlib.error, zstd.ZstdError, MemoryError) as error:
+        raise FormatError(f"{engine.name} can't compress a member: {error}") from error
+
+
+def _compress(engine: Engine, parameters: tuple[int, ...], content: Buffer) -> bytes:
     if engine is Engine.LZMA2:
         return lzma.compress(content, lzma.FORMAT_RAW, filters=lzma_filters(parameters))
     if engine is Engine.DEFLATE:
@@ -82,7 +93,7 @@ def decompress(engine: Engine, parameters: tuple[int, ...], data: Buffer, max_le
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         content = decoder.decompress(data, max_length + 1)
-    except zlib.error as error:
+    except (zlib.error, MemoryError) as error:
         raise FormatError(f"not a deflate stream: {error}") from error
     return _finish(content, decoder.eof and not decoder.unused_data, max_length)
 
@@ -93,7 +104,7 @@ def _read_lzma(parameters: tuple[int, ...], data: Buffer, max_length: int) -> tu
         content = decoder.decompress(data, max_length + 1)
         if not decoder.eof and len(content) == max_length:
             content += decoder.decompress(b"", 1)
-    except (lzma.LZMAError, EOFError) as error:
+    except (lzma.LZMAError, EOFError, MemoryError) as error:
         raise FormatError(f"not an LZMA2 stream: {error}") from error
     return content, decoder.eof and not decoder.unused_data
 
