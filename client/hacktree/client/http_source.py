@@ -37,6 +37,8 @@ from hacktree.client.source import (
     compressed_bound,
 )
 from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
+from hacktree.common.delta.pack import MAX_PACK_LENGTH
+from hacktree.common.delta.route import Work, estimate_whole
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
@@ -101,6 +103,10 @@ class HttpSource:
         """A segment of the pack graph."""
         return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
 
+    def estimate_content(self, entry: FileEntry) -> Work:
+        """By its decoded size: how well it is compressed is not known."""
+        return estimate_whole(entry.size)
+
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
         """A range of a pack. Its name is its content, so no `If-Range` is needed to go on."""
         path = f"packs/{pack.hex()}"
@@ -127,7 +133,8 @@ class HttpSource:
             # A server that knows no ranges sends everything: what is before the range is skipped.
             skipped = start - _accepted_offset(response, start)
             position = start - skipped
-            async for chunk in self._chunks(response, path, end - position):
+            # Never more than this: the body is left where the range ends.
+            async for chunk in self._chunks(response, path, MAX_PACK_LENGTH):
                 piece = chunk[max(start - position, 0) : end - position]
                 position += len(chunk)
                 if piece:

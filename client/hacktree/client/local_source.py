@@ -23,6 +23,7 @@ from hacktree.client.source import (
     compressed_bound,
 )
 from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
+from hacktree.common.delta.route import Work, estimate_whole
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import FileEntry
@@ -79,6 +80,10 @@ class LocalSource:
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph; only archives have one."""
         return await self._ask(self._read, f"graph/{name}", MAX_SEGMENT_SIZE)
+
+    def estimate_content(self, entry: FileEntry) -> Work:
+        """By its decoded size."""
+        return estimate_whole(entry.size)
 
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
         """A range of a pack's file."""

@@ -27,7 +27,6 @@ from hacktree.client.plan import ContentPlan, Fetch
 from hacktree.client.source import Source, SourceError
 from hacktree.client.staging import Staging
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
-from hacktree.common.delta.route import estimate_whole
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
 from hacktree.common.repository.decoder_process import MAX_WANTED
@@ -42,6 +41,10 @@ from hacktree.common.repository.objectnames import content_name
 from hacktree.common.repository.repository import Repository
 
 _RANGES_AT_ONCE: Final = 4
+_MAX_NOTES: Final = 20
+_MIN_INTERMEDIATE: Final = 64 << 20
+"""Bytes of objects decoded only as bases, allowed beside twice those that are wanted."""
+
 _WAITING: Final = 8
 """Frames that may wait for a decoder: their bytes are on disk, not in memory."""
 
@@ -60,7 +63,7 @@ class PackTotals:
         self.objects += other.objects
         self.bytes += other.bytes
         self.frames += other.frames
-        self.notes += other.notes
+        self.notes = (self.notes + other.notes)[:_MAX_NOTES]
 
 
 Advance = Callable[[int, int], None]
@@ -68,20 +71,23 @@ Advance = Callable[[int, int], None]
 
 
 def plan_packs(
-    choice: PackChoice, content: ContentPlan, inventory: Inventory, staging: Staging
+    choice: PackChoice,
+    content: ContentPlan,
+    inventory: Inventory,
+    staging: Staging,
+    source: Source,
 ) -> FetchPlan | None:
     """What to take from the chosen packs; None if there are none. Raises `FormatError`."""
     if not choice.packs:
         return None
     wanted = _wanted(content, staging)
-    sizes = {name: fetch.entry.size for name, fetch in wanted.items()}
     return plan_fetch(
         [joined.pack for joined in choice.packs],
         wanted,
         _Held(inventory),
-        lambda name: estimate_whole(sizes[name]),
+        lambda name: source.estimate_content(wanted[name].entry),
         choice.model,
-        2 * sum(sizes.values()) + (64 << 20),
+        2 * sum(fetch.entry.size for fetch in wanted.values()) + _MIN_INTERMEDIATE,
     )
 
 
@@ -142,7 +148,7 @@ class PackFetcher:
                 finally:
                     context.close()
         for path in self._intermediates.values():
-            path.unlink()
+            path.unlink(missing_ok=True)
 
     def open_base(self, name: ObjectId) -> int:
         """A descriptor of a base; raises `FileNotFoundError` where it failed to come."""

@@ -5,7 +5,7 @@ and what a prune took meanwhile is fetched again first. docs/architecture.md, "L
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -119,7 +119,7 @@ async def pull(
     if _is_here(repository, request, target):
         return _unchanged(target)
     with take_staging(repository) as staging, _decoders() as pool:
-        choice = await _choose_packs(staging, request, target, sources, pool)
+        choice = await _choose_packs(staging, request, target, sources, pool.start)
         packs = PackTotals(notes=list(choice.notes))
         for _ in range(_MAX_ROUNDS):
             plan = await make_plan(staging, target, sources, request.connections, choice)
@@ -153,10 +153,12 @@ async def pull(
 @contextmanager
 def _decoders() -> Iterator[DecoderPool]:
     """Workers for packs; they start when a route is found."""
-    with DecoderPool(
-        min(os.cpu_count() or 1, _MAX_DECODERS), MemoryBudget(default_budget())
-    ) as pool:
+    with DecoderPool(_decoder_count(), MemoryBudget(default_budget())) as pool:
         yield pool
+
+
+def _decoder_count() -> int:
+    return min(len(os.sched_getaffinity(0)), _MAX_DECODERS)
 
 
 async def _choose_packs(
@@ -164,17 +166,17 @@ async def _choose_packs(
     request: PullRequest,
     target: Target,
     sources: Sequence[Source],
-    pool: DecoderPool,
+    found: Callable[[], None],
 ) -> PackChoice:
     """Packs for this pull; none where they are not wanted or cost more than they spare."""
     prefer = request.prefer
     model = measured_model(
-        staging.repository, prefer or Prefer.AUTO, pool.size, request.connections
+        staging.repository, prefer or Prefer.AUTO, _decoder_count(), request.connections
     )
     # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
     if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
         return PackChoice(model)
-    return await choose_packs(staging, target, sources[-1], model, pool.start)
+    return await choose_packs(staging, target, sources[-1], model, found)
 
 
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
@@ -192,8 +194,8 @@ async def plan_only(
 ) -> PullPlan:
     """What `pull` would do. The trees read for this stay staged for it."""
     target = await _find(repository, request, heads, sources[-1])
-    with take_staging(repository) as staging, _decoders() as pool:
-        choice = await _choose_packs(staging, request, target, sources, pool)
+    with take_staging(repository) as staging:
+        choice = await _choose_packs(staging, request, target, sources, lambda: None)
         return await make_plan(staging, target, sources, request.connections, choice)
 
 
@@ -233,7 +235,7 @@ async def make_plan(
     packs = None
     if choice is not None:
         try:
-            packs = plan_packs(choice, content, inventory, staging)
+            packs = plan_packs(choice, content, inventory, staging, sources[-1])
         except FormatError as error:
             choice.notes.append(f"packs are not used: {error.message}")
     return PullPlan(
@@ -241,12 +243,17 @@ async def make_plan(
         content,
         reader.fetched,
         reader.reused,
-        content.space_needed(repository.mode),
+        content.space_needed(repository.mode) + _pack_space(packs),
         content.names.union(map(meta_name, trees)),
         inventory,
         choice,
         packs,
     )
+
+
+def _pack_space(packs: FetchPlan | None) -> int:
+    """Bytes of frames, and of objects decoded only as bases, that are on disk for a while."""
+    return 0 if packs is None else packs.work.bytes + packs.intermediate_bytes
 
 
 def _plan_content(

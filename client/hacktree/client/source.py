@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from hacktree.common.delta.route import Work
 from hacktree.common.errors import PeerError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
@@ -114,6 +115,9 @@ class Source(Protocol):
 
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph: `TAIL` or 64 hexadecimal digits."""
+
+    def estimate_content(self, entry: FileEntry) -> Work:
+        """What bringing this content whole takes, roughly."""
 
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: "Take") -> None:
         """Hand the bytes from `start` up to `end` of a pack to `take`, in order, piece by piece.

@@ -9,12 +9,17 @@ from types import ModuleType
 from typing import Final
 
 _PACKAGE: Final = "hacktree.common.commands"
+_ELSEWHERE: Final = {"apply": "hacktree.client.commands"}
+"""Actions that live in another portion, found by name as the driver finds commands."""
+
 ACTIONS: Final = {
     "generate": "Make the packs that lead from older builds to newer ones",
     "list": "List the published packs",
     "show": "Show what is in a pack",
     "verify": "Decode every entry of a pack and compare",
     "prune": "Retire packs whose builds are gone, and delete those retired long ago",
+    "export": "Write a bundle that brings a build to a machine without a network",
+    "apply": "Bring the build in a bundle into this machine's repository",
     "explain": "Say what the delta between two files costs, and why",
 }
 
@@ -53,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _module(action: str) -> ModuleType:
-    return importlib.import_module(f"{_PACKAGE}.delta_{action}")
+    return importlib.import_module(f"{_ELSEWHERE.get(action, _PACKAGE)}.delta_{action}")
 
 
 def _accept_global_options(parser: argparse.ArgumentParser) -> None:
