@@ -40,11 +40,6 @@ class Chosen:
     estimate: int
 
 
-def encode_whole(new: bytes) -> Chosen:
-    """The object as it is."""
-    return Chosen(encode_full(new), len(compress(new, _WHOLE_LEVEL)))
-
-
 def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
     """The cheapest entry for `new` by bytes and decoding time: a delta against `old`, or whole."""
     whole = len(compress(new, _WHOLE_LEVEL))
