@@ -86,6 +86,9 @@ def find_words(section: npt.NDArray[np.uint8]) -> tuple[U32, I64, I64]:
     heads = _heads(words)
     info = words[heads + 1]
     kinds, counts = ((info >> 24) & 31).astype(np.int64), (info & 0xFFFF).astype(np.int64)
+    if int(counts[_PER_ITEM[kinds] > 0].sum()) > len(words):
+        # Records that overlap are none, and their items could be without number.
+        return none
     types, names = [heads[_IS_REFERRING[kinds]] + 2], [heads]
     arrays = heads[kinds == _ARRAY]
     types += [arrays + 3, arrays + 4]

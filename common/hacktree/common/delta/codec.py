@@ -82,11 +82,11 @@ def _renumber(before: U8, shared: Shared) -> tuple[U8, bytes]:
         section = parse_elf(before).section(b".BTF")
     except NotElfError:
         return before, b""
-    if section is None or section.size == 0:
+    if section is None or section.end == section.offset:
         return before, b""
     base = before.copy()
     rewrite(base[section.offset : section.end], shared.types)
-    where = np.array([section.offset, section.size], np.uint64)
+    where = np.array([section.offset, section.end - section.offset], np.uint64)
     return base, encode_varints(where)
 
 

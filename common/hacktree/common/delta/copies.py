@@ -5,16 +5,20 @@ Arrays of one row for each copy, ascending and disjoint in the new file. What no
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
 from hacktree.common.objects.errors import FormatError
 
+SHORTEST: Final = 8
+"""Bytes of a copy at least: what a decoder does for each is bounded by the new file's size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """`length[i]` bytes at `new[i]` come from `old[i]`; offsets and lengths in bytes, > 0."""
+    """`length[i]` bytes at `new[i]` come from `old[i]`; offsets in bytes, lengths too, >= 8."""
 
     new: I64
     old: I64
@@ -93,9 +97,11 @@ def decode_copies(encoded: EncodedCopies, old_size: int, new_size: int) -> Copie
     before = decode_varints(encoded.gaps, count)
     seeks = unzigzag(decode_varints(encoded.seeks, count))
     limit = np.uint64(max(old_size, new_size))
-    if count and (int(length.max()) > limit or int(before.max()) > limit or int(length.min()) < 1):
-        raise FormatError("a copy is empty, or longer than the files")
-    if count and int(np.abs(seeks).max()) > int(limit):
+    if count and (int(length.max()) > limit or int(before.max()) > limit):
+        raise FormatError("a copy is longer than the files")
+    if count and int(length.min()) < SHORTEST:
+        raise FormatError(f"a copy has fewer than {SHORTEST} bytes")
+    if count and not -int(limit) <= int(seeks.min()) <= int(seeks.max()) <= int(limit):
         raise FormatError("a copy lies outside the old file")
     lengths = length.view(np.int64)
     ends = np.cumsum(lengths + before.view(np.int64))

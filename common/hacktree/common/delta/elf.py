@@ -36,6 +36,8 @@ UNLOADED: Final = 1 << 44
 _HEADER: Final = 64
 _MAX_SECTIONS: Final = 10_000
 _MAX_ADDRESS: Final = (1 << 64) - 1
+_KERNEL: Final = 0xFFFF_FFFF_0000_0000
+"""Addresses from here on are taken as negative ones."""
 
 _SECTION_TYPE: Final = np.dtype(
     [
@@ -149,9 +151,14 @@ def _read_sections(
             address = UNLOADED + offset
             if kind == SHT_NOBITS:
                 address, unloaded = unloaded, unloaded + size
-        elif address + size >= UNLOADED and address < 0xFFFF_FFFF_0000_0000:
+        elif address >= _KERNEL:
+            address -= 1 << 64
+        elif address + size >= UNLOADED:
             raise NotElfError
         end = text.find(b"\0", name) if name < len(text) else -1
         label = text[name:end] if end >= 0 else b""
         sections.append(Section(index, label, kind, flags, address, offset, size, link, info))
+    # Sections don't overlap; those of a file that lies could make work without end.
+    if sum(section.end - section.offset for section in sections) > 2 * len(data):
+        raise NotElfError
     return tuple(sections)

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from hacktree.common.delta.elf import U8, Elf, Section
+from hacktree.common.delta.elf import SHF_WRITE, U8, Elf, Section
 from hacktree.common.delta.varint import I64
 
 ABSOLUTE: Final = -(1 << 62)
@@ -69,25 +69,32 @@ def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
     return kept
 
 
+_FEW: Final = 8
+"""Ranges that are quicker compared one by one than searched."""
+
 Ranges = tuple[I64, I64]
 """Starts and ends of address ranges, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Where references may lead: what is executed, and what is loaded at all."""
+    """Where references may lead: what is executed, written to, and loaded at all."""
 
     executed: Ranges
+    written: Ranges
     loaded: Ranges
 
     @classmethod
     def of(cls, elf: Elf) -> "Reach":
         """The ranges of a file's sections."""
         loaded = [section for section in elf.sections if section.size and section.is_loaded]
-        return cls(_ranges([s for s in loaded if s.is_code]), _ranges(loaded))
+        written = [section for section in loaded if section.flags & SHF_WRITE]
+        return cls(
+            ranges_of([s for s in loaded if s.is_code]), ranges_of(written), ranges_of(loaded)
+        )
 
 
-def _ranges(sections: Sequence[Section]) -> Ranges:
+def ranges_of(sections: Sequence[Section]) -> Ranges:
     """The sections' addresses; neighbours with small holes are one range."""
     merged: list[list[int]] = []
     for start, end in sorted((s.address, s.address + s.size) for s in sections):
@@ -102,6 +109,9 @@ def _ranges(sections: Sequence[Section]) -> Ranges:
 def in_ranges(values: I64, ranges: Ranges) -> np.ndarray:
     """Which values lie in one of the ranges."""
     starts, ends = ranges
+    if len(starts) > _FEW:
+        index = np.searchsorted(starts, values, side="right") - 1
+        return (index >= 0) & (values < ends[index])
     inside = np.zeros(len(values), bool)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         inside |= (values >= start) & (values < end)

@@ -22,7 +22,14 @@ from hacktree.common.delta.elf import (
     Elf,
     Section,
 )
-from hacktree.common.delta.references import ABSOLUTE, Group, Reach, fields, in_ranges
+from hacktree.common.delta.references import (
+    ABSOLUTE,
+    Group,
+    Reach,
+    fields,
+    in_ranges,
+    ranges_of,
+)
 from hacktree.common.delta.varint import I64
 
 _RELATIVE: Final = {62: (8, 37), 183: (1027, 1032)}
@@ -36,9 +43,12 @@ _ADDRESS_TAGS: Final = np.array(
 
 def table_references(elf: Elf, reach: Reach) -> Iterator[Group]:
     """The groups of every section that is no code."""
+    symbols: dict[int, I64 | None] = {}
     for section in elf.sections:
         if section.type == SHT_RELA:
-            yield from _relocations(elf, section)
+            if elf.is_relocatable and section.link not in symbols:
+                symbols[section.link] = _symbol_sections(elf, section.link)
+            yield from _relocations(elf, section, symbols.get(section.link))
         elif section.type in (SHT_SYMTAB, SHT_DYNSYM):
             yield from _symbols(elf, section)
         elif section.type == SHT_DYNAMIC:
@@ -56,14 +66,14 @@ def _columns(elf: Elf, section: Section, words: int) -> I64:
     return raw[: len(raw) // (8 * words) * (8 * words)].copy().view("<i8").reshape(-1, words)
 
 
-def _relocations(elf: Elf, section: Section) -> Iterator[Group]:
+def _relocations(elf: Elf, section: Section, symbols: I64 | None) -> Iterator[Group]:
     table = _columns(elf, section, 3)
     at = section.offset + 24 * np.arange(len(table), dtype=np.int64)
     number = table[:, 1] >> 32 & 0xFFFFFFFF
     bound = np.flatnonzero(number)
     yield _indexes(elf, section.link, at[bound] + 12, number[bound])
     if elf.is_relocatable:
-        yield from _object_relocations(elf, section, table, at)
+        yield from _object_relocations(elf, section, table, at, symbols)
         return
     yield Group(8, at, table[:, 0], np.full(len(at), ABSOLUTE))
     kinds = table[:, 1] & 0xFFFFFFFF
@@ -111,12 +121,14 @@ def _plt_numbers(elf: Elf) -> Iterator[Group]:
 
 def jump_tables(elf: Elf, reach: Reach, code: Sequence[Group]) -> Iterator[Group]:
     """Tables of offsets to code, relative to the table's start, which code refers to."""
-    for section in elf.sections:
-        if not section.name.startswith(b".rodata") or not section.is_loaded:
-            continue
-        within = np.array([[section.address], [section.address + section.size]], np.int64)
-        starts = [group.target[in_ranges(group.target, (within[0], within[1]))] for group in code]
-        inside = np.unique(np.concatenate([np.zeros(0, np.int64), *starts]))
+    sections = [s for s in elf.sections if s.name.startswith(b".rodata") and s.is_loaded]
+    ranges = ranges_of(sections)
+    starts = [group.target[in_ranges(group.target, ranges)] for group in code]
+    referred = np.unique(np.concatenate([np.zeros(0, np.int64), *starts]))
+    for section in sections:
+        first = np.searchsorted(referred, section.address)
+        last = np.searchsorted(referred, section.address + section.size)
+        inside = referred[first:last]
         raw = elf.bytes_of(section)
         words = raw[: len(raw) // 4 * 4].copy().view("<i4").astype(np.int64)
         inside = inside[inside % 4 == 0] - section.address
@@ -134,12 +146,13 @@ def jump_tables(elf: Elf, reach: Reach, code: Sequence[Group]) -> Iterator[Group
         yield Group(4, section.offset + at[chosen], target[chosen], base)
 
 
-def _object_relocations(elf: Elf, section: Section, table: I64, at: I64) -> Iterator[Group]:
+def _object_relocations(
+    elf: Elf, section: Section, table: I64, at: I64, symbols: I64 | None
+) -> Iterator[Group]:
     if not 0 < section.info < len(elf.sections):
         return
     place = elf.sections[section.info].address
     yield Group(8, at, table[:, 0] + place, np.full(len(at), place))
-    symbols = _symbol_sections(elf, section.link)
     if symbols is None:
         return
     number = (table[:, 1] >> 32) & 0xFFFFFFFF
@@ -245,18 +258,15 @@ def _pointers(elf: Elf, reach: Reach) -> Iterator[Group]:
             at = section.offset + 8 * chosen
             yield Group(8, at, values[chosen], np.full(len(chosen), ABSOLUTE))
         elif section.name == b".gcc_except_table":
-            yield _type_table(elf, section)
+            yield _type_table(elf, section, reach)
 
 
-def _type_table(elf: Elf, section: Section) -> Group:
+def _type_table(elf: Elf, section: Section, reach: Reach) -> Group:
     """Type pointers of C++ exceptions: relative to themselves, to pointers in writable data."""
     raw = elf.bytes_of(section)
     skew = -section.address % 4
     words = raw[skew : skew + (len(raw) - skew) // 4 * 4].copy().view("<i4").astype(np.int64)
     at = skew + 4 * np.arange(len(words), dtype=np.int64)
     target = section.address + at + words
-    inside = np.zeros(len(at), bool)
-    for other in elf.sections:
-        if other.is_loaded and other.flags & SHF_WRITE:
-            inside |= (target >= other.address) & (target < other.address + other.size)
+    inside = in_ranges(target, reach.written)
     return Group(4, at[inside] + section.offset, target[inside])
