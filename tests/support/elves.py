@@ -25,7 +25,7 @@ def c_source(version: int) -> str:
     if version:
         numbers.insert(FUNCTIONS // 3, 1000)
     for number in numbers:
-        more = "counter ^= x * 77; printf(\"more %d\\n\", x);" * (version * (number == 5))
+        more = 'counter ^= x * 77; printf("more %d\\n", x);' * (version * (number == 5))
         cases = "".join(
             f'case {case}: counter += {number * case + 3}; puts("case {number} {case}"); break;'
             for case in range(9)
@@ -43,7 +43,12 @@ def c_source(version: int) -> str:
 
 def cxx_source(version: int) -> str:
     """A program that throws and catches."""
-    lines = ["#include <string>", "#include <stdexcept>", "#include <cstdio>", "struct E { int i; };"]
+    lines = [
+        "#include <string>",
+        "#include <stdexcept>",
+        "#include <cstdio>",
+        "struct E { int i; };",
+    ]
     for number in [*range(20), *([1000] if version else [])]:
         more = 'std::puts("longer");' * (3 * version * (number == 4))
         lines.append(
@@ -117,7 +122,7 @@ def _lie(data: bytearray, chance: random.Random) -> None:
     else:
         header = table + 64 * chance.randrange(count)
         offset, size = struct.unpack_from("<QQ", data, header + 24)
-        if 0 < size and offset + size <= len(data):
+        if size > 0 and offset + size <= len(data):
             for _ in range(chance.choice([1, 4, 40])):
                 data[offset + chance.randrange(size)] = chance.randrange(256)
 
