@@ -43,6 +43,9 @@ _PATIENCE: Final = 60.0
 _SLOWEST: Final = 1 << 20
 """Bytes a second that decoding exceeds on any machine."""
 
+_ENDING: Final = 0.5
+"""Seconds in which a worker whose socket broke is gone."""
+
 _SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _RESULTS: Final = msgspec.msgpack.Decoder(Result)
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -199,10 +202,12 @@ class _Worker:
             raise ValueError("it answered another question")
         return result.reasons
 
-    def kill(self) -> str:
-        """End it; returns what is known of how it ended."""
+    def kill(self, patience: float = 0.0) -> str:
+        """End it; returns how it ended, if that was within `patience` seconds and by itself."""
         self._socket.close()
-        ended = self._process.poll()
+        ended: int | None = None
+        with suppress(subprocess.TimeoutExpired):
+            ended = self._process.wait(patience)
         with suppress(ProcessLookupError):
             self._process.kill()
         status = self._process.wait()
@@ -279,7 +284,7 @@ class DecoderPool:
             # Fails as long as anybody could still write to it.
             fcntl.fcntl(output, fcntl.F_ADD_SEALS, _SEALS)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            ending = worker.kill()
+            ending = worker.kill(0.0 if isinstance(error, TimeoutError) else _ENDING)
             with self._lock:
                 self._started -= 1
                 self.failures += 1

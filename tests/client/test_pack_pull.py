@@ -1,0 +1,275 @@
+"""Pull over packs: few requests where packs are honest, whole objects wherever they are not."""
+
+import itertools
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hacktree.client.pull import PullResult
+from hacktree.client.source import Traffic
+from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.pack import PackHead
+from hacktree.common.delta.streams import pack_blob
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.repository.layout import Mode
+from hacktree.common.repository.repository import Repository
+from support.faulty_server import Exchange, faulty_server, replaced, status
+from support.packmaking import Lies, change, change_edge, publish_packs
+from support.pulling import assert_whole, make_repository, pull_from
+from support.servers import hacktree_serving, nginx_serving
+from support.trees import File, Spec, make_commit
+
+Tree = dict[str | bytes, Spec]
+NUMBERS = random.Random(1)
+BULK = {f"usr/lib/{i}": NUMBERS.randbytes(30_000) for i in range(12)}
+
+
+def build(number: int) -> Tree:
+    """Build `number`: all of the files in BULK change a little, and one is new."""
+    tree: Tree = {"etc/same": b"same", "etc/empty": b""}
+    for path, data in BULK.items():
+        mark = f"build {number} {path}".encode()
+        tree[path] = File(data[:9000] + mark + data[9000 + len(mark) :], 0o755)
+    tree[f"new/{number}"] = f"new in {number}".encode() * 50
+    return tree
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Repository:
+    return make_repository(tmp_path / "farm")
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Repository:
+    return make_repository(tmp_path / "client", Mode.BARE_USER)
+
+
+def url_of(farm: Repository) -> str:
+    return f"file://{farm.path}"
+
+
+async def bring(farm: Repository, client: Repository, commit: ObjectId) -> None:
+    """The client gets a build without packs."""
+    await pull_from(client, url_of(farm), f"fastqa@{commit.hex()}")
+
+
+async def two_builds(
+    farm: Repository, client: Repository, lies: Lies | None = None
+) -> tuple[ObjectId, list[Edge]]:
+    """The client has build 1; build 2 and a pack are published."""
+    first = make_commit(farm, build(1))
+    await bring(farm, client, first)
+    second = make_commit(farm, build(2))
+    return second, publish_packs(farm, [(first, second)], lies)
+
+
+def left_in_staging(client: Repository) -> list[Path]:
+    return list(client.staging.rglob("*"))
+
+
+@pytest.mark.parametrize("serving", [nginx_serving, hacktree_serving], ids=["nginx", "serve"])
+async def test_an_upgrade_takes_at_most_eight_requests(
+    farm: Repository, client: Repository, serving: Callable[..., Any]
+) -> None:
+    second, edges = await two_builds(farm, client)
+    with serving(farm.path) as server:
+        result, traffic = await pull_from(client, server.url)
+        asked = [entry for entry in server.requests() if entry.agent == "hacktree"]
+    assert result.packs.objects == len(BULK) + 1
+    assert result.packs.notes == []
+    assert result.totals.fetched_objects == 0
+    assert assert_whole(client, second) == assert_whole(farm, second)
+    assert len(asked) == traffic.requests <= 8
+    assert {entry.status for entry in asked} == {200, 206}
+    assert traffic.bytes < edges[0].length + 3000
+    assert left_in_staging(client) == []
+
+
+async def test_nothing_new_takes_one_request(farm: Repository, client: Repository) -> None:
+    await two_builds(farm, client)
+    with nginx_serving(farm.path) as server:
+        await pull_from(client, server.url)
+        before = len(server.requests())
+        await pull_from(client, server.url)
+        assert len(server.requests()) == before + 1
+
+
+async def test_a_route_of_several_packs_leaves_nothing_of_the_builds_between(
+    farm: Repository, client: Repository
+) -> None:
+    commits = [make_commit(farm, build(number)) for number in range(1, 5)]
+    await bring(farm, client, commits[0])
+    publish_packs(farm, list(itertools.pairwise(commits)))
+    result, _ = await pull_from(client, url_of(farm))
+    assert result.packs.notes == []
+    # What is small may be cheaper whole than by way of three packs.
+    assert result.packs.objects > len(BULK) // 2
+    assert result.packs.objects + result.totals.fetched_objects == len(BULK) + 1
+    assert assert_whole(client, commits[-1]) == assert_whole(farm, commits[-1])
+    between = farm.load_commit(commits[1]).root.id
+    assert not client.has_meta(between)
+    assert left_in_staging(client) == []
+
+
+async def test_a_pack_serves_every_branch_that_has_its_tree(
+    farm: Repository, client: Repository
+) -> None:
+    first = make_commit(farm, build(1))
+    await bring(farm, client, first)
+    other = make_commit(farm, build(2), branch="builds")
+    publish_packs(farm, [(first, other)])
+    result, _ = await pull_from(client, url_of(farm), "builds")
+    assert result.packs.objects == len(BULK) + 1
+
+
+async def test_one_content_under_two_owners_is_decoded_once(
+    farm: Repository, client: Repository
+) -> None:
+    first = make_commit(farm, build(1))
+    await bring(farm, client, first)
+    tree = build(2)
+    twin = tree["usr/lib/0"]
+    assert isinstance(twin, File)
+    second = make_commit(farm, {**tree, "usr/lib/twin": File(twin.data, 0o640)})
+    publish_packs(farm, [(first, second)])
+    result, _ = await pull_from(client, url_of(farm))
+    assert result.packs.notes == []
+    assert_whole(client, second)
+
+
+async def without_ranges(exchange: Exchange) -> None:
+    """A server that knows no ranges."""
+    await exchange.send(f"HTTP/1.1 200 OK\nContent-Length: {len(exchange.body)}", exchange.body)
+
+
+async def test_a_server_without_ranges_will_do(farm: Repository, client: Repository) -> None:
+    second, edges = await two_builds(farm, client)
+    async with faulty_server(farm.path) as server:
+        server.always[f"packs/{edges[0].pack.hex()}"] = without_ranges
+        result, _ = await pull_from(client, server.url)
+    assert result.packs.notes == []
+    assert result.packs.objects == len(BULK) + 1
+    assert_whole(client, second)
+
+
+def spoil(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def lie_about_metas(head: PackHead) -> PackHead:
+    return change(head, metas=pack_blob(b"\x93\xa4tree\x01\x90" * 3))
+
+
+def lie_about_sizes(head: PackHead) -> PackHead:
+    frames = list(head.frames)
+    frames[0] = type(frames[0])(frames[0].length, frames[0].digest, 1, 1)
+    return change(head, frames=tuple(frames))
+
+
+def bomb(head: PackHead) -> PackHead:
+    return change(head, entries=pack_blob(bytes(30 << 20)))
+
+
+LIES = {
+    "frames of other bytes": Lies(served=spoil),
+    "frames cut short": Lies(served=lambda data: data[: len(data) // 2]),
+    "frames that are no frames": Lies(frame=lambda data: b"\x93" + bytes(len(data))),
+    "objects of other bytes": Lies(new=lambda name, data: spoil(data)),
+    "objects of another size": Lies(new=lambda name, data: data + b"more"),
+    "fabricated trees": Lies(head=lie_about_metas),
+    "sizes": Lies(head=lie_about_sizes),
+    "an index that is a bomb": Lies(head=bomb),
+    "head length": Lies(edge=lambda edge: change_edge(edge, head_length=edge.head_length - 1)),
+    "the pack's name": Lies(edge=lambda edge: change_edge(edge, pack=hash_bytes(b"none"))),
+    "length": Lies(edge=lambda edge: change_edge(edge, length=edge.head_length)),
+    "the tree it starts from": Lies(head=lambda head: change(head, from_tree=hash_bytes(b"x"))),
+}
+
+
+@pytest.mark.parametrize("lies", LIES.values(), ids=LIES.keys())
+async def test_a_lying_pack_costs_bandwidth_and_nothing_else(
+    lies: Lies, farm: Repository, client: Repository
+) -> None:
+    second, _ = await two_builds(farm, client, lies)
+    result, _ = await pull_from(client, url_of(farm))
+    assert assert_whole(client, second) == assert_whole(farm, second)
+    assert result.packs.objects + result.totals.fetched_objects == len(BULK) + 1
+    assert result.packs.notes or lies is LIES["length"]
+    assert left_in_staging(client) == []
+
+
+async def pull_with_faults(
+    farm: Repository, client: Repository, faults: dict[str, bytes | None]
+) -> tuple[PullResult, Traffic]:
+    """Pull while these paths are replaced, or (None) gone."""
+    async with faulty_server(farm.path) as server:
+        for path, body in faults.items():
+            gone = status("404 Not Found")
+            server.always[path] = gone if body is None else replaced(body)
+        return await pull_from(client, server.url)
+
+
+@pytest.mark.parametrize("body", [None, b"", b"junk", bytes(300_000)], ids=repr)
+async def test_without_a_sound_graph_objects_are_fetched_whole(
+    body: bytes | None, farm: Repository, client: Repository
+) -> None:
+    second, _ = await two_builds(farm, client)
+    result, _ = await pull_with_faults(farm, client, {"graph/tail": body})
+    assert result.packs.objects == 0
+    assert_whole(client, second)
+
+
+async def test_a_pack_that_is_gone_is_done_without(farm: Repository, client: Repository) -> None:
+    second, edges = await two_builds(farm, client)
+    path = f"packs/{edges[0].pack.hex()}"
+    result, _ = await pull_with_faults(farm, client, {path: None})
+    assert result.packs.objects == 0
+    assert any("no such file" in note for note in result.packs.notes)
+    assert_whole(client, second)
+
+
+async def test_a_damaged_local_base_is_blamed_and_not_the_pack(
+    farm: Repository, client: Repository
+) -> None:
+    second, _ = await two_builds(farm, client)
+    damaged = next(p for p in client.objects.glob("*/*.0755.file"))
+    os.chmod(damaged, 0o755)
+    damaged.write_bytes(spoil(damaged.read_bytes()))
+    result, _ = await pull_from(client, url_of(farm))
+    assert result.packs.objects == len(BULK)
+    assert result.totals.fetched_objects == 1
+    (note,) = result.packs.notes
+    assert "fsck --repair" in note
+    assert_whole(client, second)
+
+
+async def test_a_graph_of_cycles_ends(farm: Repository, client: Repository) -> None:
+    commits = [make_commit(farm, build(number)) for number in range(1, 4)]
+    await bring(farm, client, commits[0])
+    first, second, third = commits
+    publish_packs(farm, [(second, third), (third, second), (second, first)])
+    result, _ = await pull_from(client, url_of(farm))
+    assert result.packs.objects == 0
+    assert_whole(client, third)
+
+
+async def test_what_a_killed_pull_left_is_not_fetched_again(
+    farm: Repository, client: Repository
+) -> None:
+    second, edges = await two_builds(farm, client)
+    pack = farm.path / "packs" / edges[0].pack.hex()
+    frames = pack.read_bytes()[edges[0].head_length :]
+    staging = client.staging / "pull-0"
+    staging.mkdir(mode=0o700)
+    half = len(frames) // 30
+    (staging / f"frame-{edges[0].pack.hex()[:16]}-0").write_bytes(frames[:half])
+    with nginx_serving(farm.path) as server:
+        result, traffic = await pull_from(client, server.url)
+    assert result.packs.notes == []
+    assert result.packs.objects == len(BULK) + 1
+    assert traffic.bytes < edges[0].length + 3000 - half
+    assert_whole(client, second)

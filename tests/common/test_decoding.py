@@ -1,0 +1,198 @@
+"""Decoder workers: what they give is only what the frame says, and none can harm its parent."""
+
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import pytest
+
+from hacktree.common.delta.codec import encode_delta
+from hacktree.common.delta.entry import EncodedEntry, encode_full
+from hacktree.common.delta.frame import encode_frame
+from hacktree.common.delta.shared import Shared
+from hacktree.common.repository import decoding
+from hacktree.common.repository.decoder_process import Decoder, Job, Wanted
+from hacktree.common.repository.decoding import (
+    DecoderFailedError,
+    DecoderPool,
+    FrameJob,
+    MemoryBudget,
+    PackContext,
+    WantedEntry,
+)
+
+OLD = bytes(range(256)) * 2000
+NEW = OLD[:1000] + b"something else" + OLD[1000:]
+
+
+@pytest.fixture
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(1, MemoryBudget(64 << 20)) as started:
+        started.start()
+        yield started
+
+
+@pytest.fixture
+def context() -> Iterator[PackContext]:
+    made = PackContext(b"", b"")
+    yield made
+    made.close()
+
+
+def file_of(data: bytes) -> IO[bytes]:
+    stream = tempfile.TemporaryFile()  # noqa: SIM115 - for the caller to close
+    stream.write(data)
+    stream.flush()
+    return stream
+
+
+def job_of(
+    context: PackContext, frame: IO[bytes], entries: list[EncodedEntry], sizes: list[int], base: int
+) -> FrameJob:
+    wanted = [WantedEntry(i, base if e.kind else None) for i, e in enumerate(entries)]
+    length = os.fstat(frame.fileno()).st_size
+    return FrameJob(context, frame.fileno(), 0, length, [e.kind for e in entries], sizes, wanted)
+
+
+ENTRIES = [encode_delta(OLD, NEW, Shared()), encode_full(b"whole"), encode_full(b"other")]
+SIZES = [len(NEW), 5, 5]
+
+
+def test_entries_are_decoded(pool: DecoderPool, context: PackContext) -> None:
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        for _ in range(2):
+            with pool.decode(job) as decoded:
+                assert [entry.reason for entry in decoded] == ["", "", ""]
+                assert [bytes(e.content) for e in decoded] == [NEW, b"whole", b"other"]
+
+
+def test_a_damaged_frame_gives_reasons_and_the_worker_stays(
+    pool: DecoderPool, context: PackContext
+) -> None:
+    good = encode_frame(ENTRIES)
+    pids = [worker.pid for worker in pool._free]
+    with file_of(OLD) as base:
+        for data in (b"", b"junk", good[:-1], good + b"x"):
+            with file_of(data) as frame:
+                job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+                with pool.decode(job) as decoded:
+                    assert all(entry.reason for entry in decoded)
+    assert [worker.pid for worker in pool._free] == pids
+
+
+def test_a_wrong_size_is_refused_entry_by_entry(pool: DecoderPool, context: PackContext) -> None:
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, [len(NEW), 6, 5], base.fileno())
+        with pool.decode(job) as decoded:
+            assert [bool(entry.reason) for entry in decoded] == [False, True, False]
+
+
+def test_a_dead_worker_costs_its_frame_and_is_replaced(
+    pool: DecoderPool, context: PackContext
+) -> None:
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        os.kill(pool._free[0].pid, signal.SIGKILL)
+        with pytest.raises(DecoderFailedError, match="SIGKILL"), pool.decode(job):
+            pass
+        with pool.decode(job) as decoded:
+            assert bytes(decoded[0].content) == NEW
+    assert pool.failures == 1
+
+
+def test_a_hanging_worker_is_killed(
+    pool: DecoderPool, context: PackContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_PATIENCE", 0.01)
+    monkeypatch.setattr(decoding, "_SLOWEST", 1 << 40)
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        pid = pool._free[0].pid
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(DecoderFailedError), pool.decode(job):
+            pass
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_worker_that_keeps_the_output_writable_is_not_believed(
+    pool: DecoderPool, context: PackContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mmap
+
+    kept: list[mmap.mmap] = []
+    run = decoding._Worker.run
+
+    def hold(worker: decoding._Worker, job: FrameJob, number: int, output: int) -> list[str]:
+        kept.append(mmap.mmap(output, job.output_size))
+        return run(worker, job, number, output)
+
+    monkeypatch.setattr(decoding._Worker, "run", hold)
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        with pytest.raises(DecoderFailedError), pool.decode(job):
+            pass
+    kept[0].close()
+
+
+def test_a_worker_has_no_privileges(pool: DecoderPool, context: PackContext) -> None:
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        with pool.decode(job):
+            pass
+        pid = pool._free[0].pid
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert status["NoNewPrivs"] == "1"
+    assert int(status["CapEff"], 16) == 0
+    if os.geteuid() == 0:
+        assert status["Uid"].split() == ["65534"] * 4
+        assert status["Gid"].split() == ["65534"] * 4
+        assert status["Groups"].split() == []
+
+
+def test_workers_end_with_their_pool() -> None:
+    pool = DecoderPool(2, MemoryBudget(64 << 20))
+    pool.start()
+    pids = [worker.pid for worker in pool._free]
+    pool.close()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_jobs_wait_for_memory_and_the_largest_runs_alone() -> None:
+    budget = MemoryBudget(100)
+    inside = threading.Event()
+
+    def second() -> None:
+        with budget.hold(1000):
+            inside.set()
+
+    thread = threading.Thread(target=second)
+    with budget.hold(1):
+        thread.start()
+        assert not inside.wait(0.05)
+    assert inside.wait(10)
+    thread.join()
+
+
+def test_the_decoder_itself_reads_contexts_and_bases(tmp_path: Path) -> None:
+    """In this process, where coverage sees it."""
+    output = os.memfd_create("output")
+    os.ftruncate(output, sum(SIZES))
+    data = encode_frame(ENTRIES)
+    with file_of(data) as frame, file_of(OLD) as base, file_of(b"") as empty:
+        wanted = [Wanted(0, 0, 0), Wanted(1, -1, len(NEW)), Wanted(2, -1, len(NEW) + 5)]
+        kinds = [int(entry.kind) for entry in ENTRIES]
+        job = Job(7, (0, len(data)), (0, 0), kinds, SIZES, wanted)
+        job = msgspec.msgpack.decode(msgspec.msgpack.encode(job), type=Job)
+        descriptors = [frame.fileno(), output, empty.fileno(), base.fileno()]
+        result = Decoder().execute(job, descriptors)
+    assert result.number == 7
+    assert result.reasons == ["", "", ""]
+    assert os.pread(output, sum(SIZES), 0) == NEW + b"whole" + b"other"
+    os.close(output)
