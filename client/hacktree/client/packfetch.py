@@ -42,9 +42,6 @@ from hacktree.common.repository.repository import Repository
 
 _RANGES_AT_ONCE: Final = 4
 _MAX_NOTES: Final = 20
-_MIN_INTERMEDIATE: Final = 64 << 20
-"""Bytes of objects decoded only as bases, allowed beside twice those that are wanted."""
-
 _WAITING: Final = 8
 """Frames that may wait for a decoder: their bytes are on disk, not in memory."""
 
@@ -87,7 +84,8 @@ def plan_packs(
         _Held(inventory),
         lambda name: source.estimate_content(wanted[name].entry),
         choice.model,
-        2 * sum(fetch.entry.size for fetch in wanted.values()) + _MIN_INTERMEDIATE,
+        2 * choice.target_bytes,
+        choice.kinds,
     )
 
 
@@ -307,6 +305,7 @@ class _PackRun:
                 pack.entries.kinds[first:behind].tolist(),
                 [pack.sizes[name] for name in ids],
                 wanted,
+                pack.head.frames[frame].cost,
             )
             with self._owner.pool.decode(job) as decoded:
                 for entry, result in zip(wanted, decoded, strict=True):

@@ -11,11 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+import numpy as np
+
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
 from hacktree.client.target import Target
 from hacktree.common.delta.contents import Contents, compare_contents, list_contents
+from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.graph import Edge, Segment, decode_sealed_segment, decode_segment
+from hacktree.common.delta.members.conformance import REFERENCE, conforms
 from hacktree.common.delta.pack import (
     MAX_SHARED,
     PackHead,
@@ -24,12 +29,14 @@ from hacktree.common.delta.pack import (
     metas_context,
     read_metas,
 )
-from hacktree.common.delta.plan import RoutePack, join_trees
-from hacktree.common.delta.route import CostModel, Prefer, Route, Work, find_routes
+from hacktree.common.delta.plan import ALL_KINDS, RoutePack, join_trees
+from hacktree.common.delta.route import CostModel, Prefer, Route, Work, estimate_whole, find_routes
 from hacktree.common.delta.streams import unpack_blob
+from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import MAX_TREE_SIZE, Tree, decode_tree
+from hacktree.common.repository.durable import write_durably
 from hacktree.common.repository.objectnames import meta_name
 from hacktree.common.repository.prune import read_pins
 from hacktree.common.repository.refs import list_refs
@@ -44,6 +51,7 @@ _MEASURABLE: Final = 64 << 10
 """Bytes of a transfer from which a bandwidth can be told."""
 
 _RATE_FILE: Final = "bandwidth"
+_CONFORMANCE_FILE: Final = "conformance.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +67,16 @@ class JoinedPack:
 class PackChoice:
     """What was found: the route and its packs, those not taken, and why there is none.
 
-    `model` is the cost model with what was measured meanwhile.
+    `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
+    tree's files. `kinds`: entries that this machine can decode.
     """
 
     model: CostModel
+    target_bytes: int = 0
     route: Route | None = None
     alternatives: tuple[Route, ...] = ()
     packs: Sequence[JoinedPack] = ()
+    kinds: frozenset[EntryKind] = ALL_KINDS
     notes: list[str] = field(default_factory=list)
 
 
@@ -80,7 +91,7 @@ async def choose_packs(
 
     `found` is called as soon as there is a route: what decodes packs can get ready meanwhile.
     """
-    choice = PackChoice(model)
+    choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
     tree = target.commit.root.id
     starts = await asyncio.to_thread(held_trees, repository)
@@ -91,7 +102,7 @@ async def choose_packs(
         if routes:
             found()
             await _open_route(staging, target, source, choice, routes)
-    except (SourceError, FormatError) as error:
+    except (SourceError, FormatError, CorruptError) as error:
         choice.notes.append(f"packs are not used: {error.message}")
         choice.route, choice.packs = None, ()
     return choice
@@ -148,7 +159,7 @@ async def _open_route(
     best = routes[0]
     choice.alternatives = routes[1:]
     whole = sum((_whole_work(edge) for edge in best.edges[-1:]), Work(0, 0, 0))
-    if choice.model.work_seconds(whole) < best.seconds:
+    if choice.model.prefer is Prefer.AUTO and choice.model.work_seconds(whole) < best.seconds:
         choice.notes.append("fetching objects one by one is cheaper than any route of packs")
         choice.alternatives = routes
         return
@@ -159,12 +170,13 @@ async def _open_route(
         staging.repository, choice.model, received, time.monotonic() - started
     )
     choice.packs = await asyncio.to_thread(_join, staging, target, best, heads)
+    choice.kinds = await asyncio.to_thread(decodable_kinds, staging.repository, choice.packs)
     choice.route = best
 
 
 def _whole_work(edge: Edge) -> Work:
     """What the objects of a pack would take one by one."""
-    return Work(int(edge.decoded * 0.4), edge.entries, edge.decoded // 300)
+    return replace(estimate_whole(edge.decoded), requests=edge.entries)
 
 
 async def _read_head(source: Source, edge: Edge) -> PackHead:
@@ -224,6 +236,25 @@ class _Trees:
         if tree_id not in self._trees:
             self._trees[tree_id] = decode_tree(self.data(tree_id))
         return self._trees[tree_id]
+
+
+def decodable_kinds(repository: Repository, packs: Sequence[JoinedPack]) -> frozenset[EntryKind]:
+    """The kinds of entries that this machine can decode: whether it can recompress is tested once.
+
+    The answer is kept in `state/`, by the versions of the compression libraries.
+    """
+    if not any(np.any(joined.pack.entries.kinds == EntryKind.MEMBER) for joined in packs):
+        return ALL_KINDS
+    path = repository.state / _CONFORMANCE_FILE
+    try:
+        known = msgspec.json.decode(path.read_bytes(), type=dict[str, bool])
+    except (FileNotFoundError, msgspec.MsgspecError):
+        known = {}
+    before = len(known)
+    good = conforms(REFERENCE, known)
+    if len(known) != before:
+        write_durably(path, msgspec.json.encode(known))
+    return ALL_KINDS if good else ALL_KINDS - {EntryKind.MEMBER}
 
 
 def measured_model(

@@ -22,6 +22,7 @@ from typing import Final
 
 import msgspec
 
+from hacktree.common.delta.entry import EntryKind
 from hacktree.common.errors import HacktreeError
 from hacktree.common.repository.decoder_process import (
     MAX_MESSAGE,
@@ -39,6 +40,13 @@ _MIN_BUDGET: Final = 64 << 20
 _FALLBACK_MEMORY: Final = 1 << 30
 _PATIENCE: Final = 60.0
 """Seconds for a job, beside what its size asks for."""
+
+_SLOWNESS: Final = 10
+"""How many times slower than the maker of a pack expects a machine may be."""
+
+_MAX_PATIENCE: Final = 3600.0
+_RECOMPRESSION: Final = 400 << 20
+"""Bytes that recompressing a member takes: an LZMA encoder with a dictionary of 32 MiB."""
 
 _SLOWEST: Final = 1 << 20
 """Bytes a second that decoding exceeds on any machine."""
@@ -81,7 +89,8 @@ class PackContext:
 @dataclass(frozen=True, slots=True)
 class FrameJob:
     """At most `MAX_WANTED` entries of a verified frame, which is `length` bytes at `offset` of the
-    open file `frame`. `kinds` and `sizes` are those of all its entries, from verified sources.
+    open file `frame`, and is said to take `cost` microseconds. `kinds` and `sizes` are those of all
+    its entries; sizes come from verified trees.
     """
 
     context: PackContext
@@ -91,6 +100,7 @@ class FrameJob:
     kinds: Sequence[int]
     sizes: Sequence[int]
     wanted: Sequence[WantedEntry]
+    cost: int = 0
 
     @property
     def output_size(self) -> int:
@@ -101,7 +111,15 @@ class FrameJob:
     def memory(self) -> int:
         """Tokens to hold: the frame, its streams, the output, and arrays as big as the largest."""
         total = sum(self.sizes)
-        return self.length + total + self.output_size + 2 * max(self.sizes, default=0)
+        arrays = 2 * max(self.sizes, default=0)
+        recompression = _RECOMPRESSION if EntryKind.MEMBER in self.kinds else 0
+        return self.length + total + self.output_size + arrays + recompression
+
+    @property
+    def patience(self) -> float:
+        """Seconds after which a worker hangs; a pack can't have more than an hour by its cost."""
+        told = min(_SLOWNESS * self.cost * 1e-6, _MAX_PATIENCE)
+        return _PATIENCE + (self.output_size + self.length) / _SLOWEST + told
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +211,7 @@ class _Worker:
         )
         context = [job.context.descriptor] if fresh else []
         self._context = job.context
-        self._socket.settimeout(_PATIENCE + (offset + job.length) / _SLOWEST)
+        self._socket.settimeout(job.patience)
         socket.send_fds(
             self._socket, [_ENCODER.encode(message)], [job.frame, output, *context, *places]
         )
