@@ -222,9 +222,9 @@ def test_a_damaged_member_is_a_format_error(
 @pytest.mark.parametrize(("engine", "parameters"), RECIPES)
 def test_a_bomb_ends_at_the_bound(engine: Engine, parameters: tuple[int, ...]) -> None:
     if engine is Engine.GNU_DEFLATE:
-        bomb = compress(Engine.DEFLATE, (9, 8), bytes(64 << 20))
+        bomb = compress(Engine.DEFLATE, (9, 8), bytes(16 << 20))
     else:
-        bomb = compress(engine, parameters, bytes(64 << 20))
+        bomb = compress(engine, parameters, bytes(16 << 20))
     layout = Layout(1, (Recipe(engine, parameters, b"12345678"),), (Member(0, 0, 9, len(bomb)),), 0)
     with pytest.raises(FormatError):
         expand(bomb, layout, 1000)
@@ -386,7 +386,7 @@ def test_the_search_ends_when_its_work_is_spent() -> None:
 def test_a_truncated_file_is_no_error(name: str) -> None:
     data, _ = _streams()[name]
     for end in (*range(40), 0x210, 0x250, 1800, len(data) // 2, len(data) - 3, len(data) - 1):
-        layout = find_members(data[:end], 1_000_000)
+        layout = find_members(data[:end], 50_000)
         assert layout is None or file_length(layout) == len(data[:end])
 
 

@@ -6,6 +6,7 @@ RFC 1951 has the codes.
 """
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,9 +27,6 @@ DISTANCE_BASE: Final = 1 + np.cumsum(np.append(0, 1 << DISTANCE_EXTRA[:29]))
 
 _CHUNK: Final = 1 << 17
 """Compressed bytes decoded at a time, each at 8 bit positions."""
-
-_LONGEST_TOKEN: Final = 32
-"""Bits: 8 + 5 of a length, 5 + 13 of a distance, and some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,45 +121,32 @@ def _token_lengths(words: NDArray[np.uint64]) -> bytes:
     return np.where(_IS_MATCH[low], head + _DISTANCE_BITS[distance], head).tobytes()
 
 
-def _positions(data: NDArray[np.uint8], start: int) -> NDArray[np.int64]:
-    """The bit positions of all tokens, the first of which is at `start`."""
-    found: list[NDArray[np.int64]] = []
+def _chain(words: NDArray[np.uint64], start: int, end: int) -> tuple[NDArray[np.int64], int]:
+    """The bit positions before `end` of the tokens from `start` on, and that of the next."""
+    steps = _token_lengths(words)
+    chain: list[int] = []
+    append = chain.append
     position = start
-    for base in range(0, len(data), _CHUNK):
-        steps = _token_lengths(_windows(data[base : base + _CHUNK + 8]))
-        end = 8 * min(_CHUNK, len(data) - base)
-        position -= 8 * base
-        chain: list[int] = []
-        append = chain.append
-        # Each step depends on the one before: 80 ns a token, a tenth of what zlib took.
-        while position < end:
-            append(position)
-            position += steps[position]
-        found.append(np.array(chain, np.int64) + 8 * base)
-        position += 8 * base
-    return np.concatenate(found)
+    # Each step depends on the one before: 80 ns a token, a tenth of what zlib took.
+    while position < end:
+        append(position)
+        position += steps[position]
+    return np.array(chain, np.int64), position
 
 
-def _true_ends(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> int:
-    """How many of these ends of blocks are real: what follows the last is padding."""
-    headers = np.append(0, ends + 7)
-    words = _windows(data)[np.minimum(headers >> 3, len(data) - 1)]
-    bits = (words >> (headers & 7).astype(np.uint64)) & np.uint64(7)
-    final = np.flatnonzero(bits & np.uint64(1))
-    if not len(final) or final[0] >= len(ends):
-        raise FormatError("zlib's blocks do not end as expected")
-    if np.any(bits[: final[0] + 1] >> np.uint64(1) != 1):
+def _check_headers(words: NDArray[np.uint64], positions: NDArray[np.int64]) -> None:
+    """Refuse a header of three bits that does not announce fixed codes."""
+    headers = words[positions >> 3] >> (positions & 7).astype(np.uint64)
+    if np.any((headers >> np.uint64(1)) & np.uint64(3) != 1):
         raise FormatError("zlib stored a block instead of compressing it")
-    return int(final[0]) + 1
 
 
-def _fields(data: NDArray[np.uint8], positions: NDArray[np.int64]) -> Tokens:
-    words = _windows(data)[positions >> 3] >> (positions & 7).astype(np.uint64)
-    low = (words & np.uint64(511)).astype(np.intp)
+def _fields(words: NDArray[np.uint64], low: NDArray[np.intp]) -> Tokens:
+    """The tokens that `words` begin with, whose low 9 bits are given as well."""
     symbols = _SYMBOLS[low]
     match = _IS_MATCH[low]
     index = np.maximum(symbols - FIRST_LENGTH, 0)
-    words >>= _SYMBOL_BITS[low].astype(np.uint64)
+    words = words >> _SYMBOL_BITS[low].astype(np.uint64)
     extra = _LENGTH_EXTRA[index]
     lengths = _LENGTH_BASE[index] + (words.astype(np.int64) & ((1 << extra) - 1))
     words >>= extra.astype(np.uint64)
@@ -176,6 +161,29 @@ def _fields(data: NDArray[np.uint8], positions: NDArray[np.int64]) -> Tokens:
     )
 
 
+def _decode(data: NDArray[np.uint8]) -> Iterator[Tokens]:
+    """The tokens of a stream whose blocks all have fixed codes, chunk by chunk."""
+    # The end of the last block stands in the last byte, that of no other does.
+    last_byte = 8 * (len(data) - 1)
+    _check_headers(_windows(data[:1]), np.zeros(1, np.int64))
+    position = 3
+    for base in range(0, len(data), _CHUNK):
+        words = _windows(data[base : base + _CHUNK + 8])
+        end = 8 * min(_CHUNK, len(data) - base)
+        positions, position = _chain(words, position, end)
+        position -= 8 * _CHUNK
+        at = words[positions >> 3] >> (positions & 7).astype(np.uint64)
+        low = (at & np.uint64(511)).astype(np.intp)
+        is_end = _SYMBOLS[low] == END_OF_BLOCK
+        headers = positions[is_end] + 7
+        inner = headers + 8 * base <= last_byte
+        _check_headers(words, headers[inner])
+        if not inner.all():
+            length = int(np.flatnonzero(is_end)[np.flatnonzero(~inner)[0]])
+            at, low, is_end = at[:length], low[:length], is_end[:length]
+        yield _fields(at[~is_end], low[~is_end])
+
+
 def zlib_tokens(content: bytes | memoryview, level: int) -> Tokens:
     """The tokens of `content` at a level; `FormatError` where zlib does not compress it.
 
@@ -183,14 +191,12 @@ def zlib_tokens(content: bytes | memoryview, level: int) -> Tokens:
     """
     compressor = zlib.compressobj(level, zlib.DEFLATED, -15, 8, zlib.Z_FIXED)
     stream = compressor.compress(content) + compressor.flush()
-    data = np.frombuffer(stream, np.uint8)
-    positions = _positions(data, 3)
-    first = _windows(data)[positions >> 3] >> (positions & 7).astype(np.uint64)
-    is_end = _SYMBOLS[(first & np.uint64(511)).astype(np.intp)] == END_OF_BLOCK
-    ends = np.flatnonzero(is_end)
-    count = _true_ends(data, positions[ends])
-    kept = positions[: ends[count - 1]][~is_end[: ends[count - 1]]]
-    tokens = _fields(data, kept)
+    chunks = list(_decode(np.frombuffer(stream, np.uint8)))
+    tokens = Tokens(
+        symbols=np.concatenate([chunk.symbols for chunk in chunks]),
+        lengths=np.concatenate([chunk.lengths for chunk in chunks]),
+        distances=np.concatenate([chunk.distances for chunk in chunks]),
+    )
     if int(tokens.lengths.sum(dtype=np.int64)) != len(content):
         raise FormatError("zlib's tokens do not cover the content")
     return tokens

@@ -25,6 +25,7 @@ DEFAULT_WORK: Final = 120_000_000
 """Microseconds, estimated, that a search may take."""
 
 _MAX_CONTENT: Final = 1 << 29
+_ZIP_LEVEL: Final = 6
 _SAMPLE: Final = 128 << 10
 _SURE: Final = 64
 _XZ_MAGIC: Final = b"\xfd7zXZ\0"
@@ -164,14 +165,14 @@ def _find_gzip(data: bytes, start: int, end: int) -> Iterator[_Found]:
             position = data.index(b"\0", position, end) + 1
     if flags & 2:
         position += 2
-    yield from _find_deflate(data, position, end)
+    yield from _find_deflate(data, position, end, {2: 9, 4: 1}.get(data[start + 8], 6))
 
 
-def _find_deflate(data: bytes, start: int, end: int) -> Iterator[_Found]:
+def _find_deflate(data: bytes, start: int, end: int, likely: int) -> Iterator[_Found]:
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     content = decoder.decompress(data[start:end], _MAX_CONTENT)
     if decoder.eof:
-        levels = (9, 6, 8, 7, 5, 4, 3, 2, 1)
+        levels = sorted(range(1, 10), key=lambda level: (level != likely, -level))
         gnu = [(Engine.GNU_DEFLATE, (level,)) for level in levels if len(content) <= MAX_CONTENT]
         plain = [(Engine.DEFLATE, (level, memory)) for memory in (8, 9) for level in levels]
         yield _Found(
@@ -262,7 +263,7 @@ def _find_zip(data: bytes) -> Iterator[_Found]:
             name, extra = struct.unpack_from("<HH", data, info.header_offset + 26)
             start = info.header_offset + 30 + name + extra
             try:
-                yield from _find_deflate(data, start, start + info.compress_size)
+                yield from _find_deflate(data, start, start + info.compress_size, _ZIP_LEVEL)
             except zlib.error:
                 # Encrypted or damaged; the others may be sound.
                 continue

@@ -2,7 +2,9 @@
 
 Both look for matches exactly as zlib does (it descends from them), but end blocks elsewhere: after
 32,767 tokens, or after a multiple of 4,096 when the block compresses well. No zlib parameter gives
-that, and nearly every .gz file of a distribution is made so.
+that, and nearly every .gz file of a distribution is made so. They also search a little further
+where a match reaches the end of the content: one file in a hundred differs by that. The encoder
+compares, and leaves it as it is.
 """
 
 from collections.abc import Iterator
@@ -27,8 +29,8 @@ from hacktree.common.delta.members.deflate_tokens import (
 from hacktree.common.delta.members.huffman import BIT_LENGTH_ORDER, Code, build_code, run_lengths
 from hacktree.common.objects.errors import FormatError
 
-MAX_CONTENT: Final = 64 << 20
-"""Bytes of content: the tokens take up to 30 times as much memory while they are written."""
+MAX_CONTENT: Final = 32 << 20
+"""Bytes of content: the tokens take up to 30 times as much memory."""
 
 _BLOCK_TOKENS: Final = 0x7FFF
 _TEST_EVERY: Final = 0x1000
