@@ -7,13 +7,14 @@ references themselves, so labels are made twice.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
 from hacktree.common.delta.addressmap import Places
 from hacktree.common.delta.elf import SHT_DYNSYM, SHT_NOBITS, SHT_RELA, U8, Elf
-from hacktree.common.delta.references import ABSOLUTE, Group, fields
+from hacktree.common.delta.references import ABSOLUTE, Group, fields, write_values
 from hacktree.common.delta.varint import I64, U64
 
 _ROUNDS: Final = 2
@@ -28,7 +29,7 @@ def alignment_image(elf: Elf, groups: Sequence[Group]) -> U8:
     image = elf.data.copy()
     pointers = [group for group in groups if not _is_size(group)]
     for group in pointers:
-        fields(image, group.width)[group.at] = 0
+        write_values(image, group, group.at, np.zeros(len(group.at), np.int64))
     named = _names(elf)
     places, regions = Places.of(elf), _Regions(elf)
     slots = [places.addresses(group.at)[0] for group in pointers]
@@ -38,7 +39,8 @@ def alignment_image(elf: Elf, groups: Sequence[Group]) -> U8:
             for group, slot in zip(pointers, slots, strict=True)
         ]
         for group, label in zip(pointers, labels, strict=True):
-            fields(image, 4)[group.at] = label.astype(np.uint32).view(np.int32)
+            shape = group if group.width == 4 else replace(group, width=4)
+            write_values(image, shape, group.at, label.view(np.int64))
     return image
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from hacktree.common.delta import aarch64, x86_64
 from hacktree.common.delta.addressmap import AddressMap, Places, map_addresses
 from hacktree.common.delta.alignment import alignment_image
 from hacktree.common.delta.derived import (
@@ -20,7 +21,16 @@ from hacktree.common.delta.derived import (
     derive_unwind_table,
     unwind_table,
 )
-from hacktree.common.delta.elf import SHT_NOBITS, U8, Elf, NotElfError, parse_elf
+from hacktree.common.delta.elf import (
+    EM_AARCH64,
+    EM_X86_64,
+    SHT_NOBITS,
+    U8,
+    Elf,
+    NotElfError,
+    parse_elf,
+)
+from hacktree.common.delta.encodings import Encoding, wrap
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.matcher import find_copies
 from hacktree.common.delta.plain import (
@@ -36,7 +46,6 @@ from hacktree.common.delta.prediction import Landed, land, read_fields, write_fi
 from hacktree.common.delta.references import ABSOLUTE, Group, Reach, without_overlaps
 from hacktree.common.delta.tables import jump_tables, table_references
 from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
-from hacktree.common.delta.x86_64 import code_references
 from hacktree.common.objects.errors import FormatError
 
 
@@ -46,6 +55,9 @@ class Derivation(enum.IntFlag):
     NONE = 0
     UNWIND_TABLE = 1
 
+
+_SCANS: Final = {EM_X86_64: x86_64.code_references, EM_AARCH64: aarch64.code_references}
+"""By machine: the references in a section of code."""
 
 _WORTH_A_POINT: Final = 2
 """References that an exception to the address map must set right."""
@@ -62,10 +74,12 @@ def find_references(elf: Elf, derivation: Derivation) -> list[Group]:
     if header is not None:
         groups = [g.take((g.at < header.offset + 12) | (g.at >= header.end)) for g in groups]
     code: list[Group] = []
+    scan = _SCANS[elf.machine]
     for section in elf.sections:
         if section.is_code and section.type != SHT_NOBITS:
-            code.extend(code_references(elf, section, reach))
-    return without_overlaps(len(elf.data), [*groups, *code, *jump_tables(elf, reach, code)])
+            code.extend(scan(elf, section, reach))
+    exact = [group for group in code if group.encoding is not Encoding.PAGE21]
+    return without_overlaps(len(elf.data), [*groups, *code, *jump_tables(elf, reach, exact)])
 
 
 def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
@@ -81,7 +95,7 @@ def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
     )
     move = map_addresses(copies, old, new)
     landed = list(land(copies, groups, Places.of(new)))
-    move, points = _learn_points(landed, after, move)
+    move, points = _learn_points(landed, after, move, there)
     copied, extra = lay_copies(copies, before, after)
     corrections = _encode_corrections(landed, after, move)
     for fields in landed:
@@ -148,11 +162,6 @@ def _read_derivation(part: memoryview) -> Derivation:
     return Derivation.UNWIND_TABLE
 
 
-def _wrap(values: I64, width: int) -> I64:
-    """The values modulo the field's width, as signed integers."""
-    return values if width == 8 else values.astype(np.uint32).view(np.int32).astype(np.int64)
-
-
 def _encode_corrections(
     landed: Sequence[Landed], after: U8, move: AddressMap
 ) -> dict[StreamKind, bytes]:
@@ -160,7 +169,7 @@ def _encode_corrections(
     numbers, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     first = 0
     for fields in landed:
-        wrong = _wrap(read_fields(after, fields) - fields.predict(move), fields.group.width)
+        wrong = wrap(read_fields(after, fields) - fields.predict(move), fields.group.bits)
         chosen = np.flatnonzero(wrong)
         numbers.append(chosen + first)
         values.append(wrong[chosen])
@@ -197,17 +206,21 @@ def count_varints(raw: memoryview) -> int:
 
 
 def _learn_points(
-    landed: Sequence[Landed], after: U8, move: AddressMap
+    landed: Sequence[Landed], after: U8, move: AddressMap, there: Sequence[Group]
 ) -> tuple[AddressMap, dict[StreamKind, bytes]]:
-    """Addresses to which the new file's references say another move than the copies do."""
+    """Addresses to which the new file's references, `there`, say another move than copies do."""
     sources, targets = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for fields in landed:
-        actual = fields.targets(read_fields(after, fields), move)
         source = fields.group.target[fields.index]
-        if fields.group.width == 4:
+        if fields.group.encoding.is_partial:
+            known, actual = _look_up(there, fields)
+            source = source[known]
+        else:
+            actual = fields.targets(read_fields(after, fields), move)
+        if fields.group.width == 4 and fields.group.encoding is Encoding.WHOLE:
             # The field holds the difference modulo 2**32 only.
             moved = move(source)
-            actual = moved + _wrap(actual - moved, 4)
+            actual = moved + wrap(actual - moved, 32)
         sources.append(source)
         targets.append(actual)
     point, moved = _majorities(np.concatenate(sources), np.concatenate(targets), move)
@@ -218,6 +231,23 @@ def _learn_points(
         StreamKind.POINT_MOVES: encode_varints(zigzag(moved - move(point))),
     }
     return AddressMap(move.start, move.shift, point, moved), parts
+
+
+def _look_up(there: Sequence[Group], landed: Landed) -> tuple[np.ndarray, I64]:
+    """Which fields are references of their shape in the new file too, and the targets of those.
+
+    A page or a place in a page alone says neither.
+    """
+    shape = (landed.group.encoding, landed.group.scale)
+    known = np.zeros(len(landed.at), bool)
+    target = np.zeros(len(landed.at), np.int64)
+    for group in there:
+        if (group.encoding, group.scale) == shape and len(group.at):
+            index = np.minimum(np.searchsorted(group.at, landed.at), len(group.at) - 1)
+            same = group.at[index] == landed.at
+            target[same] = group.target[index[same]]
+            known |= same
+    return known, target[known]
 
 
 def _majorities(source: I64, target: I64, move: AddressMap) -> tuple[I64, I64]:

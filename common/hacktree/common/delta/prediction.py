@@ -8,7 +8,8 @@ import numpy as np
 from hacktree.common.delta.addressmap import AddressMap, Places
 from hacktree.common.delta.copies import Copies, spread
 from hacktree.common.delta.elf import U8
-from hacktree.common.delta.references import Group, fields
+from hacktree.common.delta.encodings import PAGE_BITS, PAGE_MASK, Encoding
+from hacktree.common.delta.references import Group, read_values, write_values
 from hacktree.common.delta.varint import I64
 
 
@@ -22,14 +23,22 @@ class Landed:
     address: I64
 
     def predict(self, move: AddressMap) -> I64:
-        """The value of every field after the move; only the low bytes of its width count."""
+        """The value of every field after the move; only the low bits of its width count."""
         group = self.group
         target = move(group.target)[self.index]
+        match group.encoding:
+            case Encoding.PAGE21:
+                return (target >> PAGE_BITS) - (self.address >> PAGE_BITS)
+            case Encoding.LOW12:
+                return (target & PAGE_MASK) // group.scale
         value: I64 = (target - self._bases(move)) * group.sign
         return value if group.scale == 1 else value // group.scale
 
     def targets(self, values: I64, move: AddressMap) -> I64:
-        """The inverse of `predict`: the target that a field of this value would have."""
+        """The inverse of `predict`: the target that a field of this value would have.
+
+        Not for encodings that are partial.
+        """
         return values * (self.group.sign * self.group.scale) + self._bases(move)
 
     def _bases(self, move: AddressMap) -> I64:
@@ -56,10 +65,9 @@ def land(copies: Copies, groups: Sequence[Group], places: Places) -> Iterator[La
 
 def read_fields(data: U8, landed: Landed) -> I64:
     """The values that the new file has there."""
-    return fields(data, landed.group.width)[landed.at].astype(np.int64)
+    return read_values(data, landed.group, landed.at)
 
 
 def write_fields(data: U8, landed: Landed, values: I64) -> None:
     """Set the fields; fields of one group never overlap in the new file."""
-    width = landed.group.width
-    fields(data, width)[landed.at] = values.astype(f"<i{width}")
+    write_values(data, landed.group, landed.at, values)

@@ -1,8 +1,9 @@
 """References: fields of an ELF file that hold, one way or another, an address.
 
 A field's value is `target - base` modulo its width: an absolute pointer has base 0, a call the
-address behind its own field. Fields come in groups of one shape, so that each step is a few numpy
-passes; groups that come first win where fields overlap.
+address behind its own field. A field may be a few bits of an instruction, see `encodings`. Fields
+come in groups of one shape, so that each step is a few numpy passes; groups that come first win
+where fields overlap.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Final
 import numpy as np
 
 from hacktree.common.delta.elf import SHF_WRITE, U8, Elf, Section
+from hacktree.common.delta.encodings import Encoding
 from hacktree.common.delta.varint import I64
 
 ABSOLUTE: Final = -(1 << 62)
@@ -24,6 +26,7 @@ class Group:
 
     `base` is an address for each field, or None: then it is the field's own address + `bias`.
     With `sign` -1 the value is `base - target`. `scale` divides it: an index into a table.
+    `encoding` says which bits of the field hold the value.
     """
 
     width: int
@@ -33,6 +36,12 @@ class Group:
     bias: int = 0
     sign: int = 1
     scale: int = 1
+    encoding: Encoding = Encoding.WHOLE
+
+    @property
+    def bits(self) -> int:
+        """Of the value."""
+        return self.encoding.bits(self.width)
 
     def take(self, chosen: np.ndarray) -> "Group":
         """The fields that an index or mask array chooses."""
@@ -44,6 +53,20 @@ def fields(data: U8, width: int) -> np.ndarray:
     """Little-endian integers of `width` bytes at every offset of `data`, as a view."""
     count = max(len(data) - width + 1, 0)
     return np.ndarray((count,), f"<i{width}", buffer=data if count else b"", strides=(1,))
+
+
+def read_values(data: U8, group: Group, at: I64) -> I64:
+    """The values of fields of the group's shape at file offsets `at`."""
+    words: I64 = fields(data, group.width)[at].astype(np.int64)
+    return group.encoding.extract(words)
+
+
+def write_values(data: U8, group: Group, at: I64, values: I64) -> None:
+    """Set such fields; they must not overlap. Other bits of an instruction stay as they are."""
+    view = fields(data, group.width)
+    if group.encoding is not Encoding.WHOLE:
+        values = group.encoding.insert(view[at].astype(np.int64), values)
+    view[at] = values.astype(f"<i{group.width}")
 
 
 def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:

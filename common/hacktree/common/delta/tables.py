@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from hacktree.common.delta.elf import (
+    EM_X86_64,
     SHF_WRITE,
     SHT_DYNAMIC,
     SHT_DYNSYM,
@@ -106,6 +107,8 @@ def _hash_table(elf: Elf, section: Section) -> Group:
 
 def _plt_numbers(elf: Elf) -> Iterator[Group]:
     """The operands of `push NUMBER` in PLT entries: they number the relocations of the PLT."""
+    if elf.machine != EM_X86_64:
+        return
     relocations = elf.section(b".rela.plt")
     for section in elf.sections:
         if section.name != b".plt" or not section.is_code or relocations is None:
