@@ -46,6 +46,10 @@ _MAX_SEGMENTS: Final = 8
 """Segments of the graph that are read before objects are fetched one by one."""
 
 _DEFAULT_BANDWIDTH: Final = 12.5e6
+_SLOWEST: Final = 1e3
+_FASTEST: Final = 1.25e8
+"""Bytes a second that are believed: a few hundred kilobytes don't tell of more than 1 Gbit/s."""
+
 _DEFAULT_ROUND_TRIP: Final = 0.02
 _MEASURABLE: Final = 64 << 10
 """Bytes of a transfer from which a bandwidth can be told."""
@@ -265,7 +269,7 @@ def measured_model(
         bandwidth = float((repository.state / _RATE_FILE).read_text())
     except (FileNotFoundError, ValueError):
         bandwidth = _DEFAULT_BANDWIDTH
-    bandwidth = min(max(bandwidth, 1e3), 1e11)
+    bandwidth = min(max(bandwidth, _SLOWEST), _FASTEST)
     return CostModel(
         bandwidth, _DEFAULT_ROUND_TRIP, cores=cores, connections=connections, prefer=prefer
     )
@@ -288,4 +292,4 @@ def _with_bandwidth(
         return model
     busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
     remember_bandwidth(repository, received, busy)
-    return replace(model, bandwidth=received / busy)
+    return replace(model, bandwidth=min(received / busy, _FASTEST))
