@@ -36,6 +36,8 @@ look_for() {
         need openssl openssl command -v openssl
         need dpkg dpkg command -v dpkg-query
         need rpm rpm-build command -v rpmbuild
+        need gcc gcc command -v gcc
+        need g++ gcc-c++ command -v g++
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
         ;;

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from hacktree.common.delta.btf import rewrite
-from hacktree.common.delta.elf import U8, NotElfError, parse_elf
+from hacktree.common.delta.elf import U8, Elf, NotElfError, parse_elf
 from hacktree.common.delta.elfdelta import decode_elf, encode_elf
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.plain import Parts, decode_plain, encode_plain
@@ -63,11 +63,18 @@ def _candidates(before: U8, after: U8) -> list[EncodedEntry | None]:
         plain = encode_plain(before, after)
         if estimate(plain) <= _HARDLY_MORE:
             return [plain]
-        return [plain, encode_elf(old, new)]
-    aware = encode_elf(old, new)
+        return [plain, _encode_elf(old, new)]
+    aware = _encode_elf(old, new)
     if aware is None or len(after) <= _SMALL or _is_poor(aware, after):
         return [encode_plain(before, after), aware]
     return [aware]
+
+
+def _encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
+    try:
+        return encode_elf(old, new)
+    except FormatError:
+        return None
 
 
 def _is_poor(entry: EncodedEntry, after: U8) -> bool:

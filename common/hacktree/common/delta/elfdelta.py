@@ -108,7 +108,7 @@ def encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
         **points,
         **corrections,
     }
-    cost = 3000 + (len(before) + len(after)) // 160
+    cost = 1500 + (len(before) + len(after)) // 230
     return EncodedEntry(EntryKind.ELF, parts, cost)
 
 

@@ -78,7 +78,8 @@ def decode_positions(data: memoryview, count: int, size: int) -> I64:
     if count and (int(gaps.max()) >= size or count > size):
         raise FormatError("a difference lies outside the file")
     positions = np.cumsum(gaps.view(np.int64) + 1) - 1
-    if count and int(positions[-1]) >= size:
+    # Steps are small enough that a sum which wraps around is negative somewhere.
+    if count and (int(positions.max()) >= size or int(positions.min()) < 0):
         raise FormatError("a difference lies outside the file")
     return positions
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from hacktree.common.delta.elf import U8
 from hacktree.common.delta.encodings import PAGE_BITS, PAGE_MASK, Encoding
 from hacktree.common.delta.references import Group, read_values, write_values
 from hacktree.common.delta.varint import I64
+from hacktree.common.objects.errors import FormatError
+
+_MAX_LOOKUPS: Final = 1 << 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,12 @@ class Landed:
 
 
 def land(copies: Copies, groups: Sequence[Group], places: Places) -> Iterator[Landed]:
-    """For each group its fields that lie wholly in a copy and land in a section of the new file."""
+    """For each group its fields that lie wholly in a copy and land in a section of the new file.
+
+    Raises `FormatError` where that would be work without end: no linker makes so many sections.
+    """
+    if len(groups) * len(copies) > _MAX_LOOKUPS:
+        raise FormatError("an ELF file of too many sections for so many copies")
     for group in groups:
         first = np.searchsorted(group.at, copies.old)
         last = np.searchsorted(group.at, copies.old + copies.length - group.width, side="right")
