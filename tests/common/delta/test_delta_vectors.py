@@ -1,5 +1,6 @@
 """Frames that were published decode to the same bytes for ever, with every supported numpy."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -44,9 +45,9 @@ def _check_all(**environment: str) -> None:
 
 def test_without_the_processor_s_special_features() -> None:
     # What numpy was compiled for can't be switched off; the rest can, one by one.
-    from numpy._core import _multiarray_umath as core
+    core = importlib.import_module("numpy._core._multiarray_umath")
 
-    features, baseline = core.__cpu_features__, core.__cpu_baseline__  # type: ignore[attr-defined]
+    features, baseline = core.__cpu_features__, core.__cpu_baseline__
     optional = [name for name, here in features.items() if here and name not in baseline]
     _check_all(NPY_DISABLE_CPU_FEATURES=" ".join(optional))
 
