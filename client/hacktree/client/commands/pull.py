@@ -269,3 +269,6 @@ def _summarise(
         f"{totals.fetched_objects + result.trees_fetched} objects whole "
         f"({format_size(traffic.bytes)} received) in {traffic.requests} requests, {seconds:.1f} s",
     )
+    if args.verbose:
+        for note in result.packs.notes:
+            say(args, f"  {note}")
