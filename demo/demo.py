@@ -183,6 +183,7 @@ def story(demo: Demo, given: Path | None) -> None:
         make_second_build(tree)
         demo.run("commit build 2", *commit, "--version", "2", "-s", "a new build")
         demo.heading("4. The tester: upgrade")
+        demo.run("make a pack", "hacktree", "--repo", str(farm), "delta", "generate")
         demo.run("upgrade", "hacktree-pull", *root, "builds")
         demo.run("what changed", "hacktree", *root, "diff", "builds~1", "builds", "--stat")
         after = (machine / "gnomeos").readlink()

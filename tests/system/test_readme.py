@@ -13,7 +13,12 @@ from support.servers import nginx_serving
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-PLACES = {"/srv/tree": "farm", "/var/tmp/build-root": "build", "/tmp/tree": "checkout"}
+PLACES = {
+    "/srv/tree": "farm",
+    "/var/tmp/build-root": "build",
+    "/tmp/tree": "checkout",
+    "/tmp/upgrade.bundle": "upgrade.bundle",
+}
 
 
 def readme_commands() -> list[str]:
@@ -63,6 +68,7 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
     (serve,) = transcript.matching("hacktree --repo /srv/tree serve")
     (remote,) = transcript.matching("hacktree remote add")
     (pull,) = transcript.matching("hacktree-pull")
+    (generate,) = transcript.matching("hacktree --repo /srv/tree delta generate")
     transcript.run(init)
     transcript.run(commit)
     with nginx_serving(tmp_path / "farm") as server:
@@ -71,6 +77,7 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
         transcript.run(pull)
         (binaries / "second").write_text("2")
         transcript.run(commit)
+        transcript.run(generate)
         transcript.run(pull)
         assert (tmp_path / "machine/gnomeos/usr/bin/second").read_text() == "2"
         # What `serve` does is tested with the server; here only that the line is one it takes.
