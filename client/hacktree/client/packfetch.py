@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from hacktree.client.packs import JoinedPack, PackChoice
 from hacktree.client.plan import ContentPlan, Fetch
 from hacktree.client.source import Source, SourceError
 from hacktree.client.staging import Staging
+from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
 from hacktree.common.delta.route import Work
 from hacktree.common.objects.errors import FormatError
@@ -84,15 +85,32 @@ def plan_packs(
     if not choice.packs:
         return None
     wanted = _wanted(content, staging)
+    compressed = _compressed(choice.packs)
+
+    def whole(name: ObjectId) -> Work:
+        entry = wanted[name].entry
+        work = source.estimate_content(entry) + _SPARED
+        return replace(work, bytes=max(work.bytes, entry.size)) if name in compressed else work
+
     return plan_fetch(
         [joined.pack for joined in choice.packs],
         wanted,
         _Held(inventory),
-        lambda name: source.estimate_content(wanted[name].entry) + _SPARED,
+        whole,
         choice.model,
         2 * choice.target_bytes,
         choice.kinds,
     )
+
+
+def _compressed(packs: Sequence[JoinedPack]) -> set[ObjectId]:
+    """Targets that hold compressed data, as an entry of theirs tells: they shrink no more."""
+    found: set[ObjectId] = set()
+    for joined in packs:
+        pack = joined.pack
+        members = pack.entries.targets[pack.entries.kinds == EntryKind.MEMBER]
+        found.update(pack.targets[target] for target in members.tolist())
+    return found
 
 
 def _wanted(content: ContentPlan, staging: Staging) -> dict[ObjectId, Fetch]:
