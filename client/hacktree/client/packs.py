@@ -50,6 +50,9 @@ _SLOWEST: Final = 1e3
 _FASTEST: Final = 1.25e8
 """Bytes a second that are believed: a few hundred kilobytes don't tell of more than 1 Gbit/s."""
 
+_SLOW_LINK: Final = 2e6
+"""Bytes a second below which `auto` spares bytes, not time: such links are shared or metered."""
+
 _DEFAULT_ROUND_TRIP: Final = 0.02
 _MEASURABLE: Final = 64 << 10
 """Bytes of a transfer from which a bandwidth can be told."""
@@ -292,4 +295,7 @@ def _with_bandwidth(
         return model
     busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
     remember_bandwidth(repository, received, busy)
-    return replace(model, bandwidth=min(received / busy, _FASTEST))
+    measured = replace(model, bandwidth=min(received / busy, _FASTEST))
+    if measured.prefer is Prefer.AUTO and measured.bandwidth < _SLOW_LINK:
+        return replace(measured, prefer=Prefer.BYTES)
+    return measured

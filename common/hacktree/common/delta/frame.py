@@ -20,7 +20,7 @@ from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
 
 MAX_ENTRIES: Final = 4096
-MAX_FRAME_SIZE: Final = 9 << 30
+MAX_FRAME_SIZE: Final = 1 << 30
 _EXPANSION: Final = 4
 _ALLOWANCE: Final = 1 << 20
 

@@ -16,6 +16,9 @@ I64 = npt.NDArray[np.int64]
 _LONGEST: Final = 10
 """Bytes of the varint of 2**64 - 1."""
 
+_FEW_BYTES: Final = 48
+"""Up to so many bytes a loop is quicker than 25 numpy calls; a pack has thousands of such."""
+
 
 def zigzag(values: I64) -> U64:
     """0, -1, 1, -2… as 0, 1, 2, 3…, so that small magnitudes are short varints."""
@@ -54,6 +57,8 @@ def decode_varints(data: bytes | memoryview, count: int) -> U64:
 
     Costs memory of 8 bytes for each byte of `data` at most, whatever `count` says.
     """
+    if len(data) <= _FEW_BYTES:
+        return _decode_few(bytes(data), count)
     raw = np.frombuffer(data, np.uint8)
     if count > len(raw):
         raise FormatError(f"{count} integers do not fit into {len(raw)} bytes")
@@ -78,3 +83,20 @@ def decode_varints(data: bytes | memoryview, count: int) -> U64:
         part = (raw[starts[chosen] + k] & 0x7F).astype(np.uint64)
         values[chosen] |= part << np.uint64(7 * k)
     return values
+
+
+def _decode_few(data: bytes, count: int) -> U64:
+    values: list[int] = []
+    value = shift = 0
+    for byte in data:
+        value |= (byte & 0x7F) << shift
+        if byte >= 0x80:
+            shift += 7
+            continue
+        if value >> 64 or (byte == 0 and shift):
+            raise FormatError("an integer is not in its shortest form, or exceeds 64 bits")
+        values.append(value)
+        value = shift = 0
+    if shift or len(values) != count:
+        raise FormatError(f"{len(values)} integers where {count} are due")
+    return np.array(values, np.uint64)
