@@ -17,7 +17,6 @@ EM_AARCH64: Final = 183
 ET_REL: Final = 1
 
 SHT_SYMTAB: Final = 2
-SHT_STRTAB: Final = 3
 SHT_RELA: Final = 4
 SHT_HASH: Final = 5
 SHT_DYNAMIC: Final = 6
