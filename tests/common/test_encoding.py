@@ -47,6 +47,23 @@ def test_dense_files_are_searched_only_if_something_recurs(
     assert searched == [1_200_000]
 
 
+def test_large_files_are_searched_only_if_the_old_one_helps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searched: list[int] = []
+
+    def search(old: bytes, new: bytes, shared: Shared) -> EncodedEntry:
+        searched.append(len(new))
+        return encode_nothing()
+
+    monkeypatch.setattr(encoding, "encode_delta", search)
+    old, other = (noise(seed, 300_000) * 60 + TEXT * 200 for seed in (1, 2))
+    assert encode_best(old, other, Shared()).entry.kind is EntryKind.FULL
+    assert searched == []
+    encode_best(old, old[:-9_000_000] + other[:9_000_000], Shared())
+    assert searched == [len(old)]
+
+
 def encode_nothing() -> EncodedEntry:
     return EncodedEntry(EntryKind.DELTA, {StreamKind.EXTRA: b"wrong"}, 1)
 

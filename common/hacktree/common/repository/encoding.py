@@ -13,7 +13,7 @@ from hacktree.common.delta.members.detect import DEFAULT_WORK
 from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.zstandard import compress
+from hacktree.common.objects.zstandard import compress, compressed_size
 
 _WORTH: Final = 0.95
 """A delta must be this much smaller than the object as a whole."""
@@ -21,6 +21,12 @@ _WORTH: Final = 0.95
 _DENSE: Final = 0.97
 _LOOKED_AT: Final = 1 << 20
 """A file of more bytes than this that compresses no better is looked at before it is encoded."""
+
+_LONG_SEARCH: Final = 16 << 20
+_HARDLY_RELATED: Final = 0.85
+"""A file of so many bytes that knowing the old one shortens no more than so is not searched: that
+would take minutes (firefox 140 to 153: eight), and LZMA makes less of the whole than of the delta.
+"""
 
 _WHOLE_LEVEL: Final = 6
 _SMALLEST_MEMBER: Final = 1000
@@ -43,14 +49,22 @@ class Chosen:
 def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
     """The cheapest entry for `new` by bytes and decoding time: a delta against `old`, or whole."""
     whole = len(compress(new, _WHOLE_LEVEL))
-    if whole > _DENSE * len(new) and len(new) > _LOOKED_AT and not share_content(old, new):
-        # Compressed anew: a long search would find nothing.
+    if _is_hopeless(old, new, whole):
         return Chosen(encode_full(new), whole)
     entry = encode_delta(old, new, shared)
     size = estimate(entry)
     if size > _WORTH * whole or not decodes(entry, old, new, shared):
         return Chosen(encode_full(new), whole)
     return Chosen(entry, size)
+
+
+def _is_hopeless(old: bytes, new: bytes, whole: int) -> bool:
+    """Whether a long search would find nothing that is worth it."""
+    if whole > _DENSE * len(new) and len(new) > _LOOKED_AT and not share_content(old, new):
+        return True  # Compressed anew.
+    if len(new) < _LONG_SEARCH:
+        return False
+    return compressed_size(new, old) > _HARDLY_RELATED * compressed_size(new)
 
 
 def decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool:
