@@ -114,11 +114,15 @@ class Deltas:
 
     @contextmanager
     def clients(self, number: int) -> Iterator[tuple[Path, Path]]:
-        """A client of each that has that build, in bare mode."""
+        """A client of each that has that build, in bare mode; ours by the packs that lead there.
+
+        So it is no beginner: whether its libraries compress as the farm's do is known.
+        """
         ours, theirs = self.work / "delta-client", self.work / "delta-ostree-client"
         self.clear(ours, theirs)
         pairs.new_client(ours, self.sites.url("packs"))
-        measure(HACKTREE, "--repo", str(ours), "pull", revision(number))
+        for build in range(number + 1):
+            measure(HACKTREE, "--repo", str(ours), "pull", revision(build))
         self.ostree.new_client(theirs, self.sites.url("ostree-deltas"), number)
         yield ours, theirs
         self.clear(ours, theirs)

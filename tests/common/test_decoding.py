@@ -18,6 +18,7 @@ from hacktree.common.delta.shared import Shared
 from hacktree.common.repository import decoding
 from hacktree.common.repository.decoder_process import Decoder, Job, Wanted
 from hacktree.common.repository.decoding import (
+    DecodedEntry,
     DecoderFailedError,
     DecoderPool,
     FrameJob,
@@ -59,6 +60,10 @@ def job_of(
     return FrameJob(context, frame.fileno(), 0, length, [e.kind for e in entries], sizes, wanted)
 
 
+def content(entry: DecodedEntry) -> bytes:
+    return b"".join(bytes(chunk) for chunk in entry.chunks())
+
+
 ENTRIES = [encode_delta(OLD, NEW, Shared()), encode_full(b"whole"), encode_full(b"other")]
 SIZES = [len(NEW), 5, 5]
 
@@ -69,7 +74,7 @@ def test_entries_are_decoded(pool: DecoderPool, context: PackContext) -> None:
         for _ in range(2):
             with pool.decode(job) as decoded:
                 assert [entry.reason for entry in decoded] == ["", "", ""]
-                assert [bytes(e.content) for e in decoded] == [NEW, b"whole", b"other"]
+                assert [content(entry) for entry in decoded] == [NEW, b"whole", b"other"]
 
 
 def test_a_damaged_frame_gives_reasons_and_the_worker_stays(
@@ -102,7 +107,7 @@ def test_a_dead_worker_costs_its_frame_and_is_replaced(
         with pytest.raises(DecoderFailedError, match="SIGKILL"), pool.decode(job):
             pass
         with pool.decode(job) as decoded:
-            assert bytes(decoded[0].content) == NEW
+            assert content(decoded[0]) == NEW
     assert pool.failures == 1
 
 
@@ -120,24 +125,40 @@ def test_a_hanging_worker_is_killed(
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_worker_that_keeps_the_output_writable_is_not_believed(
-    pool: DecoderPool, context: PackContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import mmap
-
-    kept: list[mmap.mmap] = []
-    run = decoding._Worker.run
-
-    def hold(worker: decoding._Worker, job: FrameJob, number: int, output: int) -> list[str]:
-        kept.append(mmap.mmap(output, job.output_size))
-        return run(worker, job, number, output)
-
-    monkeypatch.setattr(decoding._Worker, "run", hold)
+def test_a_worker_cannot_resize_the_output(pool: DecoderPool, context: PackContext) -> None:
+    """Reading memory that is gone would kill the reader; memory that grows would be without end."""
     with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
         job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
-        with pytest.raises(DecoderFailedError), pool.decode(job):
-            pass
-    kept[0].close()
+        with pool.decode(job) as decoded:
+            for size in (0, 1 << 30):
+                with pytest.raises(PermissionError):
+                    os.ftruncate(decoded[0]._output, size)
+
+
+def test_what_was_read_does_not_change_when_the_worker_writes_again(
+    pool: DecoderPool, context: PackContext
+) -> None:
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        with pool.decode(job) as decoded:
+            piece = next(decoded[0].chunks())
+            before = bytes(piece)
+            os.pwrite(decoded[0]._output, b"overwritten", 0)
+            assert bytes(piece) == before
+            assert content(decoded[0])[:11] == b"overwritten"
+
+
+def test_memory_for_a_large_output_is_given_back(pool: DecoderPool, context: PackContext) -> None:
+    large = encode_full(bytes(40 << 20))
+    with file_of(encode_frame([large])) as frame:
+        job = job_of(context, frame, [large], [40 << 20], -1)
+        with pool.decode(job) as decoded:
+            assert content(decoded[0]) == bytes(40 << 20)
+    with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
+        job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
+        with pool.decode(job) as decoded:
+            assert os.fstat(decoded[0]._output).st_size == 16 << 20
+            assert content(decoded[0]) == NEW
 
 
 def test_a_worker_has_no_privileges(pool: DecoderPool, context: PackContext) -> None:
@@ -160,6 +181,7 @@ def test_workers_end_with_their_pool() -> None:
     pool = DecoderPool(2, MemoryBudget(64 << 20))
     pool.start()
     pids = [worker.pid for worker in pool._free]
+    assert len(pids) == 1
     pool.close()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 

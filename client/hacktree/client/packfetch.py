@@ -12,7 +12,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -25,7 +24,7 @@ from hacktree.client.inventory import Inventory
 from hacktree.client.packs import JoinedPack, PackChoice
 from hacktree.client.plan import ContentPlan, Fetch
 from hacktree.client.source import Source, SourceError
-from hacktree.client.staging import Staging
+from hacktree.client.staging import Staging, checked_chunks
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
 from hacktree.common.delta.route import Work
@@ -33,14 +32,17 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
 from hacktree.common.repository.decoder_process import MAX_WANTED
 from hacktree.common.repository.decoding import (
+    DecodedEntry,
     DecoderFailedError,
     DecoderPool,
     FrameJob,
     PackContext,
     WantedEntry,
 )
+from hacktree.common.repository.durable import write_all
 from hacktree.common.repository.objectnames import content_name
 from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.transaction import sync_staging
 
 _RANGES_AT_ONCE: Final = 4
 _MAX_NOTES: Final = 20
@@ -48,6 +50,9 @@ _SPARED: Final = Work(0, 0, 200_000)
 """What an object by itself is charged beside its own cost, as decoding: a server that many machines
 ask at once is worth a tenth of a second of this one.
 """
+
+_SYNC_BYTES: Final = 96 << 20
+"""Bytes of objects after which the disk is told to write them, while decoding goes on."""
 
 _WAITING: Final = 8
 """Frames that may wait for a decoder: their bytes are on disk, not in memory."""
@@ -154,11 +159,15 @@ class PackFetcher:
         self.advance = advance
         self._intermediates: dict[ObjectId, Path] = {}
         self._staged: dict[ObjectId, str] = {}
+        self._unsynced = 0
+        self._syncing: asyncio.Task[None] | None = None
 
     async def run(self, content: ContentPlan, plan: FetchPlan) -> None:
         """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
         wanted = _wanted(content, self.staging)
-        with ThreadPoolExecutor(self.pool.size, "decode") as executor:
+        self.pool.prepare(plan.work.decode_us * 1e-6)
+        # While workers decode, one more thread stores what came before.
+        with ThreadPoolExecutor(self.pool.size + 1, "decode") as executor:
             for joined, pack_plan in zip(self._choice.packs, plan.packs, strict=True):
                 if not pack_plan.frames:
                     continue
@@ -169,8 +178,23 @@ class PackFetcher:
                     self.totals.notes.append(f"pack {joined.edge.pack.hex()[:16]}: {error}")
                 finally:
                     context.close()
+        if self._syncing is not None:
+            await self._syncing
         for path in self._intermediates.values():
             path.unlink(missing_ok=True)
+
+    def note(self, done: PackTotals) -> None:
+        """Count what a frame gave. Now and then the disk begins to write it: publishing syncs."""
+        self.totals.add(done)
+        self.advance(done.objects, done.bytes)
+        self._unsynced += done.bytes
+        if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            if self._syncing is not None:
+                self._syncing.result()  # A disk that fails says so once.
+            self._unsynced = 0
+            self._syncing = asyncio.create_task(
+                asyncio.to_thread(sync_staging, self.staging.directory)
+            )
 
     def open_base(self, name: ObjectId) -> int:
         """A descriptor of a base; raises `FileNotFoundError` where it failed to come."""
@@ -179,22 +203,22 @@ class PackFetcher:
             variant = self.inventory.variant_of(name)
             if variant is None:
                 raise FileNotFoundError(name.hex())
-            path = self.staging.repository.objects / variant
+            path = f"{self.staging.repository.path}/objects/{variant}"
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def store(self, name: ObjectId, content: memoryview, fetch: Fetch | None) -> None:
+    def store(self, name: ObjectId, decoded: DecodedEntry, fetch: Fetch | None) -> None:
         """Hash a decoded object and stage it; raises `FormatError` if it is another one.
 
         Called from several threads, for different objects.
         """
-        if hashlib.sha256(content).digest() != name:
-            raise FormatError("it decodes to other bytes")
         if fetch is None:
             path = self.staging.directory / f"hop-{name.hex()}"
-            path.write_bytes(content)
+            with path.open("wb", buffering=0) as stream:
+                for chunk in checked_chunks(decoded.chunks(), name, decoded.size):
+                    write_all(stream.fileno(), chunk)
             self._intermediates[name] = path
             return
-        self.staging.store_verified(fetch.entry, content)
+        self.staging.store_chunks(fetch.entry, decoded.chunks())
         staged = self.staging.path(content_name(self.staging.repository.mode, fetch.entry))
         self._staged[name] = staged
         for entry in fetch.variants:
@@ -275,8 +299,7 @@ class _PackRun:
         try:
             loop = asyncio.get_running_loop()
             done = await loop.run_in_executor(self._executor, self._decode_now, files, frame)
-            self._owner.totals.add(done)
-            self._owner.advance(done.objects, done.bytes)
+            self._owner.note(done)
         finally:
             self._room.release()
 
@@ -307,8 +330,9 @@ class _PackRun:
         behind = first + int(pack.entries.counts[frame])
         ids = [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
         bases = pack.entries.bases[first:behind].tolist()
-        with ExitStack() as stack:
-            wanted = []
+        opened: list[int] = []
+        wanted = []
+        try:
             for index in indexes:
                 descriptor = None
                 if bases[index] >= 0:
@@ -316,14 +340,14 @@ class _PackRun:
                         descriptor = self._owner.open_base(pack.bases[bases[index]])
                     except FileNotFoundError:
                         continue  # What gives it failed, and so does all that builds on it.
-                    stack.callback(os.close, descriptor)
+                    opened.append(descriptor)
                 wanted.append(WantedEntry(index, descriptor))
             if not wanted:
                 return
-            stream = stack.enter_context(path.open("rb", buffering=0))
+            opened.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
             job = FrameJob(
                 self._context,
-                stream.fileno(),
+                opened[-1],
                 0,
                 pack.head.frames[frame].length,
                 pack.entries.kinds[first:behind].tolist(),
@@ -334,21 +358,24 @@ class _PackRun:
             with self._owner.pool.decode(job) as decoded:
                 for entry, result in zip(wanted, decoded, strict=True):
                     name, base = ids[entry.index], bases[entry.index]
-                    reason = result.reason or self._store(name, result.content, done)
+                    reason = result.reason or self._store(name, result, done)
                     if reason:
                         done.notes.append(
                             self._blame(name, pack.bases[base] if base >= 0 else None, reason)
                         )
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
 
-    def _store(self, name: ObjectId, content: memoryview, done: PackTotals) -> str:
+    def _store(self, name: ObjectId, decoded: DecodedEntry, done: PackTotals) -> str:
         fetch = self._wanted.get(name)
         try:
-            self._owner.store(name, content, fetch)
+            self._owner.store(name, decoded, fetch)
         except FormatError as error:
             return error.message
         if fetch is not None:
             done.objects += 1
-            done.bytes += len(content)
+            done.bytes += decoded.size
         return ""
 
     def _blame(self, name: ObjectId, base: ObjectId | None, reason: str) -> str:

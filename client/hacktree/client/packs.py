@@ -7,12 +7,11 @@ one, and why is kept for the report. docs/architecture.md, "Life of a pull".
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
-import numpy as np
 
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
@@ -75,7 +74,8 @@ class PackChoice:
     """What was found: the route and its packs, those not taken, and why there is none.
 
     `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
-    tree's files. `kinds`: entries that this machine can decode.
+    tree's files. `kinds`: entries that this machine can decode. `trees`: what was read on the way;
+    those of the wanted tree are here or staged.
     """
 
     model: CostModel
@@ -84,6 +84,7 @@ class PackChoice:
     alternatives: tuple[Route, ...] = ()
     packs: Sequence[JoinedPack] = ()
     kinds: frozenset[EntryKind] = ALL_KINDS
+    trees: Mapping[ObjectId, Tree] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -176,8 +177,11 @@ async def _open_route(
     choice.model = _with_bandwidth(
         staging.repository, choice.model, received, time.monotonic() - started
     )
-    choice.packs = await asyncio.to_thread(_join, staging, target, best, heads)
-    choice.kinds = await asyncio.to_thread(decodable_kinds, staging.repository, choice.packs)
+    # A test of the libraries, if it is due, leaves the interpreter to the other.
+    (choice.packs, choice.trees), choice.kinds = await asyncio.gather(
+        asyncio.to_thread(_join, staging, target, best, heads),
+        asyncio.to_thread(decodable_kinds, staging.repository),
+    )
     choice.route = best
 
 
@@ -197,8 +201,8 @@ async def _read_head(source: Source, edge: Edge) -> PackHead:
 
 def _join(
     staging: Staging, target: Target, route: Route, heads: Sequence[PackHead]
-) -> list[JoinedPack]:
-    """Resolve the ordinals of every pack, and stage the trees of the target."""
+) -> tuple[list[JoinedPack], dict[ObjectId, Tree]]:
+    """Resolve the ordinals of every pack, and stage the trees of the target; all trees read."""
     trees = _Trees(staging.repository)
     joined = []
     for edge, head in zip(route.edges, heads, strict=True):
@@ -210,10 +214,14 @@ def _join(
         entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
         pack = join_trees(head, edge.head_length, entries, comparison)
         joined.append(JoinedPack(edge, pack, unpack_blob(head.shared, MAX_SHARED)))
-    for tree in list_contents(trees.load, target.commit.root.id).trees:
+    wanted = comparison.metas
+    if len(route.edges) > 1:
+        # What an earlier pack brought is new to this machine, but not to the last pack.
+        wanted = list_contents(trees.load, target.commit.root.id).trees
+    for tree in wanted:
         if tree in trees.brought:
             staging.store_meta(tree, trees.data(tree))
-    return joined
+    return joined, trees.decoded
 
 
 class _Trees:
@@ -222,13 +230,13 @@ class _Trees:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._data: dict[ObjectId, bytes] = {}
-        self._trees: dict[ObjectId, Tree] = {}
+        self.decoded: dict[ObjectId, Tree] = {}
         self.brought: set[ObjectId] = set()
 
     def add(self, tree_id: ObjectId, data: bytes, tree: Tree) -> None:
         """A verified tree that a pack brought."""
         self._data[tree_id] = data
-        self._trees[tree_id] = tree
+        self.decoded[tree_id] = tree
         if not self._repository.has(meta_name(tree_id)):
             self.brought.add(tree_id)
 
@@ -240,18 +248,16 @@ class _Trees:
 
     def load(self, tree_id: ObjectId) -> Tree:
         """The tree; raises as `Repository.load_tree` does."""
-        if tree_id not in self._trees:
-            self._trees[tree_id] = decode_tree(self.data(tree_id))
-        return self._trees[tree_id]
+        if tree_id not in self.decoded:
+            self.decoded[tree_id] = decode_tree(self.data(tree_id))
+        return self.decoded[tree_id]
 
 
-def decodable_kinds(repository: Repository, packs: Sequence[JoinedPack]) -> frozenset[EntryKind]:
+def decodable_kinds(repository: Repository) -> frozenset[EntryKind]:
     """The kinds of entries that this machine can decode: whether it can recompress is tested once.
 
     The answer is kept in `state/`, by the versions of the compression libraries.
     """
-    if not any(np.any(joined.pack.entries.kinds == EntryKind.MEMBER) for joined in packs):
-        return ALL_KINDS
     path = repository.state / _CONFORMANCE_FILE
     try:
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, bool])

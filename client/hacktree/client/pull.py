@@ -74,19 +74,22 @@ class PullRequest:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """What a pull has to do: trees are here already (fetched or reused), contents are not."""
+    """What a pull has to do: trees are here already (fetched or reused), contents are not.
+
+    Short when printed: asyncio prints the result of what it ran when it ends.
+    """
 
     target: Target
-    content: ContentPlan
+    content: ContentPlan = field(repr=False)
     trees_fetched: int
     trees_reused: int
     space_needed: int
-    needed: frozenset[str]
+    needed: frozenset[str] = field(repr=False)
     """The names of every object the commit reaches, but for its own."""
 
     inventory: Inventory = field(repr=False)
-    choice: PackChoice | None = None
-    packs: FetchPlan | None = None
+    choice: PackChoice | None = field(default=None, repr=False)
+    packs: FetchPlan | None = field(default=None, repr=False)
     """What packs bring of `content`, and where they come from; None: nothing."""
 
 
@@ -94,7 +97,7 @@ class PullPlan:
 class PullResult:
     """What a pull did; counts are of distinct objects, bytes are decoded."""
 
-    target: Target
+    target: Target = field(repr=False)
     was_complete: bool
     reused_files: int
     reused_bytes: int
@@ -229,9 +232,12 @@ async def make_plan(
     """
     repository = staging.repository
     inventory = read_inventory(repository)
-    reader = TreeReader(staging, sources, connections)
+    decoded = {} if choice is None else choice.trees
+    reader = TreeReader(staging, sources, connections, decoded)
     trees = await reader.read_all(target, inventory.names)
-    content, inventory = _plan_content(staging, target, trees, sources[-1])
+    if reader.fetched:
+        inventory = read_inventory(repository)  # That may have taken a while.
+    content = _plan_content(staging, target, trees, sources[-1], inventory)
     packs = None
     if choice is not None:
         try:
@@ -257,17 +263,18 @@ def _pack_space(packs: FetchPlan | None) -> int:
 
 
 def _plan_content(
-    staging: Staging, target: Target, trees: dict[ObjectId, Tree], remote: Source
-) -> tuple[ContentPlan, Inventory]:
-    # Listed again: reading the trees may have taken a while.
-    inventory = read_inventory(staging.repository)
+    staging: Staging,
+    target: Target,
+    trees: dict[ObjectId, Tree],
+    remote: Source,
+    inventory: Inventory,
+) -> ContentPlan:
     try:
-        content = plan_content(
+        return plan_content(
             trees.values(), staging.repository.mode, inventory.names, inventory.variant_of
         )
     except FormatError as error:
         raise WrongBytesError(remote.meta_location(target.id), error.message) from error
-    return content, inventory
 
 
 def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:

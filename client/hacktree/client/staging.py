@@ -36,6 +36,8 @@ from hacktree.common.repository.transaction import meta_mode, write_file
 PREFIX: Final = "pull-"
 PART_SUFFIX: Final = ".part"
 _MAX_PULLS: Final = 64
+
+Piece = bytes | memoryview
 _CHUNK: Final = 1 << 20
 
 
@@ -135,16 +137,10 @@ class Staging:
             apply_variant_attributes(path, repository.mode, entry)
         self.verified.add(name)
 
-    def store_verified(self, entry: FileEntry, content: memoryview) -> None:
-        """Stage a content that the caller has compared with its id and size."""
-        repository = self.repository
-        name = content_name(repository.mode, entry)
-        path = self.path(name)
-        if repository.mode is Mode.ARCHIVE:
-            write_file(path, compress(bytes(content), repository.config.zstd_level), 0o644)
-        else:
-            write_file(path, content, 0o600)
-            apply_variant_attributes(path, repository.mode, entry)
+    def store_chunks(self, entry: FileEntry, chunks: Iterator[Piece]) -> None:
+        """Stage a content that comes in pieces, each of which may be overwritten by the next."""
+        name = content_name(self.repository.mode, entry)
+        self._write_large(name, entry, _checked(chunks, entry))
         self.verified.add(name)
 
     def store_empty(self, entry: FileEntry) -> None:
@@ -172,7 +168,7 @@ class Staging:
             part.unlink(missing_ok=True)
         self.verified.add(name)
 
-    def _write_large(self, name: str, entry: FileEntry, chunks: Iterator[bytes]) -> None:
+    def _write_large(self, name: str, entry: FileEntry, chunks: Iterator[Piece]) -> None:
         repository = self.repository
         path = self.path(name)
         compressor = None
@@ -185,13 +181,13 @@ class Staging:
             if compressor is not None:
                 write_all(output, compressor.flush())
                 os.fchmod(output, 0o644)
+            else:
+                apply_variant_attributes(output, repository.mode, entry)
         except BaseException:
             os.unlink(path)
             raise
         finally:
             os.close(output)
-        if compressor is None:
-            apply_variant_attributes(path, repository.mode, entry)
 
     def store_copy(self, source: str, entry: FileEntry) -> None:
         """Stage another variant of a content that is already here, and check what was copied."""
@@ -204,17 +200,24 @@ class Staging:
             raise FormatError(f"{source}: {error.message}") from error
 
 
-def _checked(chunks: Iterator[bytes], entry: FileEntry) -> Iterator[bytes]:
-    """Pass chunks through; raises `FormatError` unless they are the content of `entry`."""
+def _checked(chunks: Iterator[Piece], entry: FileEntry) -> Iterator[Piece]:
+    return checked_chunks(chunks, entry.id, entry.size)
+
+
+def checked_chunks(chunks: Iterator[Piece], name: ObjectId, size: int) -> Iterator[Piece]:
+    """Pass chunks through; raises `FormatError` at the end unless they are `size` bytes of `name`.
+
+    More than `size` bytes are never passed.
+    """
     digest = hashlib.sha256()
     seen = 0
     for chunk in chunks:
         seen += len(chunk)
-        if seen > entry.size:
-            raise FormatError(f"its content exceeds {entry.size} bytes")
+        if seen > size:
+            raise FormatError(f"its content exceeds {size} bytes")
         digest.update(chunk)
         yield chunk
-    if seen != entry.size or digest.digest() != entry.id:
+    if seen != size or digest.digest() != name:
         raise FormatError("its content's size or sha256 differs from its name")
 
 

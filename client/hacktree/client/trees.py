@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from hacktree.client.concurrency import run_workers
@@ -26,16 +26,24 @@ _LARGE_TREE: Final = 8 << 20
 class TreeReader:
     """Reads the trees of one commit; what isn't here comes from the sources and is staged.
 
-    `sources` are tried in order; a failure of any but the last only means the next one.
+    `sources` are tried in order; a failure of any but the last only means the next one. `decoded`
+    trees were verified, and are not read again where they are here or staged.
     """
 
-    def __init__(self, staging: Staging, sources: Sequence[Source], connections: int) -> None:
+    def __init__(
+        self,
+        staging: Staging,
+        sources: Sequence[Source],
+        connections: int,
+        decoded: Mapping[ObjectId, Tree],
+    ) -> None:
         self.fetched = 0
         self.reused = 0
         self._staging = staging
         self._repository = staging.repository
         self._sources = sources
         self._connections = connections
+        self._decoded = decoded
         self._trees: dict[ObjectId, Tree] = {}
         self._alone = asyncio.Lock()
 
@@ -61,8 +69,17 @@ class TreeReader:
 
     async def _read_level(self, level: Wanted, present: set[str]) -> None:
         here = [tree_id for tree_id in level if meta_name(tree_id) in present]
-        self._trees.update(await asyncio.to_thread(self._load, here))
+        known = {tree_id: self._decoded[tree_id] for tree_id in here if tree_id in self._decoded}
+        self._trees.update(known)
+        unread = [tree_id for tree_id in here if tree_id not in known]
+        if unread:
+            self._trees.update(await asyncio.to_thread(self._load, unread))
         self.reused += len(here)
+        self._trees.update(
+            (tree_id, self._decoded[tree_id])
+            for tree_id in level
+            if tree_id in self._decoded and meta_name(tree_id) in self._staging.verified
+        )
         missing = {i: size for i, size in level.items() if i not in self._trees}
         require_space(self._staging.directory, sum(missing.values()), self._repository.reserve)
         queue = deque(missing.items())

@@ -132,7 +132,8 @@ def test_type_information_with_items_without_number_is_none() -> None:
     words = np.full(100_000, (4 << 24) | 30_000, np.uint32)
     header = np.array([0x1EB9F, 24, 0, words.nbytes, words.nbytes, 0], np.uint32)
     section = np.concatenate([header, words]).view(np.uint8)
-    assert len(find_words(section)[0]) == 0
+    _, types, names, _ = find_words([section])
+    assert len(types) == len(names) == 0
 
 
 def test_a_part_for_another_kind_is_refused() -> None:

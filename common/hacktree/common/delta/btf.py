@@ -9,7 +9,7 @@ record's `info` if it looks like one and so does that of the record behind it. A
 mistaken costs a few bytes, never correctness.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,12 @@ _FIXED: Final = _table(0, {1: 1, _ARRAY: 3, 14: 1, 17: 1})
 _PER_ITEM: Final = _table(0, {_STRUCT: 3, _UNION: 3, _ENUM: 2, _PROTO: 2, _DATASEC: 3, _ENUM64: 3})
 """Words of each of a record's items, by kind."""
 
+_NAME_OF_ITEM: Final = _table(-1, {_STRUCT: 0, _UNION: 0, _ENUM: 0, _PROTO: 0, _ENUM64: 0})
+_TYPE_OF_ITEM: Final = _table(-1, {_STRUCT: 1, _UNION: 1, _PROTO: 1, _DATASEC: 0})
+"""Which word of an item is a string's offset, and which a type's number, by kind; -1: none."""
+
+_NO_WORDS: Final[U32] = np.zeros(0, np.uint32)
+
 _IS_REFERRING: Final = _table(0, dict.fromkeys(_REFERRING, 1)).astype(bool)
 
 
@@ -71,79 +77,88 @@ class TypeMap:
     strings: NumberMap
 
 
-def find_words(section: npt.NDArray[np.uint8]) -> tuple[U32, I64, I64]:
-    """The words of a .BTF section's types, and which hold type numbers and which string offsets.
+def find_words(sections: Sequence[npt.NDArray[np.uint8]]) -> tuple[U32, I64, I64, I64]:
+    """The words of .BTF sections' types, which hold type numbers and which string offsets.
 
-    All empty for anything that does not look like BTF.
+    Those of all sections one after the other, each of which begins at its place in the fourth array
+    (of one place more). What does not look like BTF has none.
     """
-    none = np.zeros(0, np.uint32), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if len(section) < _HEADER or int(section[:2].view("<u2")[0]) != _MAGIC:
-        return none
-    length, offset, size = (int(word) for word in section[4:16].view("<u4"))
-    if offset % 4 or length % 4 or size < 12 or length + offset + size > len(section):
-        return none
-    words: U32 = section[length + offset : length + offset + size // 4 * 4].view("<u4")
-    heads = _heads(words)
+    views = [_type_words(section) for section in sections]
+    bounds = np.zeros(len(views) + 1, np.int64)
+    np.cumsum([len(view) for view in views], out=bounds[1:])
+    words: U32 = np.concatenate([_NO_WORDS, *views])
+    heads = _heads(words, bounds[:1] if len(words) == 0 else np.unique(bounds))
     info = words[heads + 1]
     kinds, counts = ((info >> 24) & 31).astype(np.int64), (info & 0xFFFF).astype(np.int64)
-    if int(counts[_PER_ITEM[kinds] > 0].sum()) > len(words):
-        # Records that overlap are none, and their items could be without number.
-        return none
-    types, names = [heads[_IS_REFERRING[kinds]] + 2], [heads]
+    counts[_PER_ITEM[kinds] == 0] = 0
+    possible = _have_room(heads, counts, bounds)
+    if not possible.all():
+        heads, kinds, counts = heads[possible], kinds[possible], counts[possible]
     arrays = heads[kinds == _ARRAY]
-    types += [arrays + 3, arrays + 4]
-    for kind, name, refers in (
-        (_STRUCT, 0, 1),
-        (_UNION, 0, 1),
-        (_ENUM, 0, None),
-        (_PROTO, 0, 1),
-        (_DATASEC, None, 0),
-        (_ENUM64, 0, None),
-    ):
-        chosen = np.flatnonzero(kinds == kind)
-        if len(chosen) == 0:
-            continue
-        owner, number = spread(counts[chosen])
-        item = heads[chosen[owner]] + 3 + number * int(_PER_ITEM[kind])
-        if name is not None:
-            names.append(item + name)
-        if refers is not None:
-            types.append(item + refers)
-    return words, np.concatenate(types), np.concatenate(names)
+    owner, number = spread(counts)
+    kind = kinds[owner]
+    item = heads[owner] + 3 + number * _PER_ITEM[kind]
+    name, refers = _NAME_OF_ITEM[kind], _TYPE_OF_ITEM[kind]
+    types = [heads[_IS_REFERRING[kinds]] + 2, arrays + 3, arrays + 4, (item + refers)[refers >= 0]]
+    return words, np.concatenate(types), np.concatenate([heads, (item + name)[name >= 0]]), bounds
 
 
-def _heads(words: U32) -> I64:
-    """Where records begin."""
-    count = len(words)
+def _type_words(section: npt.NDArray[np.uint8]) -> U32:
+    """A view of the words of a section's types."""
+    if len(section) < _HEADER or int(section[:2].view("<u2")[0]) != _MAGIC:
+        return _NO_WORDS
+    length, offset, size = section[4:16].view("<u4").tolist()
+    if offset % 4 or length % 4 or size < 12 or length + offset + size > len(section):
+        return _NO_WORDS
+    words: U32 = section[length + offset : length + offset + size // 4 * 4].view("<u4")
+    return words
+
+
+def _heads(words: U32, bounds: I64) -> I64:
+    """Where records begin; `bounds` are those of sections that have words, ascending."""
     kinds = (words >> 24) & 31
     likely = ((words & _RESERVED) == 0) & (kinds > 0) & (kinds < 20)
-    likely[0] = False
+    likely[bounds[:-1]] = False
     info = np.flatnonzero(likely)
+    end = np.repeat(bounds[1:], np.diff(np.searchsorted(info, bounds)))
     kind = kinds[info]
     vlen = (words[info] & 0xFFFF).astype(np.int64)
     behind = info + 3 + _FIXED[kind] + _PER_ITEM[kind] * vlen
     # `behind` is where the next record's info stands; the last record ends the section.
-    last = behind == count + 1
-    within = np.minimum(behind, count - 1)
-    good = (last | ((behind < count) & likely[within])) & (info + 1 < count)
+    last = behind == end + 1
+    within = np.minimum(behind, end - 1)
+    good = (last | ((behind < end) & likely[within])) & (info + 1 < end)
     heads: I64 = info[good] - 1
     return heads
 
 
-def rewrite(section: npt.NDArray[np.uint8], type_map: TypeMap) -> None:
-    """Renumber a .BTF section in place."""
-    words, types, names = find_words(section)
-    if len(words) == 0:
-        return
+def _have_room(heads: I64, counts: I64, bounds: I64) -> npt.NDArray[np.bool_]:
+    """For each record whether its section has words for all items of its records.
+
+    Records that overlap are none, and their items could be without number.
+    """
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    place = np.searchsorted(heads, bounds)
+    return np.repeat(np.diff(sums[place]) <= np.diff(bounds), np.diff(place))
+
+
+def rewrite(sections: Sequence[npt.NDArray[np.uint8]], type_map: TypeMap) -> None:
+    """Renumber .BTF sections in place."""
+    words, types, names, bounds = find_words(sections)
     words[types] = type_map.types(words[types])
     words[names] = type_map.strings(words[names])
+    for section, start, end in zip(
+        sections, bounds[:-1].tolist(), bounds[1:].tolist(), strict=True
+    ):
+        if end > start:
+            _type_words(section)[:] = words[start:end]
 
 
 def learn(pairs: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) -> TypeMap:
     """The map that most modules agree on, from old and new .BTF sections of the same shape."""
     collected: list[list[npt.NDArray[np.uint64]]] = [[], []]
     for old, new in pairs:
-        before, after = find_words(old), find_words(new)
+        before, after = find_words([old]), find_words([new])
         same_shape = len(before[0]) == len(after[0]) and all(
             np.array_equal(before[k], after[k]) for k in (1, 2)
         )
@@ -157,7 +172,7 @@ def learn(pairs: Iterable[tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]]) 
 
 
 def _agree(found: list[npt.NDArray[np.uint64]]) -> NumberMap:
-    if not found:
+    if not any(len(pairs) for pairs in found):
         return NumberMap(np.zeros(0, np.int64), np.zeros(0, np.int64))
     pairs, votes = np.unique(np.concatenate(found), return_counts=True)
     source = (pairs >> np.uint64(32)).astype(np.int64)

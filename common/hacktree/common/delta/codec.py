@@ -92,7 +92,7 @@ def _renumber(before: U8, shared: Shared) -> tuple[U8, bytes]:
     if section is None or section.end == section.offset:
         return before, b""
     base = before.copy()
-    rewrite(base[section.offset : section.end], shared.types)
+    rewrite([base[section.offset : section.end]], shared.types)
     where = np.array([section.offset, section.end - section.offset], np.uint64)
     return base, encode_varints(where)
 
@@ -103,7 +103,7 @@ def _renumbered(parameters: memoryview, old: memoryview, shared: Shared) -> memo
     if offset + size > len(old):
         raise FormatError("the type information of a delta lies outside its base")
     base = np.frombuffer(old, np.uint8).copy()
-    rewrite(base[offset : offset + size], shared.types)
+    rewrite([base[offset : offset + size]], shared.types)
     return base.data
 
 

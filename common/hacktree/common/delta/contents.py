@@ -6,7 +6,7 @@ before what it holds, entries ascending by name, each distinct tree once, where 
 """
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -79,47 +79,34 @@ def compare_contents(load: LoadTree, before: Contents, new: ObjectId) -> TreeCom
     )
 
 
-@dataclass(slots=True)
-class _Walk:
-    """What was met so far; `known` files are compared in size and not listed."""
-
-    known: Mapping[ObjectId, int]
-    files: dict[ObjectId, int] = field(default_factory=dict)
-    trees: dict[ObjectId, None] = field(default_factory=dict)
-
-    def note_file(self, entry: FileEntry) -> None:
-        size = self.known.get(entry.id) or self.files.setdefault(entry.id, entry.size)
-        if size != entry.size:
-            raise FormatError(f"content {entry.id.hex()} has {size} and {entry.size} bytes")
-
-
 def _walk(
     load: LoadTree, root: ObjectId, skipped: Set[ObjectId], known: Mapping[ObjectId, int]
 ) -> Contents:
-    """What `root` reaches without entering `skipped` trees and without `known` files."""
-    walk = _Walk(known)
+    """What `root` reaches without entering `skipped` trees and without `known` files, whose sizes
+    are compared. One loop without calls: every pull by a pack waits for it.
+    """
+    files: dict[ObjectId, int] = {}
+    trees: dict[ObjectId, None] = {}
     stack: list[Iterator[Entry]] = []
-
-    def enter(tree: ObjectId) -> None:
-        if len(stack) > MAX_DEPTH:
-            raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-        walk.trees[tree] = None
-        stack.append(iter(load(tree).entries))
-
     if root not in skipped:
-        enter(root)
+        trees[root] = None
+        stack.append(iter(load(root).entries))
     while stack:
         for entry in stack[-1]:
             if isinstance(entry, FileEntry):
-                if entry.size:
-                    walk.note_file(entry)
+                size = entry.size
+                if size and (known.get(entry.id) or files.setdefault(entry.id, size)) != size:
+                    raise FormatError(f"content {entry.id.hex()} is said to have two sizes")
             elif (
                 isinstance(entry, DirectoryEntry)
-                and entry.id not in walk.trees
+                and entry.id not in trees
                 and entry.id not in skipped
             ):
-                enter(entry.id)
+                if len(stack) > MAX_DEPTH:
+                    raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
+                trees[entry.id] = None
+                stack.append(iter(load(entry.id).entries))
                 break
         else:
             stack.pop()
-    return Contents(walk.files, tuple(walk.trees))
+    return Contents(files, tuple(trees))

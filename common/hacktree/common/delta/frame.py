@@ -13,8 +13,10 @@ from msgspec import Meta
 
 from hacktree.common.delta.entry import PART_KINDS, EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.memberdelta import decode_object
+from hacktree.common.delta.plain import Parts
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import MAX_LENGTH, Blob, Method, pack_blob, unpack_blob
+from hacktree.common.delta.together import Item, decode_together
 from hacktree.common.delta.varint import decode_varints, encode_varints
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
@@ -119,13 +121,28 @@ class FrameReader:
 
     def decode(self, index: int, old: bytes | memoryview | None, output: memoryview) -> None:
         """Fill `output` with entry `index`; `old` is its base, None if it has none."""
+        base = None if old is None else memoryview(old)
+        kind = EntryKind(self._kinds[index])
+        decode_object(kind, self._parts(index), base, output, self._shared)
+
+    def decode_plain(
+        self, places: Sequence[tuple[int, slice, slice]], olds: memoryview, output: memoryview
+    ) -> None:
+        """Fill ranges of `output` with plain entries: index, range of the base in `olds`, and its.
+
+        Quicker than one by one. `olds` is written over, and if this raises `FormatError`, which
+        says nothing about any single entry, `output` holds anything.
+        """
+        items = [Item(self._parts(index), old, new) for index, old, new in places]
+        decode_together(items, olds, output, self._shared)
+
+    def _parts(self, index: int) -> Parts:
         parts = {}
         for row, kind in enumerate(PART_KINDS):
             start, end = self._offsets[row][index], self._offsets[row][index + 1]
             if end > start:
                 parts[kind] = self._streams[kind][start:end]
-        base = None if old is None else memoryview(old)
-        decode_object(EntryKind(self._kinds[index]), parts, base, output, self._shared)
+        return parts
 
 
 def _unpack(frame: Frame, dictionary: bytes) -> dict[StreamKind, memoryview]:

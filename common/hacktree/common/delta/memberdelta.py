@@ -5,27 +5,19 @@ leads from the one to the other, and the members are compressed again, bit for b
 the encoder has proven that it can be done, the hash of the object shows that it was.
 """
 
-from dataclasses import replace
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from hacktree.common.delta.codec import decode_entry, encode_delta
-from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.codec import decode_entry
+from hacktree.common.delta.entry import EntryKind, StreamKind
 from hacktree.common.delta.members.conformance import conforms
-from hacktree.common.delta.members.detect import find_members
-from hacktree.common.delta.members.expansion import (
-    common_layout_cost,
-    expand,
-    expansion_cost,
-    rebuild,
-)
+from hacktree.common.delta.members.expansion import expand, rebuild
 from hacktree.common.delta.members.layout import (
     MAX_LAYOUT_SIZE,
     Layout,
     decode_layout,
-    encode_layout,
     expanded_length,
 )
 from hacktree.common.delta.plain import Parts
@@ -40,7 +32,7 @@ _MAX_GROWTH: Final = 64
 """Times its own size that a file may expand to, and one MiB: a bound on what a layout may claim."""
 
 
-class _Parameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class MemberParameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How the result of the inner entry, of kind `inner`, becomes the file; layouts encoded."""
 
     version: Literal[1]
@@ -49,31 +41,7 @@ class _Parameters(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     new: Annotated[bytes, Meta(max_length=MAX_LAYOUT_SIZE)]
 
 
-_CODEC = Codec(_Parameters, "set of member parameters", 2 * MAX_LAYOUT_SIZE + 64)
-
-
-def encode_member(old: bytes, new: bytes, work: int) -> EncodedEntry | None:
-    """The entry, or None where nothing is compressed or can't be compressed again exactly.
-
-    `work` bounds the search for parameters, see `find_members`.
-    """
-    layout = find_members(new, work)
-    if layout is None or expanded_length(layout) > expanded_bound(len(new)):
-        return None
-    before = find_members(old, work)
-    base = old if before is None else expand(old, before, MAX_EXPANDED)
-    inner = encode_delta(base, expand(new, layout, MAX_EXPANDED), Shared())
-    parameters = _Parameters(
-        1,
-        int(inner.kind),
-        b"" if before is None else encode_layout(before),
-        encode_layout(layout),
-    )
-    cost = inner.cost + common_layout_cost(layout)
-    if before is not None:
-        cost += expansion_cost(before)
-    parts = {**inner.parts, StreamKind.PARAMETERS: _CODEC.encode(parameters)}
-    return replace(inner, kind=EntryKind.MEMBER, parts=parts, cost=cost)
+PARAMETERS_CODEC = Codec(MemberParameters, "set of member parameters", 2 * MAX_LAYOUT_SIZE + 64)
 
 
 def expanded_bound(size: int) -> int:
@@ -116,8 +84,8 @@ _KNOWN: Final[dict[str, bool]] = {}
 """What this process has found out about its compressors."""
 
 
-def _read_parameters(parts: Parts) -> _Parameters:
+def _read_parameters(parts: Parts) -> MemberParameters:
     part = parts.get(StreamKind.PARAMETERS)
     if part is None:
         raise FormatError("a member without parameters")
-    return _CODEC.decode(bytes(part))
+    return PARAMETERS_CODEC.decode(bytes(part))

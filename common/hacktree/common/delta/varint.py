@@ -85,6 +85,20 @@ def decode_varints(data: bytes | memoryview, count: int) -> U64:
     return values
 
 
+def split_varints(data: bytes, sizes: I64) -> tuple[U64, I64]:
+    """The values of several arrays that stand one after the other, and how many each has.
+
+    `sizes` are the arrays' bytes, which fill `data`. Raises `FormatError` as `decode_varints`.
+    """
+    last = np.frombuffer(data, np.uint8) < 0x80
+    before = np.zeros(len(last) + 1, np.int64)
+    np.cumsum(last, out=before[1:])
+    ends = np.cumsum(sizes)
+    if not last[ends[sizes > 0] - 1].all():
+        raise FormatError("an integer reaches into the next array")
+    return decode_varints(data, int(before[-1])), before[ends] - before[ends - sizes]
+
+
 def _decode_few(data: bytes, count: int) -> U64:
     values: list[int] = []
     value = shift = 0

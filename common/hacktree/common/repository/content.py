@@ -140,8 +140,8 @@ def _read_chunks(descriptor: int) -> Iterator[bytes]:
         yield chunk
 
 
-def apply_variant_attributes(path: str, mode: Mode, entry: FileEntry) -> None:
-    """Give a staged bare object the attributes that its name promises.
+def apply_variant_attributes(path: str | int, mode: Mode, entry: FileEntry) -> None:
+    """Give a staged bare object (a path or a descriptor) the attributes that its name promises.
 
     Order matters: chown clears setuid and capabilities, so owner, then xattrs, then mode.
     """

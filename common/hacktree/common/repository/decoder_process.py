@@ -14,7 +14,8 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import msgspec
@@ -39,6 +40,10 @@ CPU_SECONDS: Final = 3600
 _MAX_REASON: Final = 200
 _MAPPED: Final = 256 << 10
 """Bases up to this many bytes are read: mapping them costs more."""
+
+_TOGETHER: Final = 4 << 20
+_MAX_BASES: Final = 16 << 20
+"""Plain entries up to so many bytes are decoded together, with bases of so many bytes in all."""
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _LANDLOCK_CREATE_RULESET: Final = 444
@@ -128,6 +133,7 @@ class Decoder:
     """Executes jobs; remembers the dictionary and maps of the pack that it was last given."""
 
     def __init__(self) -> None:
+        self._olds = memoryview(b"")
         self._dictionary = b""
         self._shared = Shared()
 
@@ -149,10 +155,17 @@ class Decoder:
         except (FormatError, MemoryError, ValueError, OverflowError) as error:
             return Result(job.number, [_reason(error)] * count)
         total = sum(job.sizes[wanted.index] for wanted in job.wanted)
-        window = mmap.mmap(output, total)
+        # The memory was used before: one call maps it all, instead of a fault for each page.
+        window = mmap.mmap(output, total, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         try:
             view = memoryview(window)
-            reasons = [self._decode(reader, job, wanted, rest, view) for wanted in job.wanted]
+            done: set[int] = set()
+            for batch in _batches(job, rest):
+                done.update(self._decode_batch(reader, batch, view))
+            reasons = [
+                "" if wanted.index in done else self._decode(reader, job, wanted, rest, view)
+                for wanted in job.wanted
+            ]
             del reader
             view.release()
         finally:
@@ -162,6 +175,26 @@ class Decoder:
     def _read_context(self, descriptor: int, dictionary: int, shared: int) -> None:
         self._dictionary = os.pread(descriptor, dictionary, 0)
         self._shared = Shared.decode(os.pread(descriptor, shared, dictionary))
+
+    def _decode_batch(self, reader: FrameReader, batch: "_Batch", output: memoryview) -> list[int]:
+        """The entries that were decoded: all, or none if one is wrong, which tells itself alone."""
+        if len(self._olds) < batch.total:
+            self._olds = memoryview(bytearray(batch.total))
+        places, start = [], 0
+        for wanted, size, base, base_size in zip(
+            batch.wanted, batch.sizes, batch.bases, batch.base_sizes, strict=True
+        ):
+            end = start + base_size
+            if os.preadv(base, [self._olds[start:end]], 0) != base_size:
+                return []
+            old, new = slice(start, end), slice(wanted.offset, wanted.offset + size)
+            places.append((wanted.index, old, new))
+            start = end
+        try:
+            reader.decode_plain(places, self._olds, output)
+        except (FormatError, MemoryError, ValueError, OverflowError):
+            return []
+        return [wanted.index for wanted in batch.wanted]
 
     def _decode(
         self,
@@ -182,6 +215,40 @@ class Decoder:
         finally:
             target.release()
         return ""
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Plain entries to decode together; `total` bytes of bases."""
+
+    wanted: list[Wanted]
+    sizes: list[int]
+    bases: list[int]
+    base_sizes: list[int]
+    total: int = 0
+
+
+def _batches(job: Job, bases: Sequence[int]) -> Iterator[_Batch]:
+    """The small plain entries, so many at a time that their bases are not too many bytes."""
+    batch = _Batch([], [], [], [])
+    for wanted in job.wanted:
+        size = job.sizes[wanted.index]
+        if job.kinds[wanted.index] != EntryKind.DELTA or wanted.base < 0 or size > _TOGETHER:
+            continue
+        base = bases[wanted.base]
+        base_size = os.fstat(base).st_size
+        if base_size > _TOGETHER:
+            continue
+        if batch.total + base_size > _MAX_BASES:
+            yield batch
+            batch = _Batch([], [], [], [])
+        batch.wanted.append(wanted)
+        batch.sizes.append(size)
+        batch.bases.append(base)
+        batch.base_sizes.append(base_size)
+        batch.total += base_size
+    if len(batch.wanted) > 1:
+        yield batch
 
 
 def _decode_with_base(reader: FrameReader, index: int, descriptor: int, target: memoryview) -> None:

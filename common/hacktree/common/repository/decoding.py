@@ -1,13 +1,14 @@
 """Decoding frames in processes without privileges: the parent's side of `decoder_process`.
 
-A `DecoderPool` is used from threads: each call of `decode` occupies one worker and one thread,
-which then hashes and stores what came out, so that a core is never wanted twice. A worker that
-dies, hangs or lies costs the frame it was working on and is replaced. docs/architecture.md, "Life
-of a pack".
+A `DecoderPool` is used from threads: each call of `decode` occupies a worker for a while, and then
+its thread hashes and stores what came out, while the worker does the next job. What came out is in
+memory that the worker may still write to: it is copied in pieces, and only a copy is hashed and
+stored. A worker that dies, hangs or lies costs the frame it was working on and is replaced.
+docs/architecture.md, "Life of a pack".
 """
 
+import errno
 import fcntl
-import mmap
 import os
 import signal
 import socket
@@ -54,7 +55,18 @@ _SLOWEST: Final = 1 << 20
 _ENDING: Final = 0.5
 """Seconds in which a worker whose socket broke is gone."""
 
-_SEALS: Final = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_OUTPUT: Final = 16 << 20
+"""Bytes of memory for a job's output that are kept for the next: fresh memory costs more than
+decoding does.
+"""
+
+_WORTH_A_WORKER: Final = 0.5
+"""Seconds of work for each worker: its start takes 0.3."""
+
+_PIECE: Final = 256 << 10
+"""Bytes that are copied, hashed and written at a time: they stay in a core's cache."""
+
 _RESULTS: Final = msgspec.msgpack.Decoder(Result)
 _ENCODER: Final = msgspec.msgpack.Encoder()
 
@@ -124,10 +136,23 @@ class FrameJob:
 
 @dataclass(frozen=True, slots=True)
 class DecodedEntry:
-    """What became of a wanted entry: its unverified content, or why there is none."""
+    """What became of a wanted entry of `size` bytes: `reason` says why there is none, if so."""
 
-    content: memoryview
+    size: int
     reason: str
+    _output: int
+    _offset: int
+    _piece: memoryview
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The unverified content, piece by piece: each lasts until the next, of any entry."""
+        done = 0
+        while done < self.size:
+            piece = self._piece[: self.size - done]
+            if os.preadv(self._output, [piece], self._offset + done) != len(piece):
+                raise OSError(errno.EIO, "the memory of a decoder is too short")
+            done += len(piece)
+            yield piece
 
 
 def available_memory() -> int:
@@ -240,32 +265,58 @@ def _signal_name(number: int) -> str:
     return f"was killed by signal {number}"
 
 
+class _Output:
+    """Memory of a fixed size that a worker writes a job's output to."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.descriptor = os.memfd_create("hacktree-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.descriptor, capacity)
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+
+    def close(self) -> None:
+        """Give the memory back, as soon as no worker has it mapped."""
+        os.close(self.descriptor)
+
+
 class DecoderPool:
-    """Workers and the memory that they share. Thread-safe; `start` early: it takes them 0.2 s."""
+    """Workers, up to `workers` at a time, and the memory that they share. Thread-safe.
+
+    `start` early: a worker takes 0.3 s to come up.
+    """
 
     def __init__(self, workers: int, budget: MemoryBudget) -> None:
         self.size = workers
         self.failures = 0
         self._budget = budget
         self._free: list[_Worker] = []
+        self._outputs: list[_Output] = []
         self._started = 0
         self._lock = threading.Lock()
         self._returned = threading.Semaphore(workers)
         self._number = 0
 
     def start(self) -> None:
-        """Start every worker now instead of at the first job."""
+        """Start one worker now instead of at the first job."""
         with self._lock:
-            while self._started < self.size:
+            if not self._started:
                 self._free.append(self._spawn())
+
+    def prepare(self, seconds: float) -> None:
+        """Use no more workers than pay for jobs that take one core so long; before any job."""
+        self.size = min(self.size, max(1, round(seconds / _WORTH_A_WORKER)))
+        self._returned = threading.Semaphore(self.size)
 
     def close(self) -> None:
         """End the workers; no job may be under way."""
         with self._lock:
             workers, self._free = self._free, []
+            outputs, self._outputs = self._outputs, []
             self._started = 0
         for worker in workers:
             worker.kill()
+        for output in outputs:
+            output.close()
 
     def __enter__(self) -> "DecoderPool":
         return self
@@ -281,16 +332,26 @@ class DecoderPool:
         """
         if not 0 < len(job.wanted) <= MAX_WANTED:
             raise ValueError(f"a job of {len(job.wanted)} entries")
-        # A worker first: whoever waits for one holds no memory.
-        with self._returned, self._budget.hold(job.memory):
-            output = os.memfd_create("hacktree-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            try:
-                os.ftruncate(output, job.output_size)
+        with self._budget.hold(job.memory), self._output(job.output_size) as output:
+            with self._returned:
                 reasons = self._run(job, output)
-                with _map_entries(job, reasons, output) as entries:
-                    yield entries
-            finally:
-                os.close(output)
+            yield _decoded_entries(job, reasons, output)
+
+    @contextmanager
+    def _output(self, size: int) -> Iterator[int]:
+        if size > _OUTPUT:
+            output = _Output(size)
+        else:
+            with self._lock:
+                output = self._outputs.pop() if self._outputs else _Output(_OUTPUT)
+        try:
+            yield output.descriptor
+        finally:
+            if output.capacity == _OUTPUT:
+                with self._lock:
+                    self._outputs.append(output)
+            else:
+                output.close()
 
     def _run(self, job: FrameJob, output: int) -> list[str]:
         with self._lock:
@@ -299,8 +360,6 @@ class DecoderPool:
             worker = self._free.pop() if self._free else self._spawn()
         try:
             reasons = worker.run(job, number, output)
-            # Fails as long as anybody could still write to it.
-            fcntl.fcntl(output, fcntl.F_ADD_SEALS, _SEALS)
         except (OSError, ValueError, msgspec.MsgspecError) as error:
             ending = worker.kill(0.0 if isinstance(error, TimeoutError) else _ENDING)
             with self._lock:
@@ -322,21 +381,11 @@ class DecoderPool:
         return worker
 
 
-@contextmanager
-def _map_entries(
-    job: FrameJob, reasons: Sequence[str], output: int
-) -> Iterator[list[DecodedEntry]]:
-    window = mmap.mmap(output, job.output_size, prot=mmap.PROT_READ)
-    view = memoryview(window)
+def _decoded_entries(job: FrameJob, reasons: Sequence[str], output: int) -> list[DecodedEntry]:
+    piece = memoryview(bytearray(_PIECE))
     entries, offset = [], 0
     for wanted, reason in zip(job.wanted, reasons, strict=True):
-        end = offset + job.sizes[wanted.index]
-        entries.append(DecodedEntry(view[offset:end], reason))
-        offset = end
-    try:
-        yield entries
-    finally:
-        for entry in entries:
-            entry.content.release()
-        view.release()
-        window.close()
+        size = job.sizes[wanted.index]
+        entries.append(DecodedEntry(size, reason, output, offset, piece))
+        offset += size
+    return entries

@@ -8,7 +8,8 @@ from typing import Final
 
 from hacktree.common.delta.codec import encode_delta, estimate
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
-from hacktree.common.delta.memberdelta import decode_object, encode_member
+from hacktree.common.delta.memberdelta import decode_object
+from hacktree.common.delta.memberencoding import encode_member
 from hacktree.common.delta.members.detect import DEFAULT_WORK
 from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared

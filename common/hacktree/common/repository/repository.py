@@ -38,7 +38,7 @@ class ObjectMissingError(CorruptError):
 class ObjectCorruptError(CorruptError):
     """An object's bytes do not match its name."""
 
-    def __init__(self, path: Path, why: str) -> None:
+    def __init__(self, path: Path | str, why: str) -> None:
         super().__init__(
             f"{path} is damaged: {why}",
             hint="`hacktree fsck --repair` removes damaged objects; pulling again fetches them.",
@@ -89,7 +89,8 @@ class Repository:
 
     def read_meta(self, object_id: ObjectId, max_size: int) -> bytes:
         """The bytes of a tree or commit, at most `max_size`, verified against the id."""
-        path = self.objects / meta_name(object_id)
+        # A pull reads thousands: joining strings is quicker than joining paths.
+        path = f"{self.path}/objects/{meta_name(object_id)}"
         try:
             with open(path, "rb", buffering=0) as stream:
                 if os.fstat(stream.fileno()).st_size > max_size:
