@@ -7,16 +7,18 @@ in base64. What encodes may change; what decodes a frame that was published may 
 import base64
 import hashlib
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from hacktree.common.delta.btf import NumberMap, TypeMap, rewrite
 from hacktree.common.delta.codec import encode_delta
 from hacktree.common.delta.elf import parse_elf
 from hacktree.common.delta.elfdelta import encode_elf
-from hacktree.common.delta.entry import EncodedEntry, EntryKind
+from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind
 from hacktree.common.delta.frame import FrameReader, encode_frame
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.zstandard import compress, decompress_bounded
@@ -46,6 +48,7 @@ def main() -> None:
 
 
 def _write_all() -> None:
+    from support.aarch64_elves import program
     from support.elves import VARIANTS, build
 
     VECTORS.mkdir(exist_ok=True)
@@ -58,6 +61,32 @@ def _write_all() -> None:
             _write(
                 f"elf-{variant.replace(' ', '-')}", old, new, Shared(), encode_elf(pair[0], pair[1])
             )
+
+    old, new = program(0), program(1)
+    pair = [parse_elf(np.frombuffer(data, np.uint8)) for data in (old, new)]
+    _write("elf-aarch64", old, new, Shared(), encode_elf(pair[0], pair[1]))
+    _write_module()
+
+
+def _write_module() -> None:
+    """An object file with type information whose numbers a pack-wide map moves."""
+    numbers = NumberMap(np.array([2, 9], np.int64), np.array([40_000, 40_011], np.int64))
+    shared = Shared(TypeMap(numbers, numbers))
+    source = "struct a { int x; struct a *next; char name[9]; }; enum e { E1, E2 };\n"
+    source += "int f(struct a *p, enum e e) { return p ? p->x + e : 0; }\n"
+    with tempfile.TemporaryDirectory() as directory:
+        made = Path(directory, "module.o")
+        command = ["gcc", "-O2", "-gbtf", "-c", "-x", "c", "-", "-o", str(made)]
+        subprocess.run(command, input=source.encode(), check=True)
+        old = made.read_bytes()
+    new = np.frombuffer(old, np.uint8).copy()
+    section = parse_elf(new).section(b".BTF")
+    assert section is not None
+    rewrite([new[section.offset : section.end]], shared.types)
+    changed = new.tobytes().replace(b"GCC: (", b"gcc; (")
+    entry = encode_delta(old, changed, shared)
+    assert StreamKind.PARAMETERS in entry.parts
+    _write("module-types", old, changed, shared, entry)
 
 
 def _write(name: str, old: bytes, new: bytes, shared: Shared, entry: EncodedEntry | None) -> None:

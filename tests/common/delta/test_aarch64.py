@@ -5,7 +5,6 @@ A64 base instructions"; the comments name the instruction.
 """
 
 import random
-import struct
 import subprocess
 import sys
 import zipfile
@@ -24,6 +23,7 @@ from hacktree.common.delta.frame import entry_size
 from hacktree.common.delta.plain import encode_plain
 from hacktree.common.delta.references import Reach
 from hacktree.common.delta.shared import Shared
+from support.aarch64_elves import DATA, NOP, TEXT, make_elf, program
 from support.elves import mutate
 
 SHARED = Shared()
@@ -75,29 +75,6 @@ def test_values_wrap_and_leave_other_bits(encoding: Encoding) -> None:
         assert int(np.bitwise_or.reduce(written ^ words)).bit_count() == bits
 
 
-TEXT, DATA = 0x1000, 0x21000
-"""Addresses of the sections of `make_elf`."""
-
-
-def make_elf(words: list[int], data: bytes = bytes(0x2000), *, hole: int = 0) -> bytes:
-    """A library of .text at `TEXT`, and of .data at `DATA` + `hole`."""
-    text = struct.pack(f"<{len(words)}I", *words)
-    names = b"\0.text\0.data\0.shstrtab\0"
-    rows = [
-        (0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
-        (1, 1, 6, TEXT, 64, len(text), 0, 0, 4, 0),
-        (7, 1, 3, DATA + hole, 64 + len(text), len(data), 0, 0, 8, 0),
-        (13, 3, 0, 0, 64 + len(text) + len(data), len(names), 0, 0, 1, 0),
-    ]
-    body = text + data + names
-    body += bytes(-len(body) % 8)
-    head = struct.pack(
-        "<16sHHIQQQIHHHHHH",
-        *(b"\x7fELF\x02\x01\x01", 3, 183, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, 4, 3),
-    )
-    return head + body + b"".join(struct.pack("<IIQQQQIIQQ", *row) for row in rows)
-
-
 def scan(words: list[int]) -> list[tuple[int, int, Encoding, int]]:
     """(number of the word, target, encoding, scale) of every reference in code at `TEXT`."""
     elf = parse_elf(np.frombuffer(make_elf(words), np.uint8))
@@ -109,7 +86,7 @@ def scan(words: list[int]) -> list[tuple[int, int, Encoding, int]]:
     )
 
 
-NOP, RET = 0xD503201F, 0xD65F03C0
+RET = 0xD65F03C0
 ADRP = 0x90000100  # adrp x0, .+131072: the page of DATA
 ADD = 0x91004001  # add x1, x0, #16
 LDR = 0xF9400802  # ldr x2, [x0, #16]
@@ -182,39 +159,6 @@ def test_offsets_beyond_the_page_are_no_halves() -> None:
     assert scan([ADRP, 0xF9480002]) == [(0, DATA, Encoding.PAGE21, 1)]  # ldr x2, [x0, #4096]
 
 
-def _program(version: int) -> bytes:
-    """Functions that call each other and use data; version 1 has one more and moves .data."""
-    count = 400
-    chance = random.Random(5)
-    names = list(range(count))
-    plans = {
-        name: [(chance.choice("cdl"), chance.randrange(count)) for _ in range(9)]
-        for name in [*names, count]
-    }
-    if version:
-        names.insert(100, count)
-    place = {name: 40 * index for index, name in enumerate(names)}
-    hole = 0x1238 * version
-    words: list[int] = []
-    for name in names:
-        start = len(words)
-        for kind, other in plans[name]:
-            here = len(words)
-            if kind == "c":
-                words.append(0x94000000 | (place[other] - here) & 0x3FFFFFF)  # bl
-                continue
-            target = DATA + hole + 8 * other
-            pages = (target >> 12) - (TEXT + 4 * here >> 12)
-            adrp = 0x90000000 | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5
-            low = target & 0xFFF
-            half = 0x91000000 | low << 10 if kind == "d" else 0xF9400000 | low // 8 << 10
-            words += [adrp | 9, half | 9 << 5 | 9]
-        # Something of its own: mov w3, #name; mov w4, #2 name + 1.
-        words += [0x52800003 | name << 5, 0x52800004 | (2 * name + 1) << 5]
-        words += [NOP] * (start + 40 - len(words))
-    return make_elf(words, bytes(range(256)) * 32, hole=hole)
-
-
 def decode(entry: EncodedEntry, old: bytes, size: int) -> bytes:
     output = bytearray(size)
     parts = {kind: memoryview(part) for kind, part in entry.parts.items() if part}
@@ -231,7 +175,7 @@ def both_ways(old: bytes, new: bytes) -> tuple[EncodedEntry, EncodedEntry]:
 
 
 def test_moved_code_and_data_are_predicted() -> None:
-    old, new = _program(0), _program(1)
+    old, new = program(0), program(1)
     aware, plain = both_ways(old, new)
     assert decode(aware, old, len(new)) == new
     assert len(aware.parts[StreamKind.REFERENCE_VALUES]) <= 40
@@ -239,7 +183,7 @@ def test_moved_code_and_data_are_predicted() -> None:
 
 
 def test_files_that_lie() -> None:
-    old, new = _program(0), _program(1)
+    old, new = program(0), program(1)
     for seed in range(40):
         chance = random.Random(seed)
         one, other = mutate(old, chance), mutate(new, chance)
