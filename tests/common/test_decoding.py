@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from hacktree.common.delta.codec import encode_delta
-from hacktree.common.delta.entry import EncodedEntry, encode_full
+from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind, encode_full
 from hacktree.common.delta.frame import encode_frame
 from hacktree.common.delta.shared import Shared
 from hacktree.common.repository import decoding
@@ -159,6 +159,45 @@ def test_memory_for_a_large_output_is_given_back(pool: DecoderPool, context: Pac
         with pool.decode(job) as decoded:
             assert os.fstat(decoded[0]._output).st_size == 16 << 20
             assert content(decoded[0]) == NEW
+
+
+def peak_memory(pid: int) -> int:
+    """Bytes of memory that a process has had at most."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) << 10
+
+
+BOMB = 40_000_000
+BOMBS = {
+    "differences": {StreamKind.DIFF_GAPS: bytes(BOMB), StreamKind.DIFF_VALUES: bytes(BOMB)},
+    "copies": {
+        StreamKind.COPY_LENGTHS: b"\x08" * BOMB,
+        StreamKind.COPY_GAPS: bytes(BOMB),
+        StreamKind.COPY_SEEKS: bytes(BOMB),
+    },
+    "references": {
+        StreamKind.REFERENCE_GAPS: bytes(BOMB),
+        StreamKind.REFERENCE_VALUES: bytes(BOMB),
+    },
+    "content": {StreamKind.CONTENT: bytes(4 * BOMB)},
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("kind", [EntryKind.DELTA, EntryKind.ELF, EntryKind.FULL])
+def test_bombs_stay_below_the_ceiling(context: PackContext, name: str, kind: EntryKind) -> None:
+    """Streams as long as they may be, a few kilobytes compressed, of one integer a byte."""
+    budget = 192 << 20
+    base = OLD
+    frame = encode_frame([EncodedEntry(kind, BOMBS[name], 0)])
+    assert len(frame) < BOMB // 1000
+    with DecoderPool(1, MemoryBudget(budget)) as pool, file_of(frame) as file, file_of(base) as old:
+        job = FrameJob(context, file.fileno(), 0, len(frame), [kind], [BOMB],
+                       [WantedEntry(0, old.fileno() if kind else None)])  # fmt: skip
+        with pool.decode(job) as decoded:
+            assert decoded[0].reason
+        (worker,) = pool._free
+        assert peak_memory(worker.pid) < budget + (256 << 20) + BOMB
 
 
 def test_a_worker_has_no_privileges(pool: DecoderPool, context: PackContext) -> None:

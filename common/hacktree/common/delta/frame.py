@@ -4,6 +4,7 @@ A frame's first stream holds the size of every entry's part in every other strea
 so any entry can be decoded without the ones before it. docs/format.md, "Frames" and "Entries".
 """
 
+import mmap
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal
 
@@ -20,6 +21,8 @@ from hacktree.common.delta.together import Item, decode_together
 from hacktree.common.delta.varint import decode_varints, encode_varints
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
+
+Buffer = bytes | memoryview | mmap.mmap
 
 MAX_ENTRIES: Final = 4096
 MAX_FRAME_SIZE: Final = 1 << 30
@@ -119,7 +122,7 @@ class FrameReader:
         self._streams = _unpack(frame, dictionary)
         self._offsets = _read_records(self._streams, frame.count)
 
-    def decode(self, index: int, old: bytes | memoryview | None, output: memoryview) -> None:
+    def decode(self, index: int, old: Buffer | None, output: memoryview) -> None:
         """Fill `output` with entry `index`; `old` is its base, None if it has none."""
         base = None if old is None else memoryview(old)
         kind = EntryKind(self._kinds[index])

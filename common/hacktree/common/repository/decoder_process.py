@@ -205,16 +205,17 @@ class Decoder:
         output: memoryview,
     ) -> str:
         target = output[wanted.offset : wanted.offset + job.sizes[wanted.index]]
+        base = None if wanted.base < 0 else _read_base(bases[wanted.base])
         try:
-            if wanted.base < 0:
-                reader.decode(wanted.index, None, target)
-            else:
-                _decode_with_base(reader, wanted.index, bases[wanted.base], target)
+            reader.decode(wanted.index, base, target)
+            reason = ""
         except (FormatError, MemoryError, ValueError, OverflowError) as error:
-            return _reason(error)
-        finally:
-            target.release()
-        return ""
+            reason = _reason(error)
+        # Only now is the error gone, whose traceback had arrays over both.
+        target.release()
+        if isinstance(base, mmap.mmap):
+            _unmap(base)
+        return reason
 
 
 @dataclass(slots=True)
@@ -251,18 +252,11 @@ def _batches(job: Job, bases: Sequence[int]) -> Iterator[_Batch]:
         yield batch
 
 
-def _decode_with_base(reader: FrameReader, index: int, descriptor: int, target: memoryview) -> None:
+def _read_base(descriptor: int) -> bytes | mmap.mmap:
     size = os.fstat(descriptor).st_size
     if size <= _MAPPED:
-        reader.decode(index, os.pread(descriptor, size, 0), target)
-        return
-    base = mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
-    try:
-        view = memoryview(base)
-        reader.decode(index, view, target)
-        view.release()
-    finally:
-        _unmap(base)
+        return os.pread(descriptor, size, 0)
+    return mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
 
 
 def _unmap(window: mmap.mmap) -> None:
