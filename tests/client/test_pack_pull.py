@@ -232,6 +232,23 @@ async def test_a_pack_that_is_gone_is_done_without(farm: Repository, client: Rep
     assert_whole(client, second)
 
 
+async def test_when_a_pack_is_gone_another_route_is_taken(
+    farm: Repository, client: Repository
+) -> None:
+    commits = [make_commit(farm, build(number)) for number in range(1, 4)]
+    await bring(farm, client, commits[0])
+    direct, *steps = publish_packs(farm, [(commits[0], commits[2]), *itertools.pairwise(commits)])
+    for gone in ([direct], [direct, steps[1]]):
+        result, _ = await pull_with_faults(
+            farm, client, {f"packs/{edge.pack.hex()}": None for edge in gone}
+        )
+        assert any("no such file" in note for note in result.packs.notes)
+        assert (result.packs.objects > 0) == (len(gone) == 1)
+        assert_whole(client, commits[2])
+        client = make_repository(client.path.with_name("another"), Mode.BARE_USER)
+        await bring(farm, client, commits[0])
+
+
 async def test_a_damaged_local_base_is_blamed_and_not_the_pack(
     farm: Repository, client: Repository
 ) -> None:

@@ -7,7 +7,7 @@ one, and why is kept for the report. docs/architecture.md, "Life of a pull".
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -43,6 +43,9 @@ from hacktree.common.repository.repository import Repository
 
 _MAX_SEGMENTS: Final = 8
 """Segments of the graph that are read before objects are fetched one by one."""
+
+_MAX_ROUTES: Final = 4
+"""Routes that are tried when packs of those before are gone."""
 
 _DEFAULT_BANDWIDTH: Final = 12.5e6
 _SLOWEST: Final = 1e3
@@ -106,10 +109,16 @@ async def choose_packs(
     if not starts or tree in starts:
         return choice
     try:
-        routes = await _find_routes(source, choice, starts, tree)
-        if routes:
+        edges = await _read_edges(source, choice, starts, tree)
+        for _ in range(_MAX_ROUTES):
+            routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
+            if not routes:
+                break
             found()
-            await _open_route(staging, target, source, choice, routes)
+            useless = await _open_route(staging, target, source, choice, routes)
+            if not useless:
+                break
+            edges = [edge for edge in edges if edge.pack not in useless]
     except (SourceError, FormatError, CorruptError) as error:
         choice.notes.append(f"packs are not used: {error.message}")
         choice.route, choice.packs = None, ()
@@ -129,9 +138,10 @@ def held_trees(repository: Repository) -> dict[ObjectId, ObjectId]:
     return held
 
 
-async def _find_routes(
+async def _read_edges(
     source: Source, choice: PackChoice, starts: dict[ObjectId, ObjectId], tree: ObjectId
-) -> tuple[Route, ...]:
+) -> list[Edge]:
+    """The graph from its newest edges on, until a route is among them."""
     edges: list[Edge] = []
     name = TAIL
     for _ in range(_MAX_SEGMENTS):
@@ -144,11 +154,10 @@ async def _find_routes(
             choice.model = _with_round_trip(choice.model, time.monotonic() - started)
         segment = _decode_segment(data, name)
         edges.extend(segment.edges)
-        routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
-        if routes or segment.older is None:
-            return routes
+        if segment.older is None or find_routes(edges, starts, tree, choice.model.edge_seconds):
+            break
         name = segment.older.hex()
-    return ()
+    return edges
 
 
 def _decode_segment(data: bytes, name: str) -> Segment:
@@ -163,26 +172,48 @@ async def _open_route(
     source: Source,
     choice: PackChoice,
     routes: tuple[Route, ...],
-) -> None:
+) -> Set[ObjectId]:
+    """Take the best route; returns the packs that are gone, or are none, and were to be of it."""
     best = routes[0]
     choice.alternatives = routes[1:]
     whole = sum((_whole_work(edge) for edge in best.edges[-1:]), Work(0, 0, 0))
     if choice.model.prefer is Prefer.AUTO and choice.model.work_seconds(whole) < best.seconds:
         choice.notes.append("fetching objects one by one is cheaper than any route of packs")
         choice.alternatives = routes
-        return
+        return frozenset()
     started, before = time.monotonic(), source.traffic.bytes
-    heads = await asyncio.gather(*(_read_head(source, edge) for edge in best.edges))
+    tasks = [_read_head(source, edge) for edge in best.edges]
+    heads = await asyncio.gather(*tasks, return_exceptions=True)
     received = source.traffic.bytes - before
     choice.model = _with_bandwidth(
         staging.repository, choice.model, received, time.monotonic() - started
     )
+    good, useless = _sort_out(best, heads, choice.notes)
+    if useless:
+        return useless
     # A test of the libraries, if it is due, leaves the interpreter to the other.
     (choice.packs, choice.trees), choice.kinds = await asyncio.gather(
-        asyncio.to_thread(_join, staging, target, best, heads),
+        asyncio.to_thread(_join, staging, target, best, good),
         asyncio.to_thread(decodable_kinds, staging.repository),
     )
     choice.route = best
+    return useless
+
+
+def _sort_out(
+    route: Route, heads: Sequence[PackHead | BaseException], notes: list[str]
+) -> tuple[list[PackHead], set[ObjectId]]:
+    """The heads that came, and the packs that are gone or are none; raises any other failure."""
+    good, useless = [], set()
+    for edge, head in zip(route.edges, heads, strict=True):
+        if isinstance(head, NotServedError | FormatError):
+            notes.append(f"pack {edge.pack.hex()[:16]} is not used: {head.message}")
+            useless.add(edge.pack)
+        elif isinstance(head, BaseException):
+            raise head
+        else:
+            good.append(head)
+    return good, useless
 
 
 def _whole_work(edge: Edge) -> Work:

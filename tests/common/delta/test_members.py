@@ -22,7 +22,6 @@ from hacktree.common.delta.members.expansion import (
     common_layout_cost,
     expand,
     expansion_cost,
-    layout_memory,
     rebuild,
 )
 from hacktree.common.delta.members.gnu_deflate import gnu_deflate
@@ -102,7 +101,6 @@ def test_a_layout_has_one_encoding() -> None:
     data = encode_layout(layout)
     assert decode_layout(data, 18, 22) == layout
     assert (file_length(layout), expanded_length(layout)) == (18, 22)
-    assert layout_memory(layout) > 0
     assert common_layout_cost(layout) > 0
     assert expansion_cost(layout) > 0
 

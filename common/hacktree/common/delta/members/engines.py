@@ -9,17 +9,11 @@ import zlib
 from typing import Any, Final
 
 from hacktree.common.delta.members.gnu_deflate import gnu_deflate
-from hacktree.common.delta.members.layout import MAX_WINDOW, Engine, check_parameters
+from hacktree.common.delta.members.layout import Engine, check_parameters
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.zstandard import decompress_bounded, zstd
 
 Buffer = bytes | bytearray | memoryview
-
-_LZMA_MEMORY: Final = 11
-"""Bytes that LZMA2's encoder needs for each byte of its dictionary, about."""
-
-_GNU_MEMORY: Final = 30
-"""Bytes for each byte of content, where few match; a third of it for text."""
 
 _COMPRESSION_NANOSECONDS: Final = {
     Engine.LZMA2: 220,
@@ -126,12 +120,3 @@ def compression_cost(engine: Engine, parameters: tuple[int, ...], size: int) -> 
 def decompression_cost(engine: Engine, size: int) -> int:
     """Microseconds of `decompress` for `size` bytes of content, about."""
     return 20 + size * _DECOMPRESSION_NANOSECONDS[engine] // 1000
-
-
-def compression_memory(engine: Engine, parameters: tuple[int, ...], size: int) -> int:
-    """Bytes that `compress` needs besides its argument and its result, about."""
-    if engine is Engine.LZMA2:
-        return _LZMA_MEMORY * parameters[2]
-    if engine is Engine.GNU_DEFLATE:
-        return _GNU_MEMORY * size
-    return min(4 * size, MAX_WINDOW) + (1 << 20)

@@ -1,11 +1,8 @@
 """From a file to its expanded form and back: the decoder's half of compressed members."""
 
-from typing import Final
-
 from hacktree.common.delta.members.engines import (
     compress,
     compression_cost,
-    compression_memory,
     decompress,
     decompression_cost,
 )
@@ -13,8 +10,6 @@ from hacktree.common.delta.members.layout import Layout, expanded_length, file_l
 from hacktree.common.objects.errors import FormatError
 
 Buffer = bytes | bytearray | memoryview
-
-_BASE_MEMORY: Final = 1 << 20
 
 
 def expand(data: Buffer, layout: Layout, max_length: int) -> bytes:
@@ -84,13 +79,4 @@ def expansion_cost(layout: Layout) -> int:
     return sum(
         decompression_cost(layout.recipes[member.recipe].engine, member.content)
         for member in layout.members
-    )
-
-
-def layout_memory(layout: Layout) -> int:
-    """Bytes that `rebuild` needs beyond its arguments, at most about: the costliest member's."""
-    return _BASE_MEMORY + max(
-        compression_memory(recipe.engine, recipe.parameters, member.content)
-        for member in layout.members
-        for recipe in (layout.recipes[member.recipe],)
     )
