@@ -9,7 +9,6 @@ from hacktree.common.delta.pairing import (
     Place,
     pair_by_sketches,
     pair_contents,
-    share_content,
     sketch_content,
 )
 
@@ -112,13 +111,6 @@ def test_contents_without_a_name_in_common_are_paired_by_what_they_share() -> No
     old = {number: sketch_content(data) for number, data in enumerate(contents)}
     new = {0: sketch_content(changed), 1: sketch_content(source.randbytes(60_000))}
     assert pair_by_sketches(old, new) == {0: 7}
-
-
-def test_contents_that_share_a_part_are_told_from_those_that_share_nothing() -> None:
-    source = random.Random(2)
-    old = source.randbytes(500_000)
-    assert share_content(old, source.randbytes(100_000) + old[100_000:])
-    assert not share_content(old, source.randbytes(500_000))
 
 
 def test_tiny_and_uniform_contents_have_nothing_to_share() -> None:

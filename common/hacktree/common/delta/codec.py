@@ -21,7 +21,7 @@ _MICROSECONDS_FOR_A_BYTE: Final = 10
 _SMALL: Final = 1 << 20
 """ELF files up to this many bytes are tried both ways."""
 
-_POOR: Final = 0.25
+_POOR: Final = 0.4
 """An ELF-aware entry that leaves more than this of the whole file is compared with a plain one."""
 
 _HARDLY_MORE: Final = 1500

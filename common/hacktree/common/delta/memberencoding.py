@@ -27,7 +27,7 @@ def encode_member(old: bytes, new: bytes, work: int) -> EncodedEntry | None:
     layout = find_members(new, work)
     if layout is None or expanded_length(layout) > expanded_bound(len(new)):
         return None
-    before = find_members(old, work)
+    before = find_members(old, work, exact=False)
     base = old if before is None else expand(old, before, MAX_EXPANDED)
     inner = encode_delta(base, expand(new, layout, MAX_EXPANDED), Shared())
     parameters = MemberParameters(

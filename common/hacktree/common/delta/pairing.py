@@ -205,12 +205,6 @@ def sketch_content(data: bytes) -> Sketch:
     return sketch
 
 
-def share_content(old: bytes, new: bytes) -> bool:
-    """Whether sketches say that a good part of `new` is in `old`."""
-    before, after = sketch_content(old), sketch_content(new)
-    return bool(np.any((before == after) & (after != np.iinfo(np.uint64).max)))
-
-
 def pair_by_sketches(
     old: Mapping[int, Sketch], new: Mapping[int, Sketch], *, least: int = 4
 ) -> dict[int, int]:

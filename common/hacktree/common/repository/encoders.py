@@ -1,8 +1,7 @@
 """Supervising encoder workers: a crash, a hang or a file too large costs one entry, never a pack.
 
-Works as a `concurrent.futures.Executor` does: jobs are submitted, futures resolve to answers. Each
-of its threads drives one worker process and waits for its answers with a deadline; after a failure
-the worker is replaced.
+Jobs are submitted, futures resolve to answers. Each of its threads drives one worker process and
+waits for its answers with a deadline; after a failure the worker is replaced.
 """
 
 import os
@@ -12,9 +11,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
+from threading import Thread
 from typing import IO, Final, cast
 
 import msgspec
@@ -53,6 +54,20 @@ WORKER: Final = (sys.executable, "-I", "-m", _PROGRAM)
 """The command of a worker, with a whole path; its arguments are appended."""
 
 
+_LAST, _URGENT, _NORMAL = range(3)
+"""An end comes before all that waits."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Order:
+    """A job that waits; without one: the end."""
+
+    priority: int
+    number: int
+    job: Job | None = field(compare=False)
+    future: "Future[Answer]" = field(compare=False)
+
+
 class EncoderPool:
     """Workers for one pack: `repository` and `shared` are paths, of the archive and its maps."""
 
@@ -71,9 +86,13 @@ class EncoderPool:
             *(sys.executable, "-I", "-m", _LAUNCHER, *limited),
             *(*command, repository, shared),
         ]
-        self._threads = ThreadPoolExecutor(workers, "encoder")
+        self._jobs: queue.PriorityQueue[_Order] = queue.PriorityQueue()
+        self._numbers = count()
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._all: list[_Worker] = []
+        self._threads = [Thread(target=self._serve, name="encoder") for _ in range(workers)]
+        for thread in self._threads:
+            thread.start()
 
     def __enter__(self) -> "EncoderPool":
         return self
@@ -81,18 +100,31 @@ class EncoderPool:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def submit(self, job: Job) -> "Future[Answer]":
-        """Have a job done; jobs begin in the order in which they are submitted."""
-        return self._threads.submit(self._run, job)
+    def submit(self, job: Job, *, urgent: bool = False) -> "Future[Answer]":
+        """Have a job done; jobs begin in the order of their submission, urgent ones first."""
+        future: Future[Answer] = Future()
+        self._jobs.put(_Order(_URGENT if urgent else _NORMAL, next(self._numbers), job, future))
+        return future
 
     def close(self) -> None:
         """Forget what has not begun, and end the workers, whatever they are doing."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for _ in self._threads:
+            self._jobs.put(_Order(_LAST, next(self._numbers), None, Future()))
         for worker in list(self._all):
             worker.kill()
-        self._threads.shutdown()
+        for thread in self._threads:
+            thread.join()
         for worker in self._all:
             worker.end()
+
+    def _serve(self) -> None:
+        """A thread: does jobs until it is told to end."""
+        while (order := self._jobs.get()).job is not None:
+            if order.future.set_running_or_notify_cancel():
+                try:
+                    order.future.set_result(self._run(order.job))
+                except BaseException as error:  # noqa: BLE001 - it is the waiter's to handle
+                    order.future.set_exception(error)
 
     def _run(self, job: Job) -> Answer:
         worker = self._take()

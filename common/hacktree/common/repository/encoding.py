@@ -11,7 +11,6 @@ from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
 from hacktree.common.delta.memberdelta import decode_object
 from hacktree.common.delta.memberencoding import encode_member
 from hacktree.common.delta.members.detect import DEFAULT_WORK
-from hacktree.common.delta.pairing import share_content
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.zstandard import compress, compressed_size
@@ -21,12 +20,12 @@ _WORTH: Final = 0.95
 
 _DENSE: Final = 0.97
 _LOOKED_AT: Final = 1 << 20
-"""A file of more bytes than this that compresses no better is looked at before it is encoded."""
-
 _LONG_SEARCH: Final = 16 << 20
+"""Files of so many bytes, the less if they compress no better, are looked at before a search."""
+
 _HARDLY_RELATED: Final = 0.85
-"""A file of so many bytes that knowing the old one shortens no more than so is not searched: that
-would take minutes (firefox 140 to 153: eight), and LZMA makes less of the whole than of the delta.
+"""What knowing the old file shortens no more than so is not searched: that would take minutes
+(firefox 140 to 153: eight), and LZMA makes less of the whole than of the delta.
 """
 
 _WHOLE_LEVEL: Final = 6
@@ -61,9 +60,8 @@ def encode_best(old: bytes, new: bytes, shared: Shared) -> Chosen:
 
 def _is_hopeless(old: bytes, new: bytes, whole: int) -> bool:
     """Whether a long search would find nothing that is worth it."""
-    if whole > _DENSE * len(new) and len(new) > _LOOKED_AT and not share_content(old, new):
-        return True  # Compressed anew.
-    if len(new) < _LONG_SEARCH:
+    dense = whole > _DENSE * len(new)
+    if len(new) < (_LOOKED_AT if dense else _LONG_SEARCH):
         return False
     return compressed_size(new, old) > _HARDLY_RELATED * compressed_size(new)
 

@@ -62,6 +62,9 @@ FRAME_BYTES: Final = 1 << 20
 ALONE_BYTES: Final = 256 << 10
 """A frame's entries, their compressed bytes, and what an entry is that stands alone."""
 
+_BEGUN_EARLY: Final = 4 << 20
+"""Compressed bytes of an entry whose frame is begun before all entries are encoded."""
+
 _LARGE_WHOLE: Final = 1 << 20
 _HARDLY_SMALLER: Final = 0.97
 """A whole object of so many compressed bytes is packed if that makes it at least so much smaller
@@ -195,6 +198,7 @@ class _Packing:
         self._degraded: dict[bytes, str] = {}
         self._left_out: dict[bytes, str] = {}
         self._succeeded = False
+        self._early: dict[Path, Future[Answer]] = {}
 
     def run(self) -> PackReport:
         repository, encoders = self._repository, self._encoders
@@ -252,10 +256,18 @@ class _Packing:
             if isinstance(answer, EntryDone):
                 choices = [_Entry(target, c, n, made) for n, c in enumerate(answer.choices)]
                 best[target.ordinal], *others[target.ordinal] = choices
+                self._begin_large(pool, cache, choices)
             else:
                 self._degraded[target.path] = _reason(answer)
         entries = [best.get(target.ordinal) or self._whole(target) for target in plan.targets]
         return entries, [e for target in plan.targets for e in others.get(target.ordinal, ())]
+
+    def _begin_large(self, pool: EncoderPool, cache: DeltaCache, choices: Sequence[_Entry]) -> None:
+        """Compress what takes a core for minutes while there is other work for the others."""
+        for entry in choices:
+            if entry.choice.estimate > _BEGUN_EARLY and not self._is_hopeless(entry):
+                path, job = _frame_job(pool, cache, [entry])
+                self._early[path] = pool.submit(job, urgent=True)
 
     def _whole(self, target: Target) -> _Entry:
         return _Entry(target, Choice(EntryKind.FULL, self._stored_size(target), 0))
@@ -293,12 +305,8 @@ class _Packing:
         jobs: dict[Future[Answer], tuple[tuple[int, int], Path]] = {}
         sizes = {}
         for key, entries in sorted(waiting.items(), key=lambda item: -_estimate(item[1])):
-            path = cache.frame(entry.key for entry in entries)
-            items = [
-                FrameItem(Content(e.target.id, e.target.size), e.made, e.number) for e in entries
-            ]
-            seconds = pool.limits.seconds_for(sum(e.target.size for e in entries))
-            future = pool.submit(FrameJob(items, str(path), seconds))
+            path, job = _frame_job(pool, cache, entries)
+            future = self._early.pop(path, None) or pool.submit(job)
             jobs[future] = key, path
             sizes[future] = _estimate(entries)
         failed = {}
@@ -446,6 +454,16 @@ def arrange_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
         current.append(entry)
         size += estimate
     return [*frames, current] if current else frames
+
+
+def _frame_job(
+    pool: EncoderPool, cache: DeltaCache, entries: Sequence[_Entry]
+) -> tuple[Path, FrameJob]:
+    """The job that makes a frame, and the cache file that it fills."""
+    path = cache.frame(entry.key for entry in entries)
+    items = [FrameItem(Content(e.target.id, e.target.size), e.made, e.number) for e in entries]
+    seconds = pool.limits.seconds_for(sum(e.target.size for e in entries))
+    return path, FrameJob(items, str(path), seconds)
 
 
 def _estimate(entries: Sequence[_Entry]) -> int:

@@ -76,19 +76,23 @@ class _Proven:
     recipe: _RecipeKey
 
 
-def find_members(data: bytes, work: int = DEFAULT_WORK) -> Layout | None:
+def find_members(data: bytes, work: int = DEFAULT_WORK, *, exact: bool = True) -> Layout | None:
     """The layout of `data`, or None if nothing in it can be compressed again exactly.
 
     Gives up when the tries would take more than `work` microseconds, about; what was proven until
-    then counts.
+    then counts. Without `exact` nothing is tried: the layout serves for reading the contents only.
     """
     proven: list[_Proven] = []
+    recipe: _RecipeKey | None
     last: _RecipeKey | None = None
     try:
         for found in _find(data):
             if len(proven) == MAX_MEMBERS:
                 break
-            recipe, work = _prove(data, found, _likeliest_first(found.recipes, last), work)
+            if exact:
+                recipe, work = _prove(data, found, _likeliest_first(found.recipes, last), work)
+            else:
+                recipe = found.recipes[0] if found.content else None
             if recipe is not None:
                 proven.append(_Proven(found.start, found.end, len(found.content), recipe))
                 last = recipe
