@@ -165,7 +165,6 @@ class PackFetcher:
     async def run(self, content: ContentPlan, plan: FetchPlan) -> None:
         """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
         wanted = _wanted(content, self.staging)
-        self.pool.prepare(plan.work.decode_us * 1e-6)
         # While workers decode, one more thread stores what came before.
         with ThreadPoolExecutor(self.pool.size + 1, "decode") as executor:
             for joined, pack_plan in zip(self._choice.packs, plan.packs, strict=True):

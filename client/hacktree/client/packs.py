@@ -96,11 +96,12 @@ async def choose_packs(
     target: Target,
     source: Source,
     model: CostModel,
-    found: Callable[[], None],
+    found: Callable[[float], None],
 ) -> PackChoice:
     """Find the cheapest route to the target's tree and stage the trees that it brings.
 
-    `found` is called as soon as there is a route: what decodes packs can get ready meanwhile.
+    `found` is called as soon as there is a route, with the seconds for which decoding all of it
+    takes one core: what decodes packs can get ready meanwhile.
     """
     choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
@@ -114,7 +115,7 @@ async def choose_packs(
             routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
             if not routes:
                 break
-            found()
+            found(routes[0].work.decode_us * 1e-6)
             useless = await _open_route(staging, target, source, choice, routes)
             if not useless:
                 break
@@ -176,8 +177,11 @@ async def _open_route(
     """Take the best route; returns the packs that are gone, or are none, and were to be of it."""
     best = routes[0]
     choice.alternatives = routes[1:]
-    whole = sum((_whole_work(edge) for edge in best.edges[-1:]), Work(0, 0, 0))
-    if choice.model.prefer is Prefer.AUTO and choice.model.work_seconds(whole) < best.seconds:
+    # What a pack costs at most says little: its heads tell what to leave. They cost what they cost.
+    heads_work = Work(sum(edge.head_length for edge in best.edges), len(best.edges), 0)
+    whole = _whole_work(best.edges[-1]) if best.edges else Work(0, 0, 0)
+    cheaper = choice.model.work_seconds(whole) < choice.model.work_seconds(heads_work)
+    if choice.model.prefer is Prefer.AUTO and cheaper:
         choice.notes.append("fetching objects one by one is cheaper than any route of packs")
         choice.alternatives = routes
         return frozenset()

@@ -169,7 +169,7 @@ async def _choose_packs(
     request: PullRequest,
     target: Target,
     sources: Sequence[Source],
-    found: Callable[[], None],
+    found: Callable[[float], None],
 ) -> PackChoice:
     """Packs for this pull; none where they are not wanted or cost more than they spare."""
     prefer = request.prefer
@@ -198,7 +198,7 @@ async def plan_only(
     """What `pull` would do. The trees read for this stay staged for it."""
     target = await _find(repository, request, heads, sources[-1])
     with take_staging(repository) as staging:
-        choice = await _choose_packs(staging, request, target, sources, lambda: None)
+        choice = await _choose_packs(staging, request, target, sources, lambda seconds: None)
         return await make_plan(staging, target, sources, request.connections, choice)
 
 

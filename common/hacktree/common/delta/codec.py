@@ -13,13 +13,19 @@ from hacktree.common.delta.plain import Parts, decode_plain, encode_plain
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.varint import decode_varints, encode_varints
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.zstandard import compress
+from hacktree.common.objects.zstandard import compress, compressed_size
 
 _MICROSECONDS_FOR_A_BYTE: Final = 10
 """What an entry may take longer to decode for each byte that it saves."""
 
 _SMALL: Final = 1 << 20
 """ELF files up to this many bytes are tried both ways."""
+
+_LARGE_OBJECT: Final = 256 << 10
+_REBUILT: Final = 0.1
+"""An object file of so many bytes that knowing the old one does not shorten to this is not searched
+as plain bytes first.
+"""
 
 _POOR: Final = 0.4
 """An ELF-aware entry that leaves more than this of the whole file is compared with a plain one."""
@@ -59,7 +65,7 @@ def _candidates(before: U8, after: U8) -> list[EncodedEntry | None]:
         old, new = parse_elf(before), parse_elf(after)
     except NotElfError:
         return [encode_plain(before, after)]
-    if old.is_relocatable:
+    if old.is_relocatable and not _is_rebuilt(before, after):
         plain = encode_plain(before, after)
         if estimate(plain) <= _HARDLY_MORE:
             return [plain]
@@ -79,6 +85,14 @@ def _encode_elf(old: Elf, new: Elf) -> EncodedEntry | None:
 
 def _is_poor(entry: EncodedEntry, after: U8) -> bool:
     return estimate(entry) > _POOR * len(compress(after.tobytes(), 3))
+
+
+def _is_rebuilt(before: U8, after: U8) -> bool:
+    """Whether so much of a large object file changed that its references decide."""
+    if len(after) < _LARGE_OBJECT:
+        return False
+    new = after.tobytes()
+    return compressed_size(new, before.tobytes()) > _REBUILT * compressed_size(new)
 
 
 def _renumber(before: U8, shared: Shared) -> tuple[U8, bytes]:

@@ -61,7 +61,7 @@ _OUTPUT: Final = 16 << 20
 decoding does.
 """
 
-_WORTH_A_WORKER: Final = 0.5
+_WORTH_A_WORKER: Final = 1.0
 """Seconds of work for each worker: its start takes 0.3."""
 
 _PIECE: Final = 256 << 10
@@ -280,10 +280,7 @@ class _Output:
 
 
 class DecoderPool:
-    """Workers, up to `workers` at a time, and the memory that they share. Thread-safe.
-
-    `start` early: a worker takes 0.3 s to come up.
-    """
+    """Workers, up to `workers` at a time, and the memory that they share. Thread-safe."""
 
     def __init__(self, workers: int, budget: MemoryBudget) -> None:
         self.size = workers
@@ -296,16 +293,16 @@ class DecoderPool:
         self._returned = threading.Semaphore(workers)
         self._number = 0
 
-    def start(self) -> None:
-        """Start one worker now instead of at the first job."""
-        with self._lock:
-            if not self._started:
-                self._free.append(self._spawn())
+    def start(self, seconds: float) -> None:
+        """Start the workers that pay for jobs which take one core so long, at most: before any job.
 
-    def prepare(self, seconds: float) -> None:
-        """Use no more workers than pay for jobs that take one core so long; before any job."""
+        Early, for a worker takes 0.3 s to come up.
+        """
         self.size = min(self.size, max(1, round(seconds / _WORTH_A_WORKER)))
         self._returned = threading.Semaphore(self.size)
+        with self._lock:
+            while self._started < self.size:
+                self._free.append(self._spawn())
 
     def close(self) -> None:
         """End the workers; no job may be under way."""
