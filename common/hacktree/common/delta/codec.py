@@ -30,7 +30,7 @@ as plain bytes first.
 _POOR: Final = 0.4
 """An ELF-aware entry that leaves more than this of the whole file is compared with a plain one."""
 
-_HARDLY_MORE: Final = 1500
+_HARDLY_MORE: Final = 3000
 """A module's plain delta up to this many bytes is mostly its signature: no references to save."""
 
 
