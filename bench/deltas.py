@@ -16,6 +16,7 @@ objects singly that its delta holds. Every pull is in compare/deltas-pulls.json.
 
 import argparse
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -145,6 +146,7 @@ class Deltas:
                 )  # fmt: skip
                 if tool == "ostree":
                     command = self.ostree.pull(copy, step[1])
+                os.sync()  # What the tool before wrote would be written during this one's turn.
                 before = self.sites.sent(site)
                 cost = measure_together(*through, *command)
                 traffic = self.sites.traffic(site, before)
