@@ -18,16 +18,6 @@ from support.trees import make_commit
 
 
 @pytest.fixture
-def farm(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "farm")
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "client", Mode.BARE_USER)
-
-
-@pytest.fixture
 async def builds(farm: Repository, client: Repository) -> tuple[ObjectId, ObjectId]:
     """Two builds of which the client has the first; a pack joins them."""
     first = make_commit(farm, {"a": b"one" * 5000, "b": b"b"})

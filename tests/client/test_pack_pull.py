@@ -38,16 +38,6 @@ def build(number: int) -> Tree:
     return tree
 
 
-@pytest.fixture
-def farm(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "farm")
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "client", Mode.BARE_USER)
-
-
 def url_of(farm: Repository) -> str:
     return f"file://{farm.path}"
 

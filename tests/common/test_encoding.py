@@ -29,17 +29,21 @@ def test_a_delta_that_saves_nothing_is_the_whole() -> None:
     assert chosen.entry.kind is EntryKind.FULL
 
 
-def test_dense_files_are_searched_only_if_something_recurs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A kernel image, compressed anew, cost twenty seconds for nothing."""
-    searched: list[int] = []
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of files that a delta is searched for; none is found."""
+    sizes: list[int] = []
 
     def search(old: bytes, new: bytes, shared: Shared) -> EncodedEntry:
-        searched.append(len(new))
+        sizes.append(len(new))
         return encode_nothing()
 
     monkeypatch.setattr(encoding, "encode_delta", search)
+    return sizes
+
+
+def test_dense_files_are_searched_only_if_something_recurs(searched: list[int]) -> None:
+    """A kernel image, compressed anew, cost twenty seconds for nothing."""
     other = encode_best(noise(1, 1_200_000), noise(2, 1_200_000), Shared())
     assert other.entry.kind is EntryKind.FULL
     assert searched == []
@@ -47,16 +51,7 @@ def test_dense_files_are_searched_only_if_something_recurs(
     assert searched == [1_200_000]
 
 
-def test_large_files_are_searched_only_if_the_old_one_helps(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    searched: list[int] = []
-
-    def search(old: bytes, new: bytes, shared: Shared) -> EncodedEntry:
-        searched.append(len(new))
-        return encode_nothing()
-
-    monkeypatch.setattr(encoding, "encode_delta", search)
+def test_large_files_are_searched_only_if_the_old_one_helps(searched: list[int]) -> None:
     old, other = (noise(seed, 300_000) * 60 + TEXT * 200 for seed in (1, 2))
     assert encode_best(old, other, Shared()).entry.kind is EntryKind.FULL
     assert searched == []

@@ -179,7 +179,7 @@ async def _open_route(
     choice.alternatives = routes[1:]
     # What a pack costs at most says little: its heads tell what to leave. They cost what they cost.
     heads_work = Work(sum(edge.head_length for edge in best.edges), len(best.edges), 0)
-    whole = _whole_work(best.edges[-1]) if best.edges else Work(0, 0, 0)
+    whole = _whole_work(best.edges[-1])
     cheaper = choice.model.work_seconds(whole) < choice.model.work_seconds(heads_work)
     if choice.model.prefer is Prefer.AUTO and cheaper:
         choice.notes.append("fetching objects one by one is cheaper than any route of packs")

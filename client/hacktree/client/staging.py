@@ -36,9 +36,9 @@ from hacktree.common.repository.transaction import meta_mode, write_file
 PREFIX: Final = "pull-"
 PART_SUFFIX: Final = ".part"
 _MAX_PULLS: Final = 64
+_CHUNK: Final = 1 << 20
 
 Piece = bytes | memoryview
-_CHUNK: Final = 1 << 20
 
 
 class Staging:

@@ -93,9 +93,9 @@ def test_one_content_of_two_sizes_is_refused() -> None:
     name = hash_bytes(b"x")
     one, two = FileEntry(b"a", 0, 0, 0, (), name, 1), FileEntry(b"b", 0, 0, 0, (), name, 2)
     both, first, second = trees.root(one, two), trees.root(one), trees.root(two)
-    with pytest.raises(FormatError, match="two sizes"):
+    with pytest.raises(FormatError, match="1 and 2 bytes"):
         contents(trees.load, both)
-    with pytest.raises(FormatError, match="two sizes"):
+    with pytest.raises(FormatError, match="1 and 2 bytes"):
         compare_trees(trees.load, first, second)
 
 

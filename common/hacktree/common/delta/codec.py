@@ -13,7 +13,7 @@ from hacktree.common.delta.plain import Parts, decode_plain, encode_plain
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.varint import decode_varints, encode_varints
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.zstandard import compress, compressed_size
+from hacktree.common.objects.zstandard import compress, prefix_ratio
 
 _MICROSECONDS_FOR_A_BYTE: Final = 10
 """What an entry may take longer to decode for each byte that it saves."""
@@ -91,8 +91,7 @@ def _is_rebuilt(before: U8, after: U8) -> bool:
     """Whether so much of a large object file changed that its references decide."""
     if len(after) < _LARGE_OBJECT:
         return False
-    new = after.tobytes()
-    return compressed_size(new, before.tobytes()) > _REBUILT * compressed_size(new)
+    return prefix_ratio(after.tobytes(), before.tobytes()) > _REBUILT
 
 
 def _renumber(before: U8, shared: Shared) -> tuple[U8, bytes]:

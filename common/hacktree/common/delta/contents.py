@@ -95,8 +95,11 @@ def _walk(
         for entry in stack[-1]:
             if isinstance(entry, FileEntry):
                 size = entry.size
-                if size and (known.get(entry.id) or files.setdefault(entry.id, size)) != size:
-                    raise FormatError(f"content {entry.id.hex()} is said to have two sizes")
+                if not size:
+                    continue
+                first = known.get(entry.id) or files.setdefault(entry.id, size)
+                if first != size:
+                    raise FormatError(f"content {entry.id.hex()} has {first} and {size} bytes")
             elif (
                 isinstance(entry, DirectoryEntry)
                 and entry.id not in trees

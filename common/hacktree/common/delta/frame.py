@@ -1,7 +1,7 @@
 """Frames: the unit of download, verification and dropping; the entries of one, stream by stream.
 
 A frame's first stream holds the size of every entry's part in every other stream, column by column,
-so any entry can be decoded without the ones before it. docs/format.md, "Frames" and "Entries".
+so any entry can be decoded without the ones before it. docs/format.md, "Frame" and "Entries".
 """
 
 import mmap
@@ -131,7 +131,7 @@ class FrameReader:
     def decode_plain(
         self, places: Sequence[tuple[int, slice, slice]], olds: memoryview, output: memoryview
     ) -> None:
-        """Fill ranges of `output` with plain entries: index, range of the base in `olds`, and its.
+        """Fill ranges of `output` with plain entries: (index, its base in `olds`, its range).
 
         Quicker than one by one. `olds` is written over, and if this raises `FormatError`, which
         says nothing about any single entry, `output` holds anything.

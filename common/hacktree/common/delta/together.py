@@ -66,10 +66,10 @@ def _column(items: Sequence[Item], kind: StreamKind) -> tuple[I64, I64]:
 
 
 def _within(values: I64) -> bool:
-    """Whether values are no larger than anything here can be."""
-    return len(values) == 0 or -MAX_TOGETHER <= int(values.min()) <= int(values.max()) <= (
-        MAX_TOGETHER
-    )
+    """Whether the magnitudes are no larger than any offset or length here."""
+    if len(values) == 0:
+        return True
+    return int(values.min()) >= -MAX_TOGETHER and int(values.max()) <= MAX_TOGETHER
 
 
 def _sums(values: I64, counts: I64) -> tuple[I64, I64]:

@@ -2,7 +2,7 @@
 
 A bundle is one file that holds a small part of a published repository: a ref, its commit, a graph
 of few edges, their packs, and the contents that no pack has. It is read as any other remote is, so
-it needs and gets no more trust. docs/format.md, "Bundles".
+it needs and gets no more trust. docs/format.md, "Bundle".
 """
 
 import shutil

@@ -176,25 +176,26 @@ class Decoder:
         self._dictionary = os.pread(descriptor, dictionary, 0)
         self._shared = Shared.decode(os.pread(descriptor, shared, dictionary))
 
-    def _decode_batch(self, reader: FrameReader, batch: "_Batch", output: memoryview) -> list[int]:
+    def _decode_batch(
+        self, reader: FrameReader, batch: "Sequence[_Plain]", output: memoryview
+    ) -> list[int]:
         """The entries that were decoded: all, or none if one is wrong, which tells itself alone."""
-        if len(self._olds) < batch.total:
-            self._olds = memoryview(bytearray(batch.total))
+        total = sum(entry.base_size for entry in batch)
+        if len(self._olds) < total:
+            self._olds = memoryview(bytearray(total))
         places, start = [], 0
-        for wanted, size, base, base_size in zip(
-            batch.wanted, batch.sizes, batch.bases, batch.base_sizes, strict=True
-        ):
-            end = start + base_size
-            if os.preadv(base, [self._olds[start:end]], 0) != base_size:
+        for entry in batch:
+            end, offset = start + entry.base_size, entry.wanted.offset
+            if os.preadv(entry.base, [self._olds[start:end]], 0) != entry.base_size:
                 return []
-            old, new = slice(start, end), slice(wanted.offset, wanted.offset + size)
-            places.append((wanted.index, old, new))
+            new = slice(offset, offset + entry.size)
+            places.append((entry.wanted.index, slice(start, end), new))
             start = end
         try:
             reader.decode_plain(places, self._olds, output)
         except (FormatError, MemoryError, ValueError, OverflowError):
             return []
-        return [wanted.index for wanted in batch.wanted]
+        return [entry.wanted.index for entry in batch]
 
     def _decode(
         self,
@@ -218,20 +219,20 @@ class Decoder:
         return reason
 
 
-@dataclass(slots=True)
-class _Batch:
-    """Plain entries to decode together; `total` bytes of bases."""
+@dataclass(frozen=True, slots=True)
+class _Plain:
+    """A small plain entry; `base` is a descriptor, sizes are in bytes."""
 
-    wanted: list[Wanted]
-    sizes: list[int]
-    bases: list[int]
-    base_sizes: list[int]
-    total: int = 0
+    wanted: Wanted
+    size: int
+    base: int
+    base_size: int
 
 
-def _batches(job: Job, bases: Sequence[int]) -> Iterator[_Batch]:
+def _batches(job: Job, bases: Sequence[int]) -> Iterator[list[_Plain]]:
     """The small plain entries, so many at a time that their bases are not too many bytes."""
-    batch = _Batch([], [], [], [])
+    batch: list[_Plain] = []
+    total = 0
     for wanted in job.wanted:
         size = job.sizes[wanted.index]
         if job.kinds[wanted.index] != EntryKind.DELTA or wanted.base < 0 or size > _TOGETHER:
@@ -240,15 +241,12 @@ def _batches(job: Job, bases: Sequence[int]) -> Iterator[_Batch]:
         base_size = os.fstat(base).st_size
         if base_size > _TOGETHER:
             continue
-        if batch.total + base_size > _MAX_BASES:
+        if total + base_size > _MAX_BASES:
             yield batch
-            batch = _Batch([], [], [], [])
-        batch.wanted.append(wanted)
-        batch.sizes.append(size)
-        batch.bases.append(base)
-        batch.base_sizes.append(base_size)
-        batch.total += base_size
-    if len(batch.wanted) > 1:
+            batch, total = [], 0
+        batch.append(_Plain(wanted, size, base, base_size))
+        total += base_size
+    if batch:
         yield batch
 
 

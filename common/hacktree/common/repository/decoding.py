@@ -4,7 +4,7 @@ A `DecoderPool` is used from threads: each call of `decode` occupies a worker fo
 its thread hashes and stores what came out, while the worker does the next job. What came out is in
 memory that the worker may still write to: it is copied in pieces, and only a copy is hashed and
 stored. A worker that dies, hangs or lies costs the frame it was working on and is replaced.
-docs/architecture.md, "Life of a pack".
+docs/architecture.md, "Life of a pull".
 """
 
 import errno

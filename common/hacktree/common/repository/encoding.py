@@ -13,7 +13,7 @@ from hacktree.common.delta.memberencoding import encode_member
 from hacktree.common.delta.members.detect import DEFAULT_WORK
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.zstandard import compress, compressed_size
+from hacktree.common.objects.zstandard import compress, prefix_ratio
 
 _WORTH: Final = 0.95
 """A delta must be this much smaller than the object as a whole."""
@@ -63,7 +63,7 @@ def _is_hopeless(old: bytes, new: bytes, whole: int) -> bool:
     dense = whole > _DENSE * len(new)
     if len(new) < (_LOOKED_AT if dense else _LONG_SEARCH):
         return False
-    return compressed_size(new, old) > _HARDLY_RELATED * compressed_size(new)
+    return prefix_ratio(new, old) > _HARDLY_RELATED
 
 
 def decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool:

@@ -108,7 +108,7 @@ def meta_mode(mode: Mode) -> int:
     return 0o644 if mode is Mode.ARCHIVE else 0o600
 
 
-def write_file(path: str, data: bytes | memoryview, mode: int) -> None:
+def write_file(path: str, data: bytes, mode: int) -> None:
     """Write a new file in a staging directory; it becomes durable with the transaction."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
