@@ -31,11 +31,18 @@ OLD = bytes(range(256)) * 2000
 NEW = OLD[:1000] + b"something else" + OLD[1000:]
 
 
-@pytest.fixture
-def pool() -> Iterator[DecoderPool]:
-    with DecoderPool(1, MemoryBudget(64 << 20)) as started:
-        started.start(1.0)
-        yield started
+@pytest.fixture(params=["forked", "started"])
+def pool(request: pytest.FixtureRequest, context: PackContext) -> Iterator[DecoderPool]:
+    """A pool whose worker is there, as pulls fork it or as one that failed is replaced."""
+    with DecoderPool(1, MemoryBudget(64 << 20)) as pool:
+        if request.param == "forked":
+            pool.fork()
+        entry = encode_full(b"first")
+        with file_of(encode_frame([entry])) as frame:
+            job = job_of(context, frame, [entry], [5], -1)
+            with pool.decode(job) as decoded:
+                assert [b"".join(map(bytes, entry.chunks())) for entry in decoded] == [b"first"]
+        yield pool
 
 
 @pytest.fixture
@@ -218,7 +225,7 @@ def test_a_worker_has_no_privileges(pool: DecoderPool, context: PackContext) -> 
 
 def test_workers_end_with_their_pool() -> None:
     pool = DecoderPool(2, MemoryBudget(64 << 20))
-    pool.start(60.0)
+    pool.fork()
     pids = [worker.pid for worker in pool._free]
     assert len(pids) == 2
     pool.close()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hacktree.client.connect import open_references, open_source
 from hacktree.client.heads import UnsignedHeads
-from hacktree.client.pull import PullReport, PullRequest, PullResult, pull
+from hacktree.client.pull import PullReport, PullRequest, PullResult, decoders, pull
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Source, Traffic
@@ -62,7 +62,9 @@ async def pull_from(
         sources: list[Source] = [*open_references(references), source]
         request = PullRequest("farm", Wanted.parse(wanted), 4)
         heads = UnsignedHeads(source)
-        result = await pull(repository, request, heads, sources, report or PullReport())
+        with decoders() as pool:
+            told = report or PullReport()
+            result = await pull(repository, request, heads, sources, told, pool)
         return result, source.traffic
 
 

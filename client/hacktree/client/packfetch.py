@@ -8,7 +8,9 @@ fails is left for the pull to fetch as a whole object.
 
 import asyncio
 import hashlib
+import heapq
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -53,9 +55,6 @@ ask at once is worth a tenth of a second of this one.
 
 _SYNC_BYTES: Final = 96 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
-
-_WAITING: Final = 8
-"""Frames that may wait for a decoder: their bytes are on disk, not in memory."""
 
 
 @dataclass(slots=True)
@@ -235,7 +234,11 @@ def check_base(repository: Repository, inventory: Inventory, name: ObjectId) -> 
 
 
 class _PackRun:
-    """One pack: ranges are downloaded, a few at a time, while frames are decoded on threads."""
+    """One pack: ranges are downloaded, a few at a time, while frames are decoded on threads.
+
+    Frames that came wait on disk, and the costliest is decoded first: none is left alone at the
+    end.
+    """
 
     def __init__(
         self,
@@ -252,8 +255,10 @@ class _PackRun:
         self._wanted = wanted
         self._context = context
         self._executor = executor
-        self._room = asyncio.Semaphore(_WAITING)
         self._decoding: set[asyncio.Task[None]] = set()
+        self._waiting: list[tuple[int, int, FrameFiles]] = []
+        """A heap of (cost negated, frame, its file); the lock guards it."""
+        self._lock = threading.Lock()
         self._entries = _by_frame(joined, plan)
 
     async def run(self) -> None:
@@ -268,7 +273,7 @@ class _PackRun:
         files = await asyncio.to_thread(
             FrameFiles, self._owner.staging.directory, self._joined, frames
         )
-        await self._hand_on(files)
+        self._hand_on(files)
         start = files.start
         if start is None:
             return
@@ -279,28 +284,32 @@ class _PackRun:
         try:
             while not task.done():
                 await asyncio.wait([task], timeout=0.05)
-                await self._hand_on(files)
+                self._hand_on(files)
             await task
-            await self._hand_on(files)
+            self._hand_on(files)
         finally:
             task.cancel()
             files.close()
 
-    async def _hand_on(self, files: FrameFiles) -> None:
+    def _hand_on(self, files: FrameFiles) -> None:
         while files.whole:
             frame = files.whole.popleft()
-            await self._room.acquire()
-            task = asyncio.create_task(self._decode(files, frame))
+            cost = self._joined.pack.head.frames[frame].cost
+            with self._lock:
+                heapq.heappush(self._waiting, (-cost, frame, files))
+            task = asyncio.create_task(self._decode())
             self._decoding.add(task)
             task.add_done_callback(self._decoding.discard)
 
-    async def _decode(self, files: FrameFiles, frame: int) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-            done = await loop.run_in_executor(self._executor, self._decode_now, files, frame)
-            self._owner.note(done)
-        finally:
-            self._room.release()
+    async def _decode(self) -> None:
+        """The costliest frame that waits when a thread is free; there are as many as calls."""
+        loop = asyncio.get_running_loop()
+        self._owner.note(await loop.run_in_executor(self._executor, self._decode_next))
+
+    def _decode_next(self) -> PackTotals:
+        with self._lock:
+            _, frame, files = heapq.heappop(self._waiting)
+        return self._decode_now(files, frame)
 
     def _decode_now(self, files: FrameFiles, frame: int) -> PackTotals:
         """On a thread: check, decode, hash, stage."""

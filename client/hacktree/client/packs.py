@@ -7,7 +7,7 @@ one, and why is kept for the report. docs/architecture.md, "Life of a pull".
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -96,13 +96,8 @@ async def choose_packs(
     target: Target,
     source: Source,
     model: CostModel,
-    found: Callable[[float], None],
 ) -> PackChoice:
-    """Find the cheapest route to the target's tree and stage the trees that it brings.
-
-    `found` is called as soon as there is a route, with the seconds for which decoding all of it
-    takes one core: what decodes packs can get ready meanwhile.
-    """
+    """Find the cheapest route to the target's tree and stage the trees that it brings."""
     choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
     tree = target.commit.root.id
@@ -115,7 +110,6 @@ async def choose_packs(
             routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
             if not routes:
                 break
-            found(routes[0].work.decode_us * 1e-6)
             useless = await _open_route(staging, target, source, choice, routes)
             if not useless:
                 break

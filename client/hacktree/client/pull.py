@@ -5,8 +5,7 @@ and what a prune took meanwhile is fetched again first. docs/architecture.md, "L
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -112,17 +111,19 @@ async def pull(
     heads: HeadReader,
     sources: Sequence[Source],
     report: PullReport,
+    pool: DecoderPool,
 ) -> PullResult:
     """Bring a commit and everything it reaches here, then move `remotes/<remote>/<branch>` to it.
 
-    The last of `sources` is the remote, the others only spare it work. Interrupted anywhere, the
-    next pull continues. Raises `PeerError`, `SpaceError`, `CorruptError` and `OSError`.
+    The last of `sources` is the remote, the others only spare it work. `pool` decodes packs.
+    Interrupted anywhere, the next pull continues. Raises `PeerError`, `SpaceError`, `CorruptError`
+    and `OSError`.
     """
     target = await _find(repository, request, heads, sources[-1])
     if _is_here(repository, request, target):
         return _unchanged(target)
-    with take_staging(repository) as staging, _decoders() as pool:
-        choice = await _choose_packs(staging, request, target, sources, pool.start)
+    with take_staging(repository) as staging:
+        choice = await _choose_packs(staging, request, target, sources)
         packs = PackTotals(notes=list(choice.notes))
         for _ in range(_MAX_ROUNDS):
             plan = await make_plan(staging, target, sources, request.connections, choice)
@@ -153,11 +154,9 @@ async def pull(
         )
 
 
-@contextmanager
-def _decoders() -> Iterator[DecoderPool]:
-    """Workers for packs; they start when a route is found."""
-    with DecoderPool(_decoder_count(), MemoryBudget(default_budget())) as pool:
-        yield pool
+def decoders() -> DecoderPool:
+    """Workers for the packs of one pull, a core each, with a quarter of the free memory."""
+    return DecoderPool(_decoder_count(), MemoryBudget(default_budget()))
 
 
 def _decoder_count() -> int:
@@ -169,7 +168,6 @@ async def _choose_packs(
     request: PullRequest,
     target: Target,
     sources: Sequence[Source],
-    found: Callable[[float], None],
 ) -> PackChoice:
     """Packs for this pull; none where they are not wanted or cost more than they spare."""
     prefer = request.prefer
@@ -179,7 +177,7 @@ async def _choose_packs(
     # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
     if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
         return PackChoice(model)
-    return await choose_packs(staging, target, sources[-1], model, found)
+    return await choose_packs(staging, target, sources[-1], model)
 
 
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
@@ -198,7 +196,7 @@ async def plan_only(
     """What `pull` would do. The trees read for this stay staged for it."""
     target = await _find(repository, request, heads, sources[-1])
     with take_staging(repository) as staging:
-        choice = await _choose_packs(staging, request, target, sources, lambda seconds: None)
+        choice = await _choose_packs(staging, request, target, sources)
         return await make_plan(staging, target, sources, request.connections, choice)
 
 

@@ -59,7 +59,7 @@ class Staging:
 
     def path(self, name: str) -> str:
         """Where the object `name` is staged: the layout that `publish_names` expects."""
-        return f"{self.directory}/{name[:2]}{name[3:]}"
+        return f"{self.directory}/{_flat(name)}"
 
     def part(self, name: str) -> Path:
         """Where the object's download grows."""
@@ -111,13 +111,13 @@ class Staging:
 
     def is_leftover(self, name: str) -> bool:
         """Whether an earlier pull, or an earlier round of this one, left the object here."""
-        return name in self.verified or os.path.basename(self.path(name)) in self._leftovers
+        return name in self.verified or _flat(name) in self._leftovers
 
     def discard(self, name: str) -> None:
         """Delete a staged object that turned out to be damaged."""
         # Never rewritten in place: the inode may be linked from another repository.
         os.unlink(self.path(name))
-        self._leftovers.discard(os.path.basename(self.path(name)))
+        self._leftovers.discard(_flat(name))
 
     def store_small(self, entry: FileEntry, data: bytes, form: ContentForm) -> None:
         """Stage a content from memory."""
@@ -198,6 +198,10 @@ class Staging:
         except FormatError as error:
             self.discard(name)
             raise FormatError(f"{source}: {error.message}") from error
+
+
+def _flat(name: str) -> str:
+    return name[:2] + name[3:]
 
 
 def _checked(chunks: Iterator[Piece], entry: FileEntry) -> Iterator[Piece]:

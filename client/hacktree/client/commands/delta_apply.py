@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hacktree.client.bundle_source import BundleSource
 from hacktree.client.heads import UnsignedHeads
-from hacktree.client.pull import PullReport, PullRequest, PullResult, pull
+from hacktree.client.pull import PullReport, PullRequest, PullResult, decoders, pull
 from hacktree.client.target import Steps, Wanted
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say, warn
@@ -16,6 +16,7 @@ from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.bundle import read_bundle
+from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository, open_repository
 
@@ -50,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
             f"{repository.path} is an archive: bundles are for machines that deploy",
             hint="Name another --repo or --sysroot.",
         )
-    result = asyncio.run(_apply(repository, Path(args.file), wanted))
+    with decoders() as pool:
+        pool.fork()
+        result = asyncio.run(_apply(repository, Path(args.file), wanted, pool))
     for note in result.packs.notes:
         warn(note)
     if args.json:
@@ -79,7 +82,9 @@ def _repository(args: argparse.Namespace) -> Repository:
     return prepare_sysroot(args.sysroot).repository
 
 
-async def _apply(repository: Repository, path: Path, wanted: ObjectId | None) -> PullResult:
+async def _apply(
+    repository: Repository, path: Path, wanted: ObjectId | None, pool: DecoderPool
+) -> PullResult:
     with path.open("rb") as stream:
         bundle = read_bundle(stream)
         source = BundleSource(bundle, stream, str(path))
@@ -91,4 +96,4 @@ async def _apply(repository: Repository, path: Path, wanted: ObjectId | None) ->
                 f"{path} brings {head.hex()}, not {wanted.hex()}", hint="Nothing of it was used."
             )
         request = PullRequest(REMOTE, Wanted(None, branch, Steps()), 1, Prefer.BYTES)
-        return await pull(repository, request, heads, [source], PullReport())
+        return await pull(repository, request, heads, [source], PullReport(), pool)

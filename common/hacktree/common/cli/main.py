@@ -40,6 +40,8 @@ damaged, 6 somebody holds the lock, 7 no space, 8 the system refused, 130 interr
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit status."""
+    # numpy's linear algebra, which nobody calls, would start a thread for every core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)

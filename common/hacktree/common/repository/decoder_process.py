@@ -1,9 +1,9 @@
 """The program of a decoder worker: turns frames into objects, without privileges.
 
-It is started by `decoding.DecoderPool` and obeys only its socket. Whatever a hostile frame makes
-of it, it owns nothing: before the first byte is read it has dropped its user, may gain no other,
-may write no file, and (where the kernel has Landlock) may open none. It gets open descriptors, and
-writes into the memory that it is given; the parent hashes that.
+It is started or forked by `decoding.DecoderPool` and obeys only its socket. Whatever a hostile
+frame makes of it, it owns nothing: before the first byte is read it has dropped its user, may gain
+no other, may write no file, and (where the kernel has Landlock) may open none. It gets open
+descriptors, and writes into the memory that it is given; the parent hashes that.
 """
 
 import array
@@ -12,6 +12,7 @@ import gc
 import mmap
 import os
 import resource
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -300,13 +301,46 @@ def serve(connection: socket.socket) -> None:
         connection.send(encoder.encode(result))
 
 
+def work(connection: socket.socket, data_limit: int) -> None:
+    """Be a worker, with so many bytes of private memory, until the parent closes its end."""
+    load_everything()
+    drop_privileges(data_limit)
+    serve(connection)
+
+
+def fork_worker(connection: socket.socket, data_limit: int) -> int:
+    """A worker that is a copy of this process, which must have one thread; returns its pid.
+
+    It keeps no descriptor but `connection`, and never returns from here.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        gc.freeze()
+        _keep_only(connection.fileno())
+        os.chdir("/")
+        work(connection, data_limit)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _keep_only(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.closerange(3, descriptor)
+    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
 def main() -> None:
     """Arguments: the socket's descriptor, and bytes of private memory allowed."""
     descriptor, data_limit = int(sys.argv[1]), int(sys.argv[2])
-    load_everything()
-    drop_privileges(data_limit)
     with socket.socket(fileno=descriptor) as connection:
-        serve(connection)
+        work(connection, data_limit)
 
 
 if __name__ == "__main__":

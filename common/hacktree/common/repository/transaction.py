@@ -138,22 +138,21 @@ def publish_names(repository: Repository, staging: Path, names: list[str]) -> No
     An existing object is kept: roots link to its inode. Staged names are those of `staged_path`.
     """
     objects = repository.objects
-    touched: set[Path] = set()
+    touched = {name[:2] for name in names}
     new_directory = False
     public = 0o755 if repository.mode is Mode.ARCHIVE else 0o700
+    for prefix in touched:
+        directory = objects / prefix
+        if not directory.exists():
+            directory.mkdir(mode=public, exist_ok=True)
+            directory.chmod(public)
+            new_directory = True
     for name in names:
-        directory = objects / name[:2]
-        if directory not in touched:
-            touched.add(directory)
-            if not directory.exists():
-                directory.mkdir(mode=public, exist_ok=True)
-                directory.chmod(public)
-                new_directory = True
         staged = f"{staging}/{name[:2]}{name[3:]}"
         with suppress(FileExistsError):
             os.link(staged, f"{objects}/{name}")
         os.unlink(staged)
-    sync_directories(touched)
+    sync_directories(objects / prefix for prefix in touched)
     if new_directory:
         sync_directory(objects)
 
