@@ -2,10 +2,11 @@
 
 import runpy
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
+from hacktree.common.cli.main import load_catalog
 
 GENERATOR = Path(__file__).resolve().parent.parent / "tools" / "man.py"
 
@@ -18,9 +19,7 @@ def test_every_command_has_a_page_that_states_its_exit_statuses(
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(GENERATOR), run_name="__main__")
     assert ended.value.code == 0
-    names = {
-        info.name for point in entry_points(group="hacktree.commands") for info in point.load()
-    }
+    names = set(load_catalog())
     assert {page.name for page in tmp_path.iterdir()} == {
         "hacktree.1",
         *(f"hacktree-{name}.1" for name in names),

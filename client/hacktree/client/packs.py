@@ -16,6 +16,7 @@ import msgspec
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
 from hacktree.client.target import Target
+from hacktree.client.treecache import read_trees
 from hacktree.common.delta.contents import Contents, compare_contents, list_contents
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.graph import Edge, Segment, decode_sealed_segment, decode_segment
@@ -77,8 +78,8 @@ class PackChoice:
     """What was found: the route and its packs, those not taken, and why there is none.
 
     `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
-    tree's files. `kinds`: entries that this machine can decode. `trees`: what was read on the way;
-    those of the wanted tree are here or staged.
+    tree's files. `kinds`: entries that this machine can decode. `trees`: what was read on the way,
+    and `encoded` its bytes; those of the wanted tree are here or staged.
     """
 
     model: CostModel
@@ -88,6 +89,7 @@ class PackChoice:
     packs: Sequence[JoinedPack] = ()
     kinds: frozenset[EntryKind] = ALL_KINDS
     trees: Mapping[ObjectId, Tree] = field(default_factory=dict)
+    encoded: Mapping[ObjectId, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -190,10 +192,12 @@ async def _open_route(
     if useless:
         return useless
     # A test of the libraries, if it is due, leaves the interpreter to the other.
-    (choice.packs, choice.trees), choice.kinds = await asyncio.gather(
-        asyncio.to_thread(_join, staging, target, best, good),
+    trees = _Trees(staging.repository)
+    choice.packs, choice.kinds = await asyncio.gather(
+        asyncio.to_thread(_join, staging, target, best, good, trees),
         asyncio.to_thread(decodable_kinds, staging.repository),
     )
+    choice.trees, choice.encoded = trees.decoded, trees.encoded
     choice.route = best
     return useless
 
@@ -229,10 +233,9 @@ async def _read_head(source: Source, edge: Edge) -> PackHead:
 
 
 def _join(
-    staging: Staging, target: Target, route: Route, heads: Sequence[PackHead]
-) -> tuple[list[JoinedPack], dict[ObjectId, Tree]]:
-    """Resolve the ordinals of every pack, and stage the trees of the target; all trees read."""
-    trees = _Trees(staging.repository)
+    staging: Staging, target: Target, route: Route, heads: Sequence[PackHead], trees: "_Trees"
+) -> list[JoinedPack]:
+    """Resolve the ordinals of every pack, and stage the trees of the target."""
     joined = []
     for edge, head in zip(route.edges, heads, strict=True):
         before = Contents({}, ()) if edge.old is None else list_contents(trees.load, edge.old)
@@ -250,7 +253,7 @@ def _join(
     for tree in wanted:
         if tree in trees.brought:
             staging.store_meta(tree, trees.data(tree))
-    return joined, trees.decoded
+    return joined
 
 
 class _Trees:
@@ -258,22 +261,22 @@ class _Trees:
 
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
-        self._data: dict[ObjectId, bytes] = {}
+        self.encoded = read_trees(repository)
         self.decoded: dict[ObjectId, Tree] = {}
         self.brought: set[ObjectId] = set()
 
     def add(self, tree_id: ObjectId, data: bytes, tree: Tree) -> None:
         """A verified tree that a pack brought."""
-        self._data[tree_id] = data
+        self.encoded[tree_id] = data
         self.decoded[tree_id] = tree
         if not self._repository.has(meta_name(tree_id)):
             self.brought.add(tree_id)
 
     def data(self, tree_id: ObjectId) -> bytes:
         """The encoded tree."""
-        if tree_id not in self._data:
-            self._data[tree_id] = self._repository.read_meta(tree_id, MAX_TREE_SIZE)
-        return self._data[tree_id]
+        if tree_id not in self.encoded:
+            self.encoded[tree_id] = self._repository.read_meta(tree_id, MAX_TREE_SIZE)
+        return self.encoded[tree_id]
 
     def load(self, tree_id: ObjectId) -> Tree:
         """The tree; raises as `Repository.load_tree` does."""

@@ -24,6 +24,7 @@ from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
 from hacktree.client.staging import Staging, take_staging
 from hacktree.client.target import Target, Wanted, find_target
+from hacktree.client.treecache import write_trees
 from hacktree.client.trees import TreeReader
 from hacktree.common.delta.plan import FetchPlan
 from hacktree.common.delta.route import Prefer
@@ -140,6 +141,7 @@ async def pull(
             await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
                 staging.delete()
+                _keep_trees(repository, plan)
                 return PullResult(
                     target,
                     False,
@@ -152,6 +154,13 @@ async def pull(
         raise PulledObjectsVanishedError(
             "objects that this pull needs keep vanishing", hint="Is a prune running in a loop?"
         )
+
+
+def _keep_trees(repository: Repository, plan: PullPlan) -> None:
+    encoded = {} if plan.choice is None else plan.choice.encoded
+    trees = [data for name, data in encoded.items() if meta_name(name) in plan.needed]
+    if trees:
+        write_trees(repository, trees)
 
 
 def decoders() -> DecoderPool:

@@ -101,13 +101,21 @@ def command_position(arguments: Sequence[str]) -> int | None:
 
 
 def load_catalog() -> dict[str, CommandInfo]:
-    """Every installed command by name; each portion of hacktree registers its own."""
-    from importlib.metadata import entry_points
+    """Every installed command by name; each portion of the namespace lists its own.
+
+    The portions are found on its path: asking the metadata of every installed package takes longer
+    than all else that `--help` does.
+    """
+    from importlib import import_module
+
+    import hacktree
 
     commands: dict[str, CommandInfo] = {}
-    for point in entry_points(group="hacktree.commands"):
-        for info in point.load():
-            commands[info.name] = info
+    for place in hacktree.__path__:
+        for portion in sorted(os.listdir(place)):
+            if os.path.isdir(f"{place}/{portion}/commands"):
+                for info in import_module(f"hacktree.{portion}.commands").CATALOG:
+                    commands[info.name] = info
     return commands
 
 

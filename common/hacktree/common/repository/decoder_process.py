@@ -42,6 +42,14 @@ _MAX_REASON: Final = 200
 _MAPPED: Final = 256 << 10
 """Bases up to this many bytes are read: mapping them costs more."""
 
+OUTPUT: Final = 16 << 20
+"""Bytes of memory for a job's output that are kept for the next: fresh memory costs more than
+decoding does.
+"""
+
+_MAX_WINDOWS: Final = 16
+"""Outputs that a worker keeps mapped: a pool has one more than it has workers."""
+
 _TOGETHER: Final = 4 << 20
 _MAX_BASES: Final = 16 << 20
 """Plain entries up to so many bytes are decoded together, with bases of so many bytes in all."""
@@ -135,11 +143,12 @@ class Decoder:
 
     def __init__(self) -> None:
         self._olds = memoryview(b"")
+        self._windows: dict[int, mmap.mmap] = {}
         self._dictionary = b""
         self._shared = Shared()
 
     def execute(self, job: Job, descriptors: Sequence[int]) -> Result:
-        """Decode into the output, which is unmapped again when this returns."""
+        """Decode into the output."""
         count = len(job.wanted)
         try:
             frame, output, *rest = descriptors
@@ -156,10 +165,9 @@ class Decoder:
         except (FormatError, MemoryError, ValueError, OverflowError) as error:
             return Result(job.number, [_reason(error)] * count)
         total = sum(job.sizes[wanted.index] for wanted in job.wanted)
-        # The memory was used before: one call maps it all, instead of a fault for each page.
-        window = mmap.mmap(output, total, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        window = self._map_output(output, total)
         try:
-            view = memoryview(window)
+            view = memoryview(window)[:total]
             done: set[int] = set()
             for batch in _batches(job, rest):
                 done.update(self._decode_batch(reader, batch, view))
@@ -170,8 +178,21 @@ class Decoder:
             del reader
             view.release()
         finally:
-            _unmap(window)
+            if window not in self._windows.values():
+                _unmap(window)
         return Result(job.number, reasons)
+
+    def _map_output(self, descriptor: int, total: int) -> mmap.mmap:
+        """Memory of the usual size comes again, and stays mapped; other memory is the caller's."""
+        status = os.fstat(descriptor)
+        if status.st_size != OUTPUT or total > OUTPUT:
+            # One call maps it all, instead of a fault for each page.
+            return mmap.mmap(descriptor, total, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        if status.st_ino not in self._windows:
+            if len(self._windows) == _MAX_WINDOWS:
+                _unmap(self._windows.pop(next(iter(self._windows))))
+            self._windows[status.st_ino] = mmap.mmap(descriptor, OUTPUT, mmap.MAP_SHARED)
+        return self._windows[status.st_ino]
 
     def _read_context(self, descriptor: int, dictionary: int, shared: int) -> None:
         self._dictionary = os.pread(descriptor, dictionary, 0)

@@ -29,6 +29,7 @@ from hacktree.common.errors import HacktreeError
 from hacktree.common.repository.decoder_process import (
     MAX_MESSAGE,
     MAX_WANTED,
+    OUTPUT,
     Job,
     Result,
     Wanted,
@@ -58,11 +59,6 @@ _ENDING: Final = 0.5
 """Seconds in which a worker whose socket broke is gone."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_OUTPUT: Final = 16 << 20
-"""Bytes of memory for a job's output that are kept for the next: fresh memory costs more than
-decoding does.
-"""
-
 _PIECE: Final = 256 << 10
 """Bytes that are copied, hashed and written at a time: they stay in a core's cache."""
 
@@ -377,15 +373,15 @@ class DecoderPool:
 
     @contextmanager
     def _output(self, size: int) -> Iterator[int]:
-        if size > _OUTPUT:
+        if size > OUTPUT:
             output = _Output(size)
         else:
             with self._lock:
-                output = self._outputs.pop() if self._outputs else _Output(_OUTPUT)
+                output = self._outputs.pop() if self._outputs else _Output(OUTPUT)
         try:
             yield output.descriptor
         finally:
-            if output.capacity == _OUTPUT:
+            if output.capacity == OUTPUT:
                 with self._lock:
                     self._outputs.append(output)
             else:

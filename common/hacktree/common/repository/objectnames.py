@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -38,13 +39,27 @@ def content_name(mode: Mode, entry: FileEntry) -> str:
     """The name of the object a checkout of `entry` needs in a repository of this mode."""
     text = entry.id.hex()
     if mode is Mode.ARCHIVE:
-        return f"{text[:2]}/{text[2:]}.file.zst"
-    if mode is Mode.BARE_USER:
-        return f"{text[:2]}/{text[2:]}.{user_mode(entry.mode):04o}.file"
-    if entry.xattrs:
-        digest = xattrs_digest(entry.xattrs)
-        return f"{text[:2]}/{text[2:]}.{entry.uid}-{entry.gid}-{entry.mode:04o}-{digest}.file"
-    return f"{text[:2]}/{text[2:]}.{entry.uid}-{entry.gid}-{entry.mode:04o}.file"
+        suffix = ARCHIVE_SUFFIX
+    elif mode is Mode.BARE_USER:
+        suffix = _user_suffix(entry.mode)
+    else:
+        suffix = _owned_suffix(entry.uid, entry.gid, entry.mode)
+        if entry.xattrs:
+            suffix = (
+                f"{suffix.removesuffix(BARE_SUFFIX)}-{xattrs_digest(entry.xattrs)}{BARE_SUFFIX}"
+            )
+    return f"{text[:2]}/{text[2:]}{suffix}"
+
+
+# A tree has a handful of owners and modes, and a pull asks for the names of all its files.
+@lru_cache(1024)
+def _owned_suffix(uid: int, gid: int, mode: int) -> str:
+    return f".{uid}-{gid}-{mode:04o}{BARE_SUFFIX}"
+
+
+@lru_cache(1024)
+def _user_suffix(mode: int) -> str:
+    return f".{user_mode(mode):04o}{BARE_SUFFIX}"
 
 
 def user_mode(mode: int) -> int:
