@@ -8,14 +8,13 @@ fails is left for the pull to fetch as a whole object.
 
 import asyncio
 import hashlib
-import heapq
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from queue import PriorityQueue
 from typing import Final
 
 import numpy as np
@@ -256,9 +255,7 @@ class _PackRun:
         self._context = context
         self._executor = executor
         self._decoding: set[asyncio.Task[None]] = set()
-        self._waiting: list[tuple[int, int, FrameFiles]] = []
-        """A heap of (cost negated, frame, its file); the lock guards it."""
-        self._lock = threading.Lock()
+        self._waiting: PriorityQueue[tuple[int, int, FrameFiles]] = PriorityQueue()
         self._entries = _by_frame(joined, plan)
 
     async def run(self) -> None:
@@ -295,8 +292,7 @@ class _PackRun:
         while files.whole:
             frame = files.whole.popleft()
             cost = self._joined.pack.head.frames[frame].cost
-            with self._lock:
-                heapq.heappush(self._waiting, (-cost, frame, files))
+            self._waiting.put((-cost, frame, files))
             task = asyncio.create_task(self._decode())
             self._decoding.add(task)
             task.add_done_callback(self._decoding.discard)
@@ -307,8 +303,7 @@ class _PackRun:
         self._owner.note(await loop.run_in_executor(self._executor, self._decode_next))
 
     def _decode_next(self) -> PackTotals:
-        with self._lock:
-            _, frame, files = heapq.heappop(self._waiting)
+        _, frame, files = self._waiting.get_nowait()
         return self._decode_now(files, frame)
 
     def _decode_now(self, files: FrameFiles, frame: int) -> PackTotals:
