@@ -1,5 +1,7 @@
 """The trees of the last pull are read from one file, which nobody has to believe."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
