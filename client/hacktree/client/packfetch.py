@@ -52,7 +52,7 @@ _SPARED: Final = Work(0, 0, 200_000)
 ask at once is worth a tenth of a second of this one.
 """
 
-_SYNC_BYTES: Final = 96 << 20
+_SYNC_BYTES: Final = 48 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
 
 

@@ -1,5 +1,6 @@
 """Promise: decoding many plain entries together gives what each gives alone, or nothing."""
 
+import bisect
 from collections.abc import Mapping
 
 import numpy as np
@@ -138,3 +139,21 @@ def test_sections_are_renumbered_together_as_one_by_one(sections: list[list[int]
     assert len(bounds) == len(sections) + 1
     if any(sections):
         assert len(types) + len(names) > 0
+
+
+@given(st.integers(0, 2**32), st.data())
+def test_numbers_move_by_the_last_start_that_is_not_beyond_them(
+    top: int, data: st.DataObject
+) -> None:
+    """Whether a table tells so or a search, over the whole range of 32 bits."""
+    starts = sorted(data.draw(st.sets(st.integers(0, top), min_size=1, max_size=20)))
+    limit = 1 << 33
+    shifts = [data.draw(st.integers(-limit, limit)) for _ in starts]
+    near = [value for start in starts for value in (start - 1, start, start + 1)]
+    numbers = [n for n in (*near, 0, 2**21 - 1, 2**21, 2**32 - 1) if 0 <= n < 2**32]
+    moved = NumberMap(np.array(starts, np.int64), np.array(shifts, np.int64))(
+        np.array(numbers, np.uint32)
+    )
+    for number, result in zip(numbers, moved.tolist(), strict=True):
+        place = bisect.bisect_right(starts, number) - 1
+        assert result == (number + (shifts[place] if place >= 0 else 0)) % 2**32

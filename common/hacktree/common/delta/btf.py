@@ -11,6 +11,7 @@ mistaken costs a few bytes, never correctness.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,13 @@ _NO_WORDS: Final[U32] = np.zeros(0, np.uint32)
 _IS_REFERRING: Final = _table(0, dict.fromkeys(_REFERRING, 1)).astype(bool)
 
 
-@dataclass(frozen=True, slots=True)
+_DENSE: Final = 1 << 21
+"""Numbers below are looked up in a table, which is quicker than a search; a kernel has about
+200,000 types, and a few million bytes of strings.
+"""
+
+
+@dataclass(frozen=True)
 class NumberMap:
     """Numbers from `start[i]` on move by `shift[i]`; smaller ones than `start[0]` stay."""
 
@@ -63,6 +70,21 @@ class NumberMap:
         """The new number of every old one."""
         if len(self.start) == 0:
             return numbers
+        moved: U32 = numbers + self._dense[np.minimum(numbers, np.uint32(_DENSE - 1))]
+        large = np.flatnonzero(numbers >= _DENSE)
+        if len(large):
+            moved[large] = self._search(numbers[large])
+        return moved
+
+    @cached_property
+    def _dense(self) -> U32:
+        """By how much each number below `_DENSE` moves, modulo 2**32."""
+        start = np.minimum(np.append(self.start, _DENSE), _DENSE)
+        table = np.zeros(_DENSE, np.uint32)
+        table[start[0] :] = np.repeat(self.shift, np.diff(start)).astype(np.uint32)
+        return table
+
+    def _search(self, numbers: U32) -> U32:
         index = np.searchsorted(self.start, numbers, side="right") - 1
         moved = numbers + self.shift[np.maximum(index, 0)]
         result: U32 = np.where(index >= 0, moved, numbers).astype(np.uint32)

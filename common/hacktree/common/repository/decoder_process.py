@@ -17,6 +17,7 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
@@ -53,6 +54,11 @@ _MAX_WINDOWS: Final = 16
 _TOGETHER: Final = 4 << 20
 _MAX_BASES: Final = 16 << 20
 """Plain entries up to so many bytes are decoded together, with bases of so many bytes in all."""
+
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT: Final = 32 << 20
+"""Bytes; glibc takes no larger threshold."""
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _LANDLOCK_CREATE_RULESET: Final = 444
@@ -322,8 +328,17 @@ def serve(connection: socket.socket) -> None:
         connection.send(encoder.encode(result))
 
 
+def keep_memory() -> None:
+    """Have glibc keep what is freed for what comes next: fresh pages cost more than the work."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _KEPT)
+
+
 def work(connection: socket.socket, data_limit: int) -> None:
     """Be a worker, with so many bytes of private memory, until the parent closes its end."""
+    keep_memory()
     load_everything()
     drop_privileges(data_limit)
     serve(connection)
@@ -343,7 +358,9 @@ def fork_worker(connection: socket.socket, data_limit: int) -> int:
         gc.freeze()
         _keep_only(connection.fileno())
         os.chdir("/")
-        work(connection, data_limit)
+        # What it shares with its parent takes no memory, but counts.
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+        work(connection, data_limit + pages * mmap.PAGESIZE)
         status = 0
     finally:
         os._exit(status)
