@@ -127,7 +127,6 @@ def run(args: argparse.Namespace) -> int:
     started = time.monotonic()
     report = _choose_report(args)
     # What a pull builds lives until it ends: looking for garbage in it costs a twentieth of it.
-    gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     with decoders() as pool:
         if job.request.prefer is not None:

@@ -1,5 +1,6 @@
 """The `hacktree` command: picks the subcommand, imports only that, reports what goes wrong."""
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -73,6 +74,8 @@ def _report_json(message: str, hint: str, code: int) -> None:
 
 
 def _dispatch(arguments: list[str]) -> int:
+    # Imports leave no garbage: looking for some takes a tenth of their time.
+    gc.disable()
     position = command_position(arguments)
     if position is None:
         return _without_command(arguments)
@@ -82,7 +85,10 @@ def _dispatch(arguments: list[str]) -> int:
         return _unknown(name, commands)
     parser = build_parser(commands[name])
     module = load_command(commands[name])
-    status = module.run(parser.parse_args(arguments))
+    args = parser.parse_args(arguments)
+    gc.freeze()
+    gc.enable()
+    status = module.run(args)
     sys.stdout.flush()
     return status
 

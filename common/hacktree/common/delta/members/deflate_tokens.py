@@ -8,6 +8,7 @@ RFC 1951 has the codes.
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -111,14 +112,27 @@ def _windows(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
     return words
 
 
+_LENGTH_BITS: Final = 19
+"""What the length of a token depends on: 9 bits of its symbol, at most 5 more, 5 of a distance."""
+
+
+@cache
+def _length_table() -> NDArray[np.uint8]:
+    """The bits of the token that begins with each `_LENGTH_BITS` bits."""
+    bits = np.arange(1 << _LENGTH_BITS)
+    head = _HEAD_BITS[bits & 511]
+    distance = _DISTANCE_BITS[(bits >> head) & 31]
+    return np.where(_IS_MATCH[bits & 511], head + distance, head).astype(np.uint8)
+
+
 def _token_lengths(words: NDArray[np.uint64]) -> bytes:
     """At every bit position: the bits of the token that begins there, if one does."""
-    shifts = np.arange(8, dtype=np.uint64)
-    at = (words[:, None] >> shifts).ravel()
-    low = (at & np.uint64(511)).astype(np.intp)
-    head = _HEAD_BITS[low]
-    distance = ((at >> head) & np.uint64(31)).astype(np.intp)
-    return np.where(_IS_MATCH[low], head + _DISTANCE_BITS[distance], head).tobytes()
+    table, mask = _length_table(), np.uint32((1 << _LENGTH_BITS) - 1)
+    low = words.astype(np.uint32)
+    lengths = np.empty((len(words), 8), np.uint8)
+    for shift in range(8):
+        lengths[:, shift] = table[(low >> np.uint32(shift)) & mask]
+    return lengths.tobytes()
 
 
 def _chain(words: NDArray[np.uint64], start: int, end: int) -> tuple[NDArray[np.int64], int]:
