@@ -80,14 +80,17 @@ def test_adding_without_trust_is_refused_and_unsigned_warns(
     repository: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = ["--repo", str(repository.path), "remote"]
-    assert main([*base, "add", "farm", "http://h/x"]) == 2
+    with pytest.raises(SystemExit):
+        main([*base, "add", "farm", "http://127.0.0.1/x"])
     assert "--unsigned" in capsys.readouterr().err
-    assert main([*base, "add", "farm", "http://u:secret@h/x", "--unsigned"]) == 0
+    assert main([*base, "add", "farm", "http://h/x", "--unsigned"]) == 2
+    assert "--root-fingerprint" in capsys.readouterr().err
+    assert main([*base, "add", "farm", "http://u:secret@127.0.0.1/x", "--unsigned"]) == 0
     assert "unsigned" in capsys.readouterr().err
     for words in (["list"], ["show", "farm"], ["list", "--json"], ["show", "farm", "--json"]):
         assert main([*base, *words]) == 0
         shown = capsys.readouterr().out
-        assert "http://h/x" in shown
+        assert "http://127.0.0.1/x" in shown
         assert "secret" not in shown
     assert main([*base, "remove", "farm"]) == 0
     assert main([*base, "remove", "farm"]) == 2

@@ -24,6 +24,16 @@ def test_a_path_becomes_components_below_the_repository() -> None:
     assert find_published(f"/packs/{HEX64}") == PublishedFile(("packs", HEX64), Lifetime.IMMUTABLE)
     assert find_published(f"/graph/{HEX64}") == PublishedFile(("graph", HEX64), Lifetime.IMMUTABLE)
     assert find_published("/graph/tail") == PublishedFile(("graph", "tail"), Lifetime.MUTABLE)
+    for name in (
+        "timestamp.json",
+        "3.root.json",
+        "12.snapshot.json",
+        f"1.branch-{HEX62[:32]}.json",
+    ):
+        found = PublishedFile(("trust", name), Lifetime.MUTABLE)
+        assert find_published(f"/trust/{name}") == found
+    for name in ("root.json", "0.root.json", "online.pem", "1.branch-xyz.json", "timestampXjson"):
+        assert find_published(f"/trust/{name}") is None
 
 
 def test_a_line_end_is_not_the_end_of_a_path() -> None:
@@ -49,17 +59,17 @@ def test_digits_of_other_scripts_are_no_digits() -> None:
             (
                 *("/", ".", "..", "-", "\\", "%2e", "\0", "\n", "é", "A", "state", "builds"),
                 *("refs", "objects", "ab", HEX62, ".meta", ".file.zst"),
-                *("branches", "history", "tail", HEX64, "packs", "graph"),
+                *("branches", "history", "tail", HEX64, "packs", "graph", "trust", "1.root.json"),
             )
         ),
         max_size=9,
     ).map("".join)
 )
 def test_no_component_can_leave_the_published_directories(path: str) -> None:
-    """Whatever is put together: components are plain names below one of five directories."""
+    """Whatever is put together: components are plain names below one of six directories."""
     found = find_published("/" + path)
     if found is not None:
-        assert found.components[0] in ("refs", "objects", "branches", "packs", "graph")
+        assert found.components[0] in (*("refs", "objects", "branches", "packs", "graph", "trust"),)
         assert "/" + path == "/" + "/".join(found.components)
         for component in found.components:
             assert component.isascii()

@@ -63,6 +63,10 @@ class BundleSource:
         """A bundle has no history."""
         return self._read(f"branches/{branch}/history/{page}", max_size)
 
+    async def read_trust(self, name: str, max_size: int) -> bytes:
+        """A bundle has no signed metadata."""
+        return self._read(f"trust/{name}", max_size)
+
     async def read_graph(self, name: str) -> bytes:
         """The packs in the bundle."""
         return self._read(f"graph/{name}", MAX_SEGMENT_SIZE)

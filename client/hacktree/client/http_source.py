@@ -99,6 +99,10 @@ class HttpSource:
         max_size = compressed_bound(entry.size)
         await retrying(self._patience, lambda: self._continue(path, part, max_size))
 
+    async def read_trust(self, name: str, max_size: int) -> bytes:
+        """A file of signed metadata."""
+        return await self._read(f"trust/{name}", max_size)
+
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph."""
         return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)

@@ -77,6 +77,10 @@ class LocalSource:
         """A large content, copied (shared where the file system can)."""
         await self._ask(self._copy, self._content_path(entry), part, self._bound(entry))
 
+    async def read_trust(self, name: str, max_size: int) -> bytes:
+        """A file of signed metadata; only archives have some."""
+        return await self._ask(self._read, f"trust/{name}", max_size)
+
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph; only archives have one."""
         return await self._ask(self._read, f"graph/{name}", MAX_SEGMENT_SIZE)

@@ -1,5 +1,7 @@
 """Remotes: where builds come from. One TOML file each in the repository's private state."""
 
+import ipaddress
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -32,7 +34,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
 
     name: str
     url: Annotated[str, Meta(max_length=4096)]
-    trust: Literal["unsigned"]
+    trust: Literal["unsigned", "tuf"]
     tls_ca: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
@@ -49,6 +51,17 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         """The directory of a `file://` remote."""
         parts = urlsplit(self.url)
         return Path(parts.path) if parts.scheme == "file" else None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether it is on this machine: no network is between."""
+        host = urlsplit(self.url).hostname
+        if self.local_path is not None or host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(host or "").is_loopback
+        except ValueError:
+            return False
 
     @property
     def shown_url(self) -> str:
@@ -120,6 +133,8 @@ def remove_remote(repository: Repository, name: str) -> None:
     if not path.exists():
         raise _missing(repository, name)
     remove_durably(path)
+    # What was seen of its signatures, too: added again, it is believed by its fingerprint alone.
+    shutil.rmtree(repository.state / "remote-trust" / name, ignore_errors=True)
 
 
 def choose_remote(repository: Repository, name: str | None) -> Remote:
@@ -131,7 +146,8 @@ def choose_remote(repository: Repository, name: str | None) -> Remote:
         return load_remote(repository, names[0])
     if not names:
         raise RemoteMissingError(
-            f"{repository.path} has no remote", hint="hacktree remote add NAME URL --unsigned"
+            f"{repository.path} has no remote",
+            hint="hacktree remote add NAME URL --root-fingerprint …",
         )
     raise UserError(
         f"there are {len(names)} remotes: {', '.join(names)}",
@@ -152,5 +168,5 @@ def _missing(repository: Repository, name: str) -> RemoteMissingError:
     known = ", ".join(_names(repository)) or "none"
     return RemoteMissingError(
         f"there is no remote {name} (known: {known})",
-        hint=f"hacktree remote add {name} URL --unsigned",
+        hint=f"hacktree remote add {name} URL --root-fingerprint …",
     )

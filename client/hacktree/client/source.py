@@ -113,6 +113,9 @@ class Source(Protocol):
     async def save_content(self, entry: FileEntry, part: Path) -> None:
         """Bring a large content, in the source's form, into `part`, continuing what is there."""
 
+    async def read_trust(self, name: str, max_size: int) -> bytes:
+        """A file of signed metadata, at most so many bytes."""
+
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph: `TAIL` or 64 hexadecimal digits."""
 

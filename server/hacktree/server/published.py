@@ -38,6 +38,9 @@ _REF: Final = re.compile(r"/refs/([a-z0-9._/-]+)")
 _HISTORY: Final = re.compile(r"/branches/([a-z0-9._/-]+)/history/(tail|[0-9a-f]{64})")
 
 _PACK: Final = re.compile(r"/(packs)/([0-9a-f]{64})")
+_TRUST: Final = re.compile(
+    r"/(trust)/(timestamp\.json|[1-9][0-9]{0,8}\.(?:root|snapshot|targets|branch-[0-9a-f]{32})\.json)"
+)
 _GRAPH: Final = re.compile(r"/(graph)/(tail|[0-9a-f]{64})")
 
 
@@ -52,6 +55,8 @@ def find_published(path: str) -> PublishedFile | None:
         return _of_branch(match[1], ("branches",), ("history", match[2]), lifetime)
     if match := _PACK.fullmatch(path):
         return PublishedFile(match.groups(), Lifetime.IMMUTABLE)
+    if match := _TRUST.fullmatch(path):
+        return PublishedFile(match.groups(), Lifetime.MUTABLE)
     if match := _GRAPH.fullmatch(path):
         lifetime = Lifetime.MUTABLE if match[2] == "tail" else Lifetime.IMMUTABLE
         return PublishedFile(match.groups(), lifetime)

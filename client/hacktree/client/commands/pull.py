@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hacktree.client.connect import open_references, open_source
-from hacktree.client.heads import UnsignedHeads
+from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.plan import Progress
 from hacktree.client.progress import JsonProgress, TerminalProgress, plan_as_json
 from hacktree.client.pull import (
@@ -169,16 +169,24 @@ def _patience() -> Patience:
 async def _plan(job: _Job) -> tuple[PullPlan, Traffic]:
     async with open_source(job.remote, _patience(), job.request.connections) as source:
         sources: list[Source] = [*open_references(job.references), source]
-        plan = await plan_only(job.repository, job.request, UnsignedHeads(source), sources)
+        plan = await plan_only(job.repository, job.request, _heads(job, source), sources)
         return plan, source.traffic
 
 
 async def _pull(job: _Job, report: PullReport, pool: DecoderPool) -> tuple[PullResult, Traffic]:
     async with open_source(job.remote, _patience(), job.request.connections) as source:
         sources: list[Source] = [*open_references(job.references), source]
-        heads = UnsignedHeads(source)
+        heads = _heads(job, source)
         result = await pull(job.repository, job.request, heads, sources, report, pool)
         return result, source.traffic
+
+
+def _heads(job: _Job, source: Source) -> HeadReader:
+    if job.remote.trust == "unsigned":
+        return UnsignedHeads(source)
+    from hacktree.client.signed_heads import SignedHeads
+
+    return SignedHeads(job.repository, job.remote, source)
 
 
 class _LineProgress(PullReport):

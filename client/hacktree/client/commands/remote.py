@@ -1,10 +1,14 @@
 """`hacktree remote`: say where builds come from."""
 
 import argparse
+import asyncio
 import os
+import random
+import time
 
 import msgspec
 
+from hacktree.client.connect import open_source
 from hacktree.client.remote import (
     Remote,
     add_remote,
@@ -12,23 +16,30 @@ from hacktree.client.remote import (
     load_remote,
     remove_remote,
 )
+from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say, warn
 from hacktree.common.errors import UserError
+from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.repository.repository import Repository, open_repository
 
 _EPILOG = """\
 Examples:
-  hacktree remote add farm https://builds.example.org/tree --unsigned
+  hacktree remote add farm https://builds.example.org/tree \\
+    --root-fingerprint 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
   hacktree remote add lab file:///srv/tree --unsigned
   hacktree remote list
 
-Exit statuses: 0 done, 2 wrong usage, no such remote or a name that is taken, 8 the system refused.
+The fingerprint is what `hacktree trust status` shows on the build farm. --unsigned is for servers
+on this machine only.
+
+Exit statuses: 0 done, 2 wrong usage, no such remote or a name that is taken, 4 the server's root is
+another one or can't be had, 8 the system refused.
 """
 
 
-class TrustNotAvailableError(UserError):
-    """Signed trust was asked for, and this version has none."""
+class UnsignedRemoteError(UserError):
+    """Builds from over a network were to be believed without a signature."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +49,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = actions.add_parser("add", help="add a remote")
     add.add_argument("name", metavar="NAME")
     add.add_argument("url", metavar="URL", help="http://…, https://… or file:///…")
-    add.add_argument(
-        "--unsigned", action="store_true", help="believe the server: builds carry no signature"
+    whom = add.add_mutually_exclusive_group(required=True)
+    whom.add_argument(
+        "--root-fingerprint", metavar="SHA256", help="of the root whose signatures count"
+    )
+    whom.add_argument("--root-file", metavar="FILE", help="that root itself: trust/1.root.json")
+    whom.add_argument(
+        "--unsigned", action="store_true", help="believe a server on this machine, or file:///"
     )
     add.add_argument("--tls-ca", metavar="FILE", help="the authority that signed the server's key")
     add.add_argument("--tls-cert", metavar="FILE", help="this machine's certificate")
@@ -83,24 +99,50 @@ def _repository(args: argparse.Namespace) -> Repository:
 
 
 def _add(repository: Repository, args: argparse.Namespace) -> None:
-    if not args.unsigned:
-        raise TrustNotAvailableError(
-            "signed builds can't be verified by this version yet",
-            hint="--unsigned believes whoever controls the server, or the network if the URL is "
-            "http://. Use it only where that is good enough.",
-        )
     remote = Remote(
         args.name,
         args.url,
-        "unsigned",
+        "unsigned" if args.unsigned else "tuf",
         tls_ca=_absolute(args.tls_ca),
         tls_cert=_absolute(args.tls_cert),
         tls_key=_absolute(args.tls_key),
         proxy=args.proxy,
     )
+    if args.unsigned and not remote.is_near:
+        raise UnsignedRemoteError(
+            f"{remote.shown_url} is not on this machine: unsigned, anybody on the way could decide "
+            "what runs here",
+            hint="Ask whoever runs the farm for the fingerprint that `hacktree trust status` shows "
+            "there, and say --root-fingerprint SHA256.",
+        )
+    anchor = None if args.unsigned else _anchor(remote, args)
     add_remote(repository, remote)
-    warn(f"remote {remote.name} is unsigned: whoever controls {remote.shown_url} decides what runs")
+    if anchor is None:
+        warn(f"remote {remote.name} is unsigned: who controls {remote.shown_url} decides what runs")
+    else:
+        from hacktree.client.signed_heads import keep_anchor
+
+        keep_anchor(repository, remote.name, anchor)
     say(args, f"Remote {remote.name} added: {remote.shown_url}")
+
+
+def _anchor(remote: Remote, args: argparse.Namespace) -> bytes:
+    from hacktree.client.signed_heads import FIRST_ROOT, check_anchor, limit_of
+
+    if args.root_file is not None:
+        with open(args.root_file, "rb") as stream:
+            data = stream.read(limit_of(FIRST_ROOT))
+        check_anchor(data, hash_bytes(data).hex())
+        return data
+    return asyncio.run(_fetch_anchor(remote, args.root_fingerprint))
+
+
+async def _fetch_anchor(remote: Remote, fingerprint: str) -> bytes:
+    from hacktree.client.signed_heads import fetch_anchor
+
+    patience = Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
+    async with open_source(remote, patience, 1) as source:
+        return await fetch_anchor(source, fingerprint)
 
 
 def _absolute(path: str | None) -> str | None:

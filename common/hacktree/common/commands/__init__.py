@@ -18,6 +18,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("fsck", "repository", "Verify every object and commit", f"{_PACKAGE}.fsck"),
     CommandInfo("prune", "repository", "Delete old builds", f"{_PACKAGE}.prune"),
     CommandInfo("delta", "repository", "Make and inspect packs of deltas", f"{_PACKAGE}.delta"),
+    CommandInfo("trust", "farm", "Sign branches, and say whose keys count", f"{_PACKAGE}.trust"),
     CommandInfo(
         "completion", "repository", "Print a shell's completion script", f"{_PACKAGE}.completion"
     ),

@@ -122,7 +122,8 @@ def _length_table() -> NDArray[np.uint8]:
     bits = np.arange(1 << _LENGTH_BITS)
     head = _HEAD_BITS[bits & 511]
     distance = _DISTANCE_BITS[(bits >> head) & 31]
-    return np.where(_IS_MATCH[bits & 511], head + distance, head).astype(np.uint8)
+    lengths: NDArray[np.uint8] = np.where(_IS_MATCH[bits & 511], head + distance, head)
+    return lengths
 
 
 def _token_lengths(words: NDArray[np.uint64]) -> bytes:

@@ -1,0 +1,211 @@
+"""The actions of `hacktree trust` that sign."""
+
+import argparse
+import getpass
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner
+
+from hacktree.common.cli.context import repository_from
+from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.errors import UserError
+from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.repository.packs import require_archive
+from hacktree.common.repository.revision import resolve
+from hacktree.common.trust import editing
+from hacktree.common.trust.keys import (
+    KeyFileError,
+    generate_key,
+    is_encrypted,
+    load_public,
+    load_signer,
+    public_path,
+)
+from hacktree.common.trust.report import fingerprint
+from hacktree.common.trust.roles import ONLINE_ROLES, ROOT, TARGETS, role_of_branch
+from hacktree.common.trust.store import TrustStore
+
+_TOP: dict[str, tuple[str, ...]] = {ROOT: (ROOT,), TARGETS: (TARGETS,), "online": ONLINE_ROLES}
+
+
+def run(args: argparse.Namespace, now: datetime) -> int:
+    """Do it; returns the exit status."""
+    if args.action == "new-key":
+        signer = generate_key(Path(args.file), _new_passphrase(args, args.file))
+        say(
+            args, f"Key {signer.public_key.keyid[:16]}: {args.file}, {public_path(Path(args.file))}"
+        )
+        return 0
+    repository = repository_from(args)
+    require_archive(repository)
+    store = TrustStore(repository)
+    with store.hold():
+        _ACTIONS[args.action](store, args, now)
+    return 0
+
+
+def _init(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    if store.exists:
+        raise editing.TrustExistsError(f"{store.repository.path} is signed already")
+    root = [_key_or_new(args, name) for name in args.root_key]
+    targets = [_key_or_new(args, name) for name in args.targets_key]
+    founders = editing.Founders(root, targets, args.threshold)
+    editing.initialise(store, founders, CryptoSigner.generate_ed25519(), now)
+    print(f"Root fingerprint  {fingerprint(store.first_root())}")
+    say(args, "Testers begin with it: hacktree remote add NAME URL --root-fingerprint FINGERPRINT")
+    say(args, "Next: hacktree trust delegate BRANCH --key FILE.pub --sign-with TARGETS-KEY")
+
+
+def _delegate(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    branch = parse_branch_name(args.branch)
+    keys = [load_public(Path(name)) for name in args.key]
+    editing.delegate(store, branch, keys, _signers(args), now)
+    say(args, f"{branch} may be signed by {' '.join(key.keyid[:16] for key in keys)}")
+
+
+def _add_key(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    key = load_public(Path(args.key))
+    if args.role in _TOP:
+        edit = editing.RootEdit(_TOP[args.role], add=(key,), threshold=args.threshold)
+        resign = [_load(args, args.key)] if args.role == TARGETS and args.threshold else []
+        editing.change_root(store, edit, _signers(args), resign, now)
+    else:
+        branch = parse_branch_name(args.role)
+        editing.change_branch(store, branch, [key], [], _signers(args), None, now)
+    say(args, f"{args.role} may be signed by {key.keyid[:16]} as well")
+
+
+def _rotate(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    if args.role == "online":
+        _rotate_online(store, args, now)
+        return
+    new = None if args.key is None else _load(args, args.key)
+    if not args.revoke and new is None:
+        raise UserError("nothing to do", hint="--revoke KEYID, --key FILE, or both.")
+    add = () if new is None else (new.public_key,)
+    if args.role in _TOP:
+        state = store.load()
+        revoke = [_full(state.root.signed.roles[args.role].keyids, k) for k in args.revoke]
+        edit = editing.RootEdit(_TOP[args.role], add, tuple(revoke))
+        resign = [new] if new is not None and args.role == TARGETS else []
+        editing.change_root(store, edit, _signers(args), resign, now)
+    else:
+        branch = parse_branch_name(args.role)
+        keyids = editing.keys_of_branch(store.load(), branch)
+        revoke = [_full(keyids, keyid) for keyid in args.revoke]
+        editing.change_branch(store, branch, add, revoke, _signers(args), new, now)
+    say(args, f"{args.role} is signed by other keys from now on")
+
+
+def _rotate_online(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    if args.key is not None or args.revoke:
+        raise UserError("the online key is made here", hint="hacktree trust rotate online")
+    new = CryptoSigner.generate_ed25519()
+    store.keep_online_key(new)
+    old = store.load().root.signed.roles[ONLINE_ROLES[0]].keyids
+    edit = editing.RootEdit(ONLINE_ROLES, (new.public_key,), tuple(old))
+    editing.change_root(store, edit, _signers(args), [], now)
+    store.forget_online_keys(store.load().root.signed)
+    say(args, f"The online key is {new.public_key.keyid[:16]} from now on")
+
+
+def _sign(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    branch = parse_branch_name(args.branch)
+    head = resolve(store.repository, args.revision or args.branch)
+    commit = store.repository.load_commit(head)
+    if commit.branch != branch:
+        raise UserError(f"{head.hex()[:16]} is a build of {commit.branch}, not of {branch}")
+    state = store.load()
+    signer = _load(args, args.key)
+    length = editing.commit_length(store, head)
+    role = editing.sign_head(state, branch, head, length, signer, now)
+    editing.publish_branch(store, branch, role, now)
+    say(args, f"{branch} is signed at {head.hex()[:16]}")
+
+
+def _renew(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    if (args.branch is None) != (args.key is None):
+        raise UserError("--branch and --key go together")
+    signers = {}
+    if args.branch is not None:
+        name = role_of_branch(parse_branch_name(args.branch))
+        signers[name] = [_load(args, args.key)]
+    renewed = editing.renew(store, now, signers)
+    if args.json:
+        emit_json({"renewed": renewed})
+        return
+    say(args, f"Renewed: {', '.join(renewed)}" if renewed else "Nothing expires soon")
+
+
+_ACTIONS = {
+    "init": _init,
+    "delegate": _delegate,
+    "add-key": _add_key,
+    "rotate": _rotate,
+    "sign": _sign,
+    "renew": _renew,
+}
+
+
+def _signers(args: argparse.Namespace) -> list[CryptoSigner]:
+    if not args.sign_with:
+        raise UserError("no key to sign with", hint="--sign-with FILE: of targets or root.")
+    return [_load(args, name) for name in args.sign_with]
+
+
+def _load(args: argparse.Namespace, name: str) -> CryptoSigner:
+    path = Path(name)
+    return load_signer(path, _passphrase(args, name) if is_encrypted(path) else None)
+
+
+def _key_or_new(args: argparse.Namespace, name: str) -> CryptoSigner:
+    path = Path(name)
+    if path.exists():
+        return _load(args, name)
+    signer = generate_key(path, _new_passphrase(args, name))
+    say(args, f"Key {signer.public_key.keyid[:16]} made: {name}")
+    return signer
+
+
+def _passphrase(args: argparse.Namespace, name: str) -> bytes:
+    if args.passphrase_file is not None:
+        return _from_file(args.passphrase_file)
+    if not sys.stdin.isatty():
+        raise KeyFileError(f"{name} is encrypted", hint="--passphrase-file FILE")
+    return getpass.getpass(f"Passphrase of {name}: ").encode()
+
+
+def _new_passphrase(args: argparse.Namespace, name: str) -> bytes | None:
+    if args.no_passphrase:
+        warn(f"{name} is not encrypted: whoever reads it can sign")
+        return None
+    if args.passphrase_file is not None:
+        return _from_file(args.passphrase_file)
+    if not sys.stdin.isatty():
+        raise KeyFileError(
+            f"no passphrase for {name}", hint="--passphrase-file FILE, or --no-passphrase."
+        )
+    first = getpass.getpass(f"New passphrase for {name}: ")
+    if not first or getpass.getpass("Again: ") != first:
+        raise KeyFileError("the passphrases are empty or differ")
+    return first.encode()
+
+
+def _from_file(path: str) -> bytes:
+    try:
+        passphrase = Path(path).read_bytes().rstrip(b"\n")
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from error
+    if not passphrase:
+        raise KeyFileError(f"{path} is empty")
+    return passphrase
+
+
+def _full(keyids: Sequence[str], prefix: str) -> str:
+    found = [keyid for keyid in keyids if keyid.startswith(prefix)]
+    if len(found) != 1:
+        raise UserError(f"{len(found)} keys of the role begin with {prefix!r}")
+    return found[0]

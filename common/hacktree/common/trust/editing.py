@@ -1,0 +1,298 @@
+"""Changing who is trusted and what is signed: each function makes new metadata and publishes it.
+
+All of them take the private keys they need as signers and the time as an argument. The caller holds
+`TrustStore.hold`.
+"""
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
+
+from hacktree.common.errors import UserError
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.names import BranchName
+from hacktree.common.trust.roles import (
+    ONLINE_ROLES,
+    ROOT,
+    SNAPSHOT,
+    TARGETS,
+    TIMESTAMP,
+    expiry,
+    is_due,
+    only_head,
+    role_of_branch,
+    target_of,
+)
+from hacktree.common.trust.store import TrustState, TrustStore
+
+Signers = Sequence[CryptoSigner]
+
+
+class RoleMissingError(UserError):
+    """There is no such role, or the branch is not delegated to anybody."""
+
+
+class TrustExistsError(UserError):
+    """The repository is signed already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Founders:
+    """The first keys: how many root keys must sign together, and who signs as root and targets."""
+
+    root: Signers
+    targets: Signers
+    threshold: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threshold <= len({s.public_key.keyid for s in self.root}):
+            raise UserError(f"a threshold of {self.threshold} with {len(self.root)} root keys")
+        if not self.targets:
+            raise UserError("no key for the targets role", hint="--targets-key FILE")
+
+
+def initialise(store: TrustStore, founders: Founders, online: CryptoSigner, now: datetime) -> None:
+    """Sign for the first time; branches are delegated afterwards."""
+    if store.exists:
+        raise TrustExistsError(f"the heads of {store.repository.path} are signed already")
+    store.keep_online_key(online)
+    root_keys = [signer.public_key for signer in founders.root]
+    targets_keys = [signer.public_key for signer in founders.targets]
+    roles = {
+        ROOT: Role([key.keyid for key in root_keys], founders.threshold),
+        TARGETS: Role([key.keyid for key in targets_keys], 1),
+        **{name: Role([online.public_key.keyid], 1) for name in ONLINE_ROLES},
+    }
+    keys = {key.keyid: key for key in (*root_keys, *targets_keys, online.public_key)}
+    root = Metadata(Root(1, expires=expiry(ROOT, now), keys=dict(keys), roles=roles))
+    _sign(root, founders.root)
+    targets = Metadata(Targets(1, expires=expiry(TARGETS, now), delegations=Delegations({}, {})))
+    _sign(targets, founders.targets)
+    store.publish_root(root, None)
+    store.publish(root.signed, {TARGETS: targets}, None, online, now)
+
+
+def delegate(
+    store: TrustStore, branch: BranchName, keys: Sequence[SSlibKey], signers: Signers, now: datetime
+) -> None:
+    """Let `keys`, any one of them, move `branch`. `signers`: of the targets role."""
+    state = store.load()
+    targets = deepcopy(state.targets.signed)
+    name = role_of_branch(branch)
+    roles = _delegations(targets).roles or {}
+    if name in roles:
+        raise TrustExistsError(
+            f"{branch} is delegated already", hint=f"hacktree trust add-key {branch} --key FILE.pub"
+        )
+    delegations = _delegations(targets)
+    delegations.roles = {
+        **roles,
+        name: DelegatedRole(name, [], 1, terminating=True, paths=[str(branch)]),
+    }
+    for key in keys:
+        targets.add_key(key, name)
+    _publish(store, state, {TARGETS: _next(targets, TARGETS, signers, now)}, now)
+
+
+def sign_head(
+    state: TrustState, branch: BranchName, head: ObjectId, length: int, signer: CryptoSigner,
+    now: datetime,
+) -> Metadata[Targets]:  # fmt: skip
+    """The branch's role with `head`, whose commit object is `length` bytes, signed; not published.
+
+    Needs no private file of the repository: CI and signers do it on their own machines.
+    """
+    _require_key(state, branch, signer)
+    name = role_of_branch(branch)
+    version = state.roles[name].signed.version if name in state.roles else 0
+    target = target_of(branch, head, length)
+    role = Metadata(Targets(version + 1, expires=expiry(name, now), targets={str(branch): target}))
+    role.sign(signer)
+    return role
+
+
+def publish_branch(
+    store: TrustStore, branch: BranchName, role: Metadata[Targets], now: datetime
+) -> None:
+    """Publish a branch's role that its signer made from what is published now.
+
+    Raises `FormatError` if it signs anything else or is not the next version, and
+    `SignatureMissingError`.
+    """
+    state = store.load()
+    name = role_of_branch(branch)
+    version = state.roles[name].signed.version if name in state.roles else 0
+    if role.signed.version != version + 1:
+        raise FormatError(
+            f"version {role.signed.version} of the role of {branch}, where {version + 1} is due"
+        )
+    only_head(role.signed, branch)
+    if role.signed.delegations is not None:
+        raise FormatError(f"the role of {branch} delegates")
+    _publish(store, state, {name: role}, now)
+
+
+def commit_length(store: TrustStore, head: ObjectId) -> int:
+    """Bytes of a commit object."""
+    return len(store.repository.read_meta(head, MAX_COMMIT_SIZE))
+
+
+def head_signed(state: TrustState, branch: BranchName) -> ObjectId | None:
+    """The head that is signed, or None."""
+    role = state.roles.get(role_of_branch(branch))
+    return None if role is None else only_head(role.signed, branch)
+
+
+def keys_of_branch(state: TrustState, branch: BranchName) -> list[str]:
+    """The ids of the keys that may move a branch; raises `RoleMissingError`."""
+    keyids: list[str] = state.targets.signed.get_delegated_role(_require_role(state, branch)).keyids
+    return keyids
+
+
+def renew(store: TrustStore, now: datetime, signers: Mapping[str, Signers]) -> list[str]:
+    """Sign again what is past half of its life; `signers` by role beside the online ones.
+
+    Returns the roles that were renewed. Roles whose keys are not given are left as they are.
+    """
+    state = store.load()
+    changes = {}
+    for name, role in state.roles.items():
+        if is_due(name, role.signed.expires, now) and signers.get(name):
+            changes[name] = _next(role.signed, name, signers[name], now)
+    online = [
+        name
+        for name, signed in ((SNAPSHOT, state.snapshot.signed), (TIMESTAMP, state.timestamp.signed))
+        if is_due(name, signed.expires, now)
+    ]
+    if changes or online:
+        _publish(store, state, changes, now)
+        return [*changes, *ONLINE_ROLES]
+    return []
+
+
+def change_root(
+    store: TrustStore,
+    edit: "RootEdit",
+    signers: Signers,
+    resign: Signers,
+    now: datetime,
+) -> None:
+    """Change whose keys count for a top-level role. `signers`: of root, enough of the old and new.
+
+    `resign`: keys of the targets role, where its old signature no longer counts.
+    """
+    state = store.load()
+    root = deepcopy(state.root.signed)
+    for role in edit.roles:
+        for key in edit.add:
+            root.add_key(key, role)
+        for keyid in edit.revoke:
+            _revoke(root, keyid, role)
+    if edit.threshold is not None:
+        for role in edit.roles:
+            root.roles[role].threshold = edit.threshold
+    for role in edit.roles:
+        if root.roles[role].threshold > len(root.roles[role].keyids):
+            raise UserError(f"the role {role} would have fewer keys than must sign together")
+    metadata = _next(root, ROOT, signers, now)
+    roles = dict(state.roles)
+    if TARGETS in edit.roles and resign:
+        roles[TARGETS] = _next(state.targets.signed, TARGETS, resign, now)
+    online = store.online_signer(root)
+    store.publish_root(metadata, state.root)
+    store.publish(root, roles, state, online, now)
+
+
+@dataclass(frozen=True, slots=True)
+class RootEdit:
+    """Keys to add to and revoke from top-level roles; `threshold`: how many must sign together."""
+
+    roles: tuple[str, ...]
+    add: tuple[SSlibKey, ...] = ()
+    revoke: tuple[str, ...] = ()
+    threshold: int | None = None
+
+
+def change_branch(
+    store: TrustStore,
+    branch: BranchName,
+    add: Sequence[SSlibKey],
+    revoke: Sequence[str],
+    signers: Signers,
+    resign: CryptoSigner | None,
+    now: datetime,
+) -> None:
+    """Change whose keys may move a branch. `signers`: of targets; `resign`: a key that stays.
+
+    What a revoked key signed last is signed anew by `resign`: else nobody could verify the branch.
+    """
+    state = store.load()
+    name = _require_role(state, branch)
+    targets = deepcopy(state.targets.signed)
+    for key in add:
+        targets.add_key(key, name)
+    for keyid in revoke:
+        _revoke(targets, keyid, name)
+    changes = {TARGETS: _next(targets, TARGETS, signers, now)}
+    if resign is not None and name in state.roles:
+        changes[name] = _next(state.roles[name].signed, name, [resign], now)
+    _publish(store, state, changes, now)
+
+
+def _publish(
+    store: TrustStore, state: TrustState, changes: Mapping[str, Metadata[Targets]], now: datetime
+) -> None:
+    signer = store.online_signer(state.root.signed)
+    store.publish(state.root.signed, {**state.roles, **changes}, state, signer, now)
+
+
+def _next(signed: Any, name: str, signers: Signers, now: datetime) -> Metadata[Any]:
+    """The next version of a role's metadata, signed by all of `signers`."""
+    signed = deepcopy(signed)
+    signed.version += 1
+    signed.expires = expiry(name, now)
+    metadata: Metadata[Any] = Metadata(signed)
+    _sign(metadata, signers)
+    return metadata
+
+
+def _sign(metadata: Metadata[Any], signers: Signers) -> None:
+    for signer in signers:
+        metadata.sign(signer, append=True)
+
+
+def _delegations(targets: Targets) -> Delegations:
+    if targets.delegations is None:
+        targets.delegations = Delegations({}, {})
+    return targets.delegations
+
+
+def _require_role(state: TrustState, branch: BranchName) -> str:
+    name = role_of_branch(branch)
+    if name not in (_delegations(state.targets.signed).roles or {}):
+        raise RoleMissingError(
+            f"nobody may sign {branch} yet", hint=f"hacktree trust delegate {branch} --key FILE.pub"
+        )
+    return name
+
+
+def _require_key(state: TrustState, branch: BranchName, signer: CryptoSigner) -> None:
+    if signer.public_key.keyid not in keys_of_branch(state, branch):
+        raise UserError(
+            f"the key {signer.public_key.keyid[:16]} may not sign {branch}",
+            hint="`hacktree trust status` names the keys that may.",
+        )
+
+
+def _revoke(delegator: Root | Targets, keyid: str, role: str) -> None:
+    try:
+        delegator.revoke_key(keyid, role)
+    except ValueError as error:
+        raise UserError(f"can't revoke the key {keyid[:16]}: {error}") from error
