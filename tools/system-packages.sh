@@ -40,6 +40,7 @@ look_for() {
         need g++ gcc-c++ command -v g++
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
+        need systemd systemd command -v systemd-analyze
         ;;
     bench)
         look_for tests

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hacktree.common.errors import UserError
 from hacktree.server.accesslog import CombinedAccessLogger
 from hacktree.server.listening import BACKLOG, notify_systemd, url_of
+from hacktree.server.renewal import keep_renewed
 from hacktree.server.static import make_app
 
 GRACE_SECONDS: Final = 30.0
@@ -73,6 +75,7 @@ async def serve_until(
         shutdown_timeout=grace,
     )
     await runner.setup()
+    renewing = asyncio.create_task(keep_renewed(repository, lambda: datetime.now(UTC)))
     try:
         for listening in sockets:
             await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
@@ -81,6 +84,7 @@ async def serve_until(
         await stop.wait()
         notify_systemd(os.environ, "STOPPING=1")
     finally:
+        renewing.cancel()
         await _finish(runner, grace)
 
 

@@ -1,0 +1,45 @@
+"""Renewing the snapshot and the timestamp of a signed repository while it is served."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from hacktree.common.errors import HacktreeError
+from hacktree.common.repository.repository import open_repository
+
+_LOG: Final = logging.getLogger("hacktree.server")
+INTERVAL: Final = 3600.0
+"""Seconds between two looks: signatures last for days, and are renewed at half of that."""
+
+
+async def keep_renewed(
+    repository: Path,
+    now: Callable[[], datetime],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Look every hour until cancelled; a failure is logged, and tried again an hour later."""
+    while True:
+        try:
+            renewed = await asyncio.to_thread(renew_once, repository, now())
+        except (HacktreeError, OSError) as error:
+            _LOG.error("the signed metadata can't be renewed: %s", error)
+        else:
+            if renewed:
+                _LOG.info("renewed %s", ", ".join(renewed))
+        await sleep(INTERVAL)
+
+
+def renew_once(path: Path, now: datetime) -> list[str]:
+    """Sign again what expires soon; nothing where the repository is not signed."""
+    if not (path / "trust" / "timestamp.json").exists():
+        return []
+    # python-tuf takes longer to import than the rest: only signed repositories pay for it.
+    from hacktree.common.trust.editing import renew
+    from hacktree.common.trust.store import TrustStore
+
+    store = TrustStore(open_repository(path))
+    with store.hold():
+        return renew(store, now, {})
