@@ -35,5 +35,27 @@ _TOKENS: Final[Migration] = (
     """,
 )
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS,)
+_JOBS: Final[Migration] = (
+    """
+    CREATE TABLE jobs (
+        id INTEGER NOT NULL PRIMARY KEY,
+        kind TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'done', 'failed')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        due INTEGER NOT NULL,
+        created INTEGER NOT NULL,
+        started INTEGER,
+        ended INTEGER,
+        error TEXT NOT NULL DEFAULT '',
+        again INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    # One at a time of each: what is asked for again is the same job.
+    """
+    CREATE UNIQUE INDEX jobs_open ON jobs (kind, subject) WHERE state IN ('waiting', 'running')
+    """,
+)
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS)
 """Every step, oldest first; their number is the version that this program writes."""

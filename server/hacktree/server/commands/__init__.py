@@ -10,6 +10,12 @@ CATALOG: tuple[CommandInfo, ...] = (
         module="hacktree.server.commands.serve",
     ),
     CommandInfo(
+        name="jobs",
+        group="farm",
+        summary="List and do the work that follows publications",
+        module="hacktree.server.commands.jobs",
+    ),
+    CommandInfo(
         name="token",
         group="farm",
         summary="Make, list and revoke what lets peers push and promote",

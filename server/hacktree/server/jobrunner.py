@@ -1,0 +1,127 @@
+"""Doing jobs: one at a time, each by a process of its own that gives way to everything else."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from hacktree.common.repository.locks import LockKind, hold_lock
+from hacktree.common.repository.repository import Repository
+from hacktree.server.database import Database
+from hacktree.server.jobs import Job, Kind, fail, give_back, succeed, take_next
+
+_LOG: Final = logging.getLogger("hacktree.server.jobs")
+_PAUSE: Final = 5.0
+"""Seconds between two looks at what is due."""
+
+_NICENESS: Final = 10
+_PATIENCE: Final = 20.0
+"""Seconds that a job's process has to end when it is told to."""
+
+Command = Callable[[Job], list[str]]
+"""The program and its arguments for a job."""
+
+
+def command_of(repository: Path) -> Command:
+    """The commands of hacktree itself, on this repository."""
+    program = "import sys; from hacktree.common.cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+    def command(job: Job) -> list[str]:
+        words = {Kind.DELTAS: ["delta", "generate", job.subject]}[job.kind]
+        return [sys.executable, "-c", program, "--repo", str(repository), *words]
+
+    return command
+
+
+@contextmanager
+def hold_jobs(repository: Repository) -> Iterator[None]:
+    """Be the only one who does the jobs of a repository; raises `BusyError`."""
+    path = repository.state / "jobs.lock"
+    os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+    with hold_lock(path, LockKind.EXCLUSIVE):
+        yield
+
+
+class JobRunner:
+    """Does the jobs of one database. Whoever runs it holds `hold_jobs`."""
+
+    def __init__(self, database: Database, command: Command, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._command = command
+        self._clock = clock
+
+    async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        """Until cancelled; what was interrupted then, or by a crash before, waits again."""
+        while True:
+            await self.run_due()
+            await sleep(_PAUSE)
+
+    async def run_due(self) -> int:
+        """Do all that is due, and what a crash interrupted; returns how many were begun."""
+        await asyncio.to_thread(give_back, self._database, self._now())
+        begun = 0
+        while await self.run_next():
+            begun += 1
+        return begun
+
+    async def run_next(self) -> bool:
+        """Do the next job that is due; returns whether there was one."""
+        job = await asyncio.to_thread(take_next, self._database, self._now())
+        if job is None:
+            return False
+        _LOG.info("job %d: %s of %s begins", job.id, job.kind, job.subject)
+        try:
+            status, output = await self._execute(job)
+        except asyncio.CancelledError:
+            give_back(self._database, self._now(), job)
+            raise
+        if status == 0:
+            await asyncio.to_thread(succeed, self._database, job, self._now())
+            _LOG.info("job %d is done", job.id)
+        else:
+            text = output.decode(errors="replace") or f"exit status {status}"
+            await asyncio.to_thread(fail, self._database, job, text, self._now())
+            _LOG.error("job %d failed: %s", job.id, text[-500:])
+        return True
+
+    async def _execute(self, job: Job) -> tuple[int, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *self._command(job),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=_be_nice,
+        )
+        try:
+            _, output = await process.communicate()
+        except asyncio.CancelledError:
+            await _end(process)
+            raise
+        return process.returncode or 0, output
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+
+def _be_nice() -> None:
+    os.nice(_NICENESS)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """The whole group: encoders are processes of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await process.wait()
+        except TimeoutError:
+            continue

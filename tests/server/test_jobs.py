@@ -1,0 +1,195 @@
+"""Promise: what follows a publication is done, once, whatever happens to the server meanwhile."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hacktree.common.cli.main import main
+from hacktree.common.errors import BusyError
+from hacktree.common.repository.repository import Repository
+from hacktree.server.database import Database, open_database
+from hacktree.server.jobrunner import JobRunner, command_of, hold_jobs
+from hacktree.server.jobs import (
+    KEPT,
+    MAX_ATTEMPTS,
+    Job,
+    JobMissingError,
+    Kind,
+    State,
+    delay,
+    enqueue,
+    fail,
+    give_back,
+    list_jobs,
+    retry,
+    succeed,
+    take_next,
+)
+from support.pulling import make_repository
+from support.trees import make_commit
+
+
+@pytest.fixture
+def farm(tmp_path: Path) -> Repository:
+    return make_repository(tmp_path / "farm")
+
+
+@pytest.fixture
+def database(farm: Repository) -> Database:
+    return open_database(farm)
+
+
+def states(database: Database) -> list[tuple[str, State]]:
+    return [(job.subject, job.state) for job in list_jobs(database)]
+
+
+def taken(database: Database, now: int) -> Job:
+    job = take_next(database, now)
+    assert job is not None
+    return job
+
+
+def test_asked_for_twice_it_is_one_job(database: Database) -> None:
+    for _ in range(3):
+        enqueue(database, Kind.DELTAS, "builds", 10)
+    enqueue(database, Kind.DELTAS, "fastqa", 11)
+    assert states(database) == [("fastqa", State.WAITING), ("builds", State.WAITING)]
+
+
+def test_asked_for_while_it_runs_it_runs_once_more(database: Database) -> None:
+    enqueue(database, Kind.DELTAS, "builds", 10)
+    job = taken(database, 10)
+    for _ in range(2):
+        enqueue(database, Kind.DELTAS, "builds", 11)
+    assert take_next(database, 12) is None
+    succeed(database, job, 12)
+    assert states(database) == [("builds", State.WAITING), ("builds", State.DONE)]
+    succeed(database, taken(database, 13), 13)
+    assert take_next(database, 14) is None
+
+
+def test_what_fails_is_tried_again_later_and_not_for_ever(database: Database) -> None:
+    enqueue(database, Kind.DELTAS, "builds", 0)
+    now = 0
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        job = taken(database, now)
+        assert job.attempts == attempt
+        fail(database, job, "x" * 10_000 + "why", now)
+        assert take_next(database, now + delay(attempt) - 1) is None
+        now += delay(attempt)
+    (failed,) = list_jobs(database)
+    assert failed.state is State.FAILED
+    assert failed.error.endswith("why")
+    assert len(failed.error) < 5000
+    assert take_next(database, now * 10) is None
+    retry(database, failed.id, now)
+    assert taken(database, now).attempts == 1
+    with pytest.raises(JobMissingError):
+        retry(database, failed.id, now)
+
+
+def test_a_failed_job_is_not_retried_beside_a_new_one(database: Database) -> None:
+    enqueue(database, Kind.DELTAS, "builds", 0)
+    for _ in range(MAX_ATTEMPTS):
+        fail(database, taken(database, 10**9), "", 0)
+    (failed,) = list_jobs(database)
+    enqueue(database, Kind.DELTAS, "builds", 1)
+    with pytest.raises(JobMissingError, match="waits or runs"):
+        retry(database, failed.id, 1)
+
+
+def test_an_interrupted_job_waits_again_without_an_attempt_less(database: Database) -> None:
+    enqueue(database, Kind.DELTAS, "builds", 0)
+    taken(database, 0)
+    assert give_back(database, 5) == 1
+    assert give_back(database, 5) == 0
+    assert taken(database, 5).attempts == 1
+
+
+def test_old_jobs_are_forgotten(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert KEPT > 100
+    monkeypatch.setattr("hacktree.server.jobs.KEPT", 3)
+    for number in range(6):
+        enqueue(database, Kind.DELTAS, f"b{number}", number)
+        succeed(database, taken(database, number), number)
+    assert [job.subject for job in list_jobs(database)] == ["b5", "b4", "b3"]
+
+
+def runner(database: Database, script: str) -> JobRunner:
+    return JobRunner(database, lambda job: [sys.executable, "-c", script, job.subject], lambda: 100)
+
+
+async def test_each_job_is_a_process_that_gives_way(database: Database, tmp_path: Path) -> None:
+    enqueue(database, Kind.DELTAS, str(tmp_path / "said"), 0)
+    script = "import os,sys; open(sys.argv[1],'w').write(str(os.nice(0)))"
+    assert await runner(database, script).run_due() == 1
+    assert int((tmp_path / "said").read_text()) >= min(os.nice(0) + 10, 19)
+    assert [job.state for job in list_jobs(database)] == [State.DONE]
+
+
+async def test_what_a_failing_process_says_is_kept(database: Database) -> None:
+    enqueue(database, Kind.DELTAS, "builds", 0)
+    assert await runner(database, "import sys; sys.exit('no space')").run_due() == 1
+    (job,) = list_jobs(database)
+    assert (job.state, job.error.strip()) == (State.WAITING, "no space")
+    assert job.due == 100 + delay(1)
+
+
+async def test_a_stopped_server_ends_the_process_and_gives_the_job_back(
+    database: Database, tmp_path: Path
+) -> None:
+    """Also the processes that it began, and one that a crash left is taken up by the next."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    enqueue(database, Kind.DELTAS, str(fifo), 0)
+    script = (
+        "import os,sys,time\n"
+        "if os.fork() == 0: time.sleep(600)\n"
+        "f = open(sys.argv[1], 'w'); f.write('here'); f.flush(); time.sleep(600)"
+    )
+    running = asyncio.create_task(runner(database, script).run())
+    reader = await asyncio.to_thread(open, fifo)
+    with reader:
+        assert await asyncio.to_thread(reader.read, 4) == "here"
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        # The end of the pipe: both of its writers are gone.
+        assert await asyncio.to_thread(reader.read) == ""
+    assert [(job.state, job.attempts) for job in list_jobs(database)] == [(State.WAITING, 0)]
+    taken(database, 200)
+    assert await runner(database, "").run_due() == 1
+    assert [job.state for job in list_jobs(database)] == [State.DONE]
+
+
+async def test_packs_are_made_by_the_real_command(farm: Repository, database: Database) -> None:
+    for number in (1, 2):
+        make_commit(farm, {"f": os.urandom(50_000) + bytes([number])}, branch="builds")
+    enqueue(database, Kind.DELTAS, "builds", 0)
+    enqueue(database, Kind.DELTAS, "nothing", 0)
+    jobs = JobRunner(database, command_of(farm.path), lambda: 100)
+    assert await jobs.run_due() == 2
+    assert states(database) == [("nothing", State.WAITING), ("builds", State.DONE)]
+    assert list((farm.path / "packs").iterdir())
+
+
+def test_jobs_are_listed_retried_and_run_by_hand(
+    farm: Repository, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["--repo", str(farm.path), "jobs"]
+    enqueue(database, Kind.DELTAS, "nothing", 0)
+    assert main([*base, "run"]) == 1
+    capsys.readouterr()
+    assert main([*base, "list"]) == 0
+    assert "again at" in capsys.readouterr().out
+    assert main([*base, "list", "--json"]) == 0
+    assert '"subject": "nothing"' in capsys.readouterr().out
+    assert main([*base, "retry", "1"]) == 0
+    assert main([*base, "retry", "99"]) == 2
+    with hold_jobs(farm):
+        assert main([*base, "run"]) == 6
+        with pytest.raises(BusyError), hold_jobs(farm):
+            pass
