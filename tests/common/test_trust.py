@@ -207,3 +207,24 @@ def test_damage_is_named(farm: SignedFarm, name: str) -> None:
     path.write_bytes(b"x" * (5 << 20))
     with pytest.raises(CorruptError, match="larger"):
         farm.store.load()
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[" * 100_000, b'{"signed": {"_type": "root"}}', b"x" * (65 << 10)]
+)
+def test_a_role_that_is_sent_is_decoded_within_bounds(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        editing.decode_role(data)
+
+
+def test_a_signer_elsewhere_needs_only_the_version(farm: SignedFarm) -> None:
+    head = make_commit(farm.repository, {"f": b"1"}, branch="builds")
+    length = editing.commit_length(farm.store, head)
+    for version in range(2):
+        assert editing.branch_version(farm.store.load(), BUILDS) == version
+        sent = editing.sign_branch(BUILDS, head, length, version, farm.keys[BUILDS], farm.now)
+        role = editing.decode_role(sent.to_bytes())
+        editing.publish_branch(farm.store, BUILDS, role, farm.now)
+    root = farm.store.load().root.to_bytes()
+    with pytest.raises(FormatError, match="not that of a branch"):
+        editing.decode_role(root)

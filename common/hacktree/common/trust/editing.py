@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from securesystemslib.signer import CryptoSigner, SSlibKey
+from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
 
 from hacktree.common.errors import UserError
@@ -33,6 +34,10 @@ from hacktree.common.trust.roles import (
 from hacktree.common.trust.store import TrustState, TrustStore
 
 Signers = Sequence[CryptoSigner]
+
+
+MAX_ROLE: Final = 64 << 10
+"""Bytes of a branch's metadata: one target and a few signatures are 500."""
 
 
 class RoleMissingError(UserError):
@@ -102,19 +107,56 @@ def delegate(
 
 
 def sign_head(
-    state: TrustState, branch: BranchName, head: ObjectId, length: int, signer: CryptoSigner,
+    state: TrustState,
+    branch: BranchName,
+    head: ObjectId,
+    length: int,
+    signer: CryptoSigner,
     now: datetime,
-) -> Metadata[Targets]:  # fmt: skip
+) -> Metadata[Targets]:
     """The branch's role with `head`, whose commit object is `length` bytes, signed; not published.
 
-    Needs no private file of the repository: CI and signers do it on their own machines.
+    Raises `RoleMissingError`, and `UserError` for a key that may not sign the branch.
     """
     _require_key(state, branch, signer)
+    return sign_branch(branch, head, length, branch_version(state, branch), signer, now)
+
+
+def sign_branch(
+    branch: BranchName,
+    head: ObjectId,
+    length: int,
+    version: int,
+    signer: CryptoSigner,
+    now: datetime,
+) -> Metadata[Targets]:
+    """As `sign_head`, on a machine that knows no more than the version that is published.
+
+    Whether the key may sign the branch is found out by whoever publishes it.
+    """
+    targets = {str(branch): target_of(branch, head, length)}
     name = role_of_branch(branch)
-    version = state.roles[name].signed.version if name in state.roles else 0
-    target = target_of(branch, head, length)
-    role = Metadata(Targets(version + 1, expires=expiry(name, now), targets={str(branch): target}))
+    role = Metadata(Targets(version + 1, expires=expiry(name, now), targets=targets))
     role.sign(signer)
+    return role
+
+
+def branch_version(state: TrustState, branch: BranchName) -> int:
+    """The version of a branch's role that is published; 0 before the first."""
+    name = role_of_branch(branch)
+    return int(state.roles[name].signed.version) if name in state.roles else 0
+
+
+def decode_role(data: bytes) -> Metadata[Targets]:
+    """A branch's role that a signer sent; nothing of it is believed yet. Raises `FormatError`."""
+    if len(data) > MAX_ROLE:
+        raise FormatError(f"a role of more than {MAX_ROLE} bytes")
+    try:
+        role: Metadata[Targets] = Metadata.from_bytes(data)
+    except (RepositoryError, RecursionError) as error:
+        raise FormatError(f"no signed metadata: {error}") from error
+    if not isinstance(role.signed, Targets):
+        raise FormatError("the metadata is not that of a branch")
     return role
 
 
@@ -127,16 +169,16 @@ def publish_branch(
     `SignatureMissingError`.
     """
     state = store.load()
-    name = role_of_branch(branch)
-    version = state.roles[name].signed.version if name in state.roles else 0
-    if role.signed.version != version + 1:
+    _require_role(state, branch)
+    due = branch_version(state, branch) + 1
+    if role.signed.version != due:
         raise FormatError(
-            f"version {role.signed.version} of the role of {branch}, where {version + 1} is due"
+            f"version {role.signed.version} of the role of {branch}, where {due} is due"
         )
     only_head(role.signed, branch)
     if role.signed.delegations is not None:
         raise FormatError(f"the role of {branch} delegates")
-    _publish(store, state, {name: role}, now)
+    _publish(store, state, {role_of_branch(branch): role}, now)
 
 
 def commit_length(store: TrustStore, head: ObjectId) -> int:
