@@ -75,8 +75,10 @@ def encode_header(key: ObjectKey, length: int) -> bytes:
 
 def _check_length(kind: ObjectKind, length: int) -> None:
     if not 1 <= length <= MAX_LENGTHS[kind]:
-        raise FormatError(f"an object of {length} bytes; {kind.name.lower()} objects have 1 to "
-                          f"{MAX_LENGTHS[kind]}")
+        raise FormatError(
+            f"an object of {length} bytes; {kind.name.lower()} objects have 1 to "
+            f"{MAX_LENGTHS[kind]}"
+        )
 
 
 class BatchDecoder:

@@ -151,6 +151,4 @@ def select_missing(asked: Sequence[ObjectKey], answer: MissingAnswer) -> list[Ob
     bits = int.from_bytes(answer.bits, "little")
     if len(answer.bits) != (len(asked) + 7) // 8 or bits >> len(asked):
         raise FormatError(f"{len(answer.bits)} bytes of bits answer for {len(asked)} objects")
-    return [
-        key for index, key in enumerate(asked) if answer.bits[index // 8] >> (index % 8) & 1
-    ]
+    return [key for index, key in enumerate(asked) if answer.bits[index // 8] >> (index % 8) & 1]

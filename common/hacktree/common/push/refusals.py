@@ -1,4 +1,4 @@
-"""Why a request was refused: a code that programs rely on, and a sentence. docs/format.md, "API"."""
+"""Why a request was refused: a code for programs and a sentence. docs/format.md, "API"."""
 
 import enum
 
