@@ -4,10 +4,15 @@ Everything that the commit reaches is in `objects/`, durably, before (invariant 
 before the ref, as in a local commit; docs/architecture.md, "Write order".
 """
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
+
+from tuf.api.metadata import Metadata, Targets
 
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, branch_conflict
 from hacktree.common.repository.published_history import publish_history
@@ -19,38 +24,126 @@ from hacktree.common.repository.refs import (
     read_ref,
 )
 from hacktree.common.repository.repository import Repository
+from hacktree.common.trust.editing import (
+    RoleMissingError,
+    branch_version,
+    decode_role,
+    publish_branch,
+    signed_heads,
+)
+from hacktree.common.trust.roles import only_head
+from hacktree.common.trust.store import SignatureMissingError, TrustStore
 
 
 class WrongCommitError(UserError):
     """The commit can't become the head of the branch, whoever pushes it and whenever."""
 
 
+class SignatureWrongError(UserError):
+    """The head is not signed as the repository's metadata asks for."""
+
+
 class HeadMovedError(RefConflictError):
     """The branch's head is not the one that the commit follows."""
 
 
-def publish_head(
-    repository: Repository,
-    branch: BranchName,
-    new: ObjectId,
-    expected: ObjectId | None,
-    role: bytes | None,
-) -> None:
-    """Make `new`, which is in `objects/` with all that it reaches, the head of `branch`.
+UNSIGNED: Final = -1
+"""The version of a branch's signed metadata where a repository's heads are not signed."""
 
-    Nothing happens if it is the head already. `expected` is the head that it follows, None for a
-    new branch. `role` is for repositories with trust and must be None. Raises `WrongCommitError`
-    and `HeadMovedError`, which names the build that is in the way.
+
+@dataclass(frozen=True, slots=True)
+class NewHead:
+    """A commit that is to be the head of `branch`, after `expected` (None: of a new branch).
+
+    `role`: the branch's next metadata, signed, where the repository's heads are signed; else None.
     """
-    if role is not None:
-        raise WrongCommitError("this repository has no trust: signed metadata can't be published")
-    commit = repository.load_commit(new)
+
+    branch: BranchName
+    id: ObjectId
+    expected: ObjectId | None
+    role: bytes | None = None
+
+
+def publish_head(repository: Repository, head: NewHead, now: datetime) -> None:
+    """Make a commit, which is in `objects/` with all that it reaches, the head of its branch.
+
+    Nothing happens if it is the head already. History comes first; where heads are signed the
+    metadata's timestamp is the commit point, and `recover_heads` does the rest after a crash.
+    Raises `WrongCommitError`, `SignatureWrongError`, and `HeadMovedError`, which names the build
+    that is in the way.
+    """
+    commit = repository.load_commit(head.id)
+    store = TrustStore(repository)
+    role = _decode_role(store, head)
     with hold_refs(repository):
-        if read_ref(repository, branch) == new:
+        if read_ref(repository, head.branch) == head.id:
             return
-        check_follows(repository, branch, commit, expected)
-        publish_history(repository, branch, new)
-        move_ref(repository, branch, new, expected=expected)
+        check_follows(repository, head.branch, commit, head.expected)
+        publish_history(repository, head.branch, head.id)
+        if role is not None:
+            _publish_role(store, head, role, now)
+        move_ref(repository, head.branch, head.id, expected=head.expected)
+
+
+def published_version(repository: Repository, branch: BranchName) -> int:
+    """The version of the branch's signed metadata, or `UNSIGNED`."""
+    store = TrustStore(repository)
+    return branch_version(store.load(), branch) if store.exists else UNSIGNED
+
+
+def recover_heads(repository: Repository) -> list[BranchName]:
+    """Move refs to signed heads that follow them: a publication was killed after its commit point.
+
+    Returns the branches. A ref that is ahead of its signature is left alone: it is not signed yet.
+    """
+    store = TrustStore(repository)
+    if not store.exists:
+        return []
+    moved = []
+    with hold_refs(repository):
+        for branch, head in signed_heads(store.load()).items():
+            current = read_ref(repository, branch)
+            if current == head or not repository.has_meta(head):
+                continue
+            parents = repository.load_commit(head).parents
+            if (parents[0] if parents else None) == current:
+                publish_history(repository, branch, head)
+                move_ref(repository, branch, head, expected=current)
+                moved.append(branch)
+    return moved
+
+
+def _decode_role(store: TrustStore, head: NewHead) -> Metadata[Targets] | None:
+    if head.role is None:
+        if store.exists:
+            raise SignatureWrongError(
+                f"the heads of this repository are signed, and nobody signed this one of "
+                f"{head.branch}",
+                hint="Push with --sign-with KEY: the branch's key.",
+            )
+        return None
+    if not store.exists:
+        raise SignatureWrongError("the heads of this repository are not signed")
+    try:
+        role = decode_role(head.role)
+        if only_head(role.signed, head.branch) != head.id:
+            raise FormatError("it signs another commit")
+    except FormatError as error:
+        raise SignatureWrongError(f"the signature of {head.branch}: {error.message}") from error
+    return role
+
+
+def _publish_role(store: TrustStore, head: NewHead, role: Metadata[Targets], now: datetime) -> None:
+    length = len(store.repository.read_meta(head.id, MAX_COMMIT_SIZE))
+    if role.signed.targets[str(head.branch)].length != length:
+        raise SignatureWrongError(f"the signature of {head.branch} is for a commit of other length")
+    try:
+        with store.hold():
+            publish_branch(store, head.branch, role, now)
+    except (SignatureMissingError, RoleMissingError, FormatError) as error:
+        raise SignatureWrongError(
+            f"{head.branch}: {error.message}", hint="Which keys may sign it: hacktree trust status."
+        ) from error
 
 
 def check_follows(

@@ -13,7 +13,7 @@ from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.server.authorization import ForbiddenError
-from hacktree.server.publication import HeadMovedError, WrongCommitError
+from hacktree.server.publication import HeadMovedError, SignatureWrongError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
 from hacktree.server.push.sessions import PushMissingError
@@ -39,6 +39,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         BodyTooLargeError: (413, RefusalCode.TOO_LARGE),
         QuotaExceededError: (413, RefusalCode.QUOTA_EXCEEDED),
         WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
+        SignatureWrongError: (422, RefusalCode.WRONG_SIGNATURE),
         WrongObjectError: (422, RefusalCode.WRONG_OBJECT),
         SpaceError: (507, RefusalCode.NO_SPACE),
         BodyStalledError: (408, RefusalCode.MALFORMED),

@@ -7,12 +7,13 @@ import random
 import textwrap
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from hacktree.client.push.batches import require_archive
 from hacktree.client.push.connection import connect_for_push
-from hacktree.client.push.pushing import PushTotals, Report, push
+from hacktree.client.push.pushing import PushTotals, Report, Signer, push
 from hacktree.client.push.treecommit import cached_archive, follow_server
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
@@ -65,6 +66,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept users and groups whose numbers changed",
     )
+    parser.add_argument(
+        "--sign-with", metavar="FILE", help="the branch's key, where the server's heads are signed"
+    )
+    parser.add_argument("--passphrase-file", metavar="FILE", help="of that key; else asked for")
     parser.add_argument("--tls-ca", metavar="FILE", help="authorities of the server's certificate")
     parser.add_argument("--tls-cert", metavar="FILE", help="client certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
@@ -75,6 +80,8 @@ server has acknowledged is not sent twice.
 Examples:
   hacktree --repo build.ht push builds builds --server https://builds.example
   hacktree push builds ./root --server https://builds.example --token-file /run/secrets/push
+  hacktree --repo build.ht push builds builds --server https://builds.example \\
+      --sign-with /etc/hacktree/keys/builds
   HACKTREE_TOKEN=… hacktree push gnomeos/x86_64/builds ./root -s nightly --version 48.1 \\
       --server https://builds.example
 
@@ -92,10 +99,12 @@ def run(args: argparse.Namespace) -> int:
     secret = _read_secret(args.token_file)
     if args.server.startswith("http:") and not args.server.startswith(_LOOPBACK):
         warn("without https the token can be read on its way")
+    signer = None if args.sign_with is None else _signer(args)
     started = time.monotonic()
     repository, commit_id = _prepare(args, remote, branch)
     report = _report(args)
-    totals, traffic = asyncio.run(_push(repository, branch, commit_id, remote, secret, report))
+    pushing = _push(repository, branch, commit_id, remote, secret, report, signer)
+    totals, traffic = asyncio.run(pushing)
     _summarise(args, commit_id, totals, traffic, time.monotonic() - started)
     return 0
 
@@ -112,6 +121,21 @@ def _read_secret(token_file: str | None) -> str:
             "a push needs a token", hint="--token-file FILE, or the variable HACKTREE_TOKEN."
         )
     return secret
+
+
+def _signer(args: argparse.Namespace) -> Signer:
+    """Signs with the key that the command line names; it is read before anything is sent."""
+    from hacktree.common.cli.signing import load_key
+    from hacktree.common.trust.editing import sign_branch
+
+    key = load_key(args, args.sign_with)
+
+    def sign(branch: BranchName, head: ObjectId, length: int, version: int) -> bytes:
+        role = sign_branch(branch, head, length, version, key, datetime.now(UTC))
+        data: bytes = role.to_bytes()
+        return data
+
+    return sign
 
 
 def _patience() -> Patience:
@@ -184,9 +208,10 @@ async def _push(
     remote: Remote,
     secret: str,
     report: Report,
+    signer: Signer | None,
 ) -> tuple[PushTotals, Traffic]:
     async with connect_for_push(remote, secret, _patience()) as server:
-        totals = await push(repository, branch, commit_id, server, report)
+        totals = await push(repository, branch, commit_id, server, report, signer)
         return totals, server.traffic
 
 

@@ -18,9 +18,10 @@ from hacktree.client.push.batches import (
 from hacktree.client.push.connection import PushServer
 from hacktree.client.push.refused import BranchMovedError, ObjectsWantedError, PushGoneError
 from hacktree.client.retry import TransientError, retrying
+from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.names import BranchName
+from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.push.framing import ObjectKey
 from hacktree.common.push.messages import OpenAnswer, OpenRequest
 from hacktree.common.repository.locks import LockKind
@@ -32,6 +33,14 @@ _MAX_BUILDS: Final = 1000
 
 Report = Callable[[int, int], None]
 """Told (objects sent, objects to send) of one build."""
+
+
+Signer = Callable[[BranchName, ObjectId, int, int], bytes]
+"""Signs a branch's head: given the commit's id and length and the version that is published."""
+
+
+class UnsignedPushError(UserError):
+    """The server wants a signature, and no key was given."""
 
 
 @dataclass(slots=True)
@@ -65,9 +74,11 @@ async def push(
     commit_id: ObjectId,
     server: PushServer,
     report: Report,
+    signer: Signer | None = None,
 ) -> PushTotals:
     """Make the commit the head of `branch` on the server; nothing is sent if it is published.
 
+    `signer` is needed where the server's heads are signed; else `UnsignedPushError`.
     Builds before it that the server lacks go first. Raises `BranchMovedError` when the server's
     branch holds another build instead, and `PeerError`.
     """
@@ -84,7 +95,7 @@ async def push(
                 conflict = error
                 continue
             if answer.push:
-                await _push_build(repository, chain.pop(), answer, server, report, totals)
+                await _push_build(repository, chain.pop(), answer, server, report, totals, signer)
                 conflict = None
             elif conflict is not None:
                 raise conflict  # The parent is published, and another build follows it.
@@ -115,6 +126,19 @@ def _build_before(
     return _load(repository, branch, parent)
 
 
+def _sign(build: _Build, answer: OpenAnswer, signer: Signer | None) -> bytes | None:
+    """The next signed metadata of the branch; None where the server's heads are not signed."""
+    if answer.role < 0:
+        return None
+    if signer is None:
+        raise UnsignedPushError(
+            f"the server's heads are signed, and nothing signs {build.commit.branch}",
+            hint="--sign-with KEY, the branch's key. All that was sent stays on the server for "
+            "when you push again.",
+        )
+    return signer(parse_branch_name(build.commit.branch), build.id, len(build.encoded), answer.role)
+
+
 async def _push_build(
     repository: Repository,
     build: _Build,
@@ -122,12 +146,13 @@ async def _push_build(
     server: PushServer,
     report: Report,
     totals: PushTotals,
+    signer: Signer | None,
 ) -> None:
     keys = objects_to_push(repository, build.id, build.commit)
     for _ in range(_MAX_ROUNDS):
         try:
             await _send(repository, answer.push, keys, server, report, totals)
-            await server.finish(answer.push, None)
+            await server.finish(answer.push, _sign(build, answer, signer))
         except (ObjectsWantedError, PushGoneError) as error:
             # A prune on the server; or so long a pause that the push expired.
             wanted = error

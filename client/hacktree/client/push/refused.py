@@ -46,7 +46,7 @@ def error_of(refusal: Refusal, location: str) -> HacktreeError:
     match refusal.code:
         case RefusalCode.UNAUTHENTICATED | RefusalCode.FORBIDDEN:
             return TokenRefusedError(what, hint=_UNAUTHORISED_HINT)
-        case RefusalCode.WRONG_COMMIT:
+        case RefusalCode.WRONG_COMMIT | RefusalCode.WRONG_SIGNATURE:
             return CommitRefusedError(what, hint=hint)
         case RefusalCode.HEAD_MOVED:
             return BranchMovedError(what, hint=hint)

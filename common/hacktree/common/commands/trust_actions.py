@@ -11,6 +11,7 @@ from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.signing import load_key, passphrase_in
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.packs import require_archive
@@ -19,9 +20,7 @@ from hacktree.common.trust import editing
 from hacktree.common.trust.keys import (
     KeyFileError,
     generate_key,
-    is_encrypted,
     load_public,
-    load_signer,
     public_path,
 )
 from hacktree.common.trust.report import fingerprint
@@ -70,7 +69,7 @@ def _add_key(store: TrustStore, args: argparse.Namespace, now: datetime) -> None
     key = load_public(Path(args.key))
     if args.role in _TOP:
         edit = editing.RootEdit(_TOP[args.role], add=(key,), threshold=args.threshold)
-        resign = [_load(args, args.key)] if args.role == TARGETS and args.threshold else []
+        resign = [load_key(args, args.key)] if args.role == TARGETS and args.threshold else []
         editing.change_root(store, edit, _signers(args), resign, now)
     else:
         branch = parse_branch_name(args.role)
@@ -82,7 +81,7 @@ def _rotate(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     if args.role == "online":
         _rotate_online(store, args, now)
         return
-    new = None if args.key is None else _load(args, args.key)
+    new = None if args.key is None else load_key(args, args.key)
     if not args.revoke and new is None:
         raise UserError("nothing to do", hint="--revoke KEYID, --key FILE, or both.")
     add = () if new is None else (new.public_key,)
@@ -119,7 +118,7 @@ def _sign(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     if commit.branch != branch:
         raise UserError(f"{head.hex()[:16]} is a build of {commit.branch}, not of {branch}")
     state = store.load()
-    signer = _load(args, args.key)
+    signer = load_key(args, args.key)
     length = editing.commit_length(store, head)
     role = editing.sign_head(state, branch, head, length, signer, now)
     editing.publish_branch(store, branch, role, now)
@@ -132,7 +131,7 @@ def _renew(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     signers = {}
     if args.branch is not None:
         name = role_of_branch(parse_branch_name(args.branch))
-        signers[name] = [_load(args, args.key)]
+        signers[name] = [load_key(args, args.key)]
     renewed = editing.renew(store, now, signers)
     if args.json:
         emit_json({"renewed": renewed})
@@ -153,29 +152,16 @@ _ACTIONS = {
 def _signers(args: argparse.Namespace) -> list[CryptoSigner]:
     if not args.sign_with:
         raise UserError("no key to sign with", hint="--sign-with FILE: of targets or root.")
-    return [_load(args, name) for name in args.sign_with]
-
-
-def _load(args: argparse.Namespace, name: str) -> CryptoSigner:
-    path = Path(name)
-    return load_signer(path, _passphrase(args, name) if is_encrypted(path) else None)
+    return [load_key(args, name) for name in args.sign_with]
 
 
 def _key_or_new(args: argparse.Namespace, name: str) -> CryptoSigner:
     path = Path(name)
     if path.exists():
-        return _load(args, name)
+        return load_key(args, name)
     signer = generate_key(path, _new_passphrase(args, name))
     say(args, f"Key {signer.public_key.keyid[:16]} made: {name}")
     return signer
-
-
-def _passphrase(args: argparse.Namespace, name: str) -> bytes:
-    if args.passphrase_file is not None:
-        return _from_file(args.passphrase_file)
-    if not sys.stdin.isatty():
-        raise KeyFileError(f"{name} is encrypted", hint="--passphrase-file FILE")
-    return getpass.getpass(f"Passphrase of {name}: ").encode()
 
 
 def _new_passphrase(args: argparse.Namespace, name: str) -> bytes | None:
@@ -183,7 +169,7 @@ def _new_passphrase(args: argparse.Namespace, name: str) -> bytes | None:
         warn(f"{name} is not encrypted: whoever reads it can sign")
         return None
     if args.passphrase_file is not None:
-        return _from_file(args.passphrase_file)
+        return passphrase_in(args.passphrase_file)
     if not sys.stdin.isatty():
         raise KeyFileError(
             f"no passphrase for {name}", hint="--passphrase-file FILE, or --no-passphrase."
@@ -192,16 +178,6 @@ def _new_passphrase(args: argparse.Namespace, name: str) -> bytes | None:
     if not first or getpass.getpass("Again: ") != first:
         raise KeyFileError("the passphrases are empty or differ")
     return first.encode()
-
-
-def _from_file(path: str) -> bytes:
-    try:
-        passphrase = Path(path).read_bytes().rstrip(b"\n")
-    except OSError as error:
-        raise KeyFileError(f"{path}: {error.strerror}") from error
-    if not passphrase:
-        raise KeyFileError(f"{path} is empty")
-    return passphrase
 
 
 def _full(keyids: Sequence[str], prefix: str) -> str:

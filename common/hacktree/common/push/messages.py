@@ -49,12 +49,16 @@ class OpenRequest(
 class OpenAnswer(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="opened"
 ):
-    """`push` is empty when the commit is published already; else what was acknowledged before."""
+    """`push` is empty when the commit is published already; else what was acknowledged before.
+
+    `role`: the version of the branch's signed metadata, -1 where the server's heads are not signed.
+    """
 
     version: Literal[1]
     push: Annotated[str, Meta(max_length=32)]
     objects: Count
     bytes: Count
+    role: Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
 
 
 class MissingRequest(

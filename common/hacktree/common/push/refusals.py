@@ -19,6 +19,7 @@ class RefusalCode(enum.StrEnum):
     TOO_LARGE = "too-large"
     NO_SUCH_PUSH = "no-such-push"
     WRONG_COMMIT = "wrong-commit"
+    WRONG_SIGNATURE = "wrong-signature"
     WRONG_OBJECT = "wrong-object"
     HEAD_MOVED = "head-moved"
     OBJECTS_MISSING = "objects-missing"

@@ -18,7 +18,7 @@ from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.names import BranchName
+from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.trust.roles import (
     ONLINE_ROLES,
     ROOT,
@@ -190,6 +190,15 @@ def head_signed(state: TrustState, branch: BranchName) -> ObjectId | None:
     """The head that is signed, or None."""
     role = state.roles.get(role_of_branch(branch))
     return None if role is None else only_head(role.signed, branch)
+
+
+def signed_heads(state: TrustState) -> dict[BranchName, ObjectId]:
+    """Every branch's signed head."""
+    delegations = state.targets.signed.delegations
+    roles = {} if delegations is None else delegations.roles or {}
+    branches = [parse_branch_name((role.paths or [""])[0]) for role in roles.values()]
+    heads = {branch: head_signed(state, branch) for branch in branches}
+    return {branch: head for branch, head in heads.items() if head is not None}
 
 
 def keys_of_branch(state: TrustState, branch: BranchName) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Final
 
 from aiohttp import web
@@ -93,7 +94,8 @@ class _Routes:
     async def finish(self, request: web.Request) -> web.Response:
         message = FINISH_REQUEST.decode(await read_body(request, FINISH_REQUEST.max_size))
         async with self._hold(request) as session:
-            head = await self._api.threads.run(finish_push, session, message.role or None)
+            now = datetime.fromtimestamp(self._api.clock(), UTC)
+            head = await self._api.threads.run(finish_push, session, message.role or None, now)
         return packed(FINISH_ANSWER.encode(FinishAnswer(1, head)))
 
     @asynccontextmanager

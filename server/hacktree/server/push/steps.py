@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from hacktree.common.objects.commit import Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
@@ -15,10 +16,13 @@ from hacktree.common.repository.objectnames import published_name
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.transaction import publish_names, sync_staging, write_file
 from hacktree.server.publication import (
+    UNSIGNED,
+    NewHead,
     WrongCommitError,
     check_follows,
     is_published,
     publish_head,
+    published_version,
 )
 from hacktree.server.push.closure import check_closure, load_pushed_commit
 from hacktree.server.push.journal import StagedObject
@@ -62,14 +66,15 @@ def open_push(repository: Repository, token: str, opening: Opening, now: float) 
     """
     expire_pushes(repository, now)
     if is_published(repository, opening.branch, opening.commit_id, opening.commit):
-        return OpenAnswer(1, "", 0, 0)
+        return OpenAnswer(1, "", 0, 0, UNSIGNED)
     check_follows(repository, opening.branch, opening.commit, opening.expected)
     _check_quota(repository, token, opening)
     record = SessionRecord(1, token, opening.branch, opening.commit_id, opening.expected or b"", 0)
     name = create_session(repository, record)
     with hold_session(repository, name, token) as session:
         _stage_commit(session, opening)
-        return OpenAnswer(1, name, len(session.staged), session.stored)
+        version = published_version(repository, opening.branch)
+        return OpenAnswer(1, name, len(session.staged), session.stored, version)
 
 
 def _check_quota(repository: Repository, token: str, opening: Opening) -> None:
@@ -119,7 +124,7 @@ def acknowledge(session: Session) -> BatchAnswer:
     return BatchAnswer(1, len(session.staged), session.stored)
 
 
-def finish_push(session: Session, role: bytes | None) -> ObjectId:
+def finish_push(session: Session, role: bytes | None, now: datetime) -> ObjectId:
     """Check that the commit is whole, publish it and move the branch; returns the new head.
 
     Under the shared lock: what is found in objects/ can't be pruned before the ref holds it.
@@ -137,7 +142,8 @@ def finish_push(session: Session, role: bytes | None) -> ObjectId:
             sync_staging(session.directory)
             publish_names(repository, session.directory, [published_name(key) for key in needed])
             _publish_commit(session)
-            publish_head(repository, record.branch_name, record.commit, record.expected_head, role)
+            head = NewHead(record.branch_name, record.commit, record.expected_head, role)
+            publish_head(repository, head, now)
         session.mark_published()
     return record.commit
 
