@@ -1,20 +1,37 @@
 """What the tests of push share: a real server that can be killed, and pushes to it."""
 
 import contextlib
+import http.client
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from hacktree.client.push.batches import objects_to_push
 from hacktree.client.push.connection import connect_for_push
 from hacktree.client.push.pushing import PushTotals, push
 from hacktree.client.remote import Remote
 from hacktree.client.source import Traffic
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
+from hacktree.common.push.framing import BATCH_END, ObjectKey, encode_header
+from hacktree.common.push.messages import (
+    API_PREFIX,
+    FINISH_REQUEST,
+    OPEN_ANSWER,
+    OPEN_REQUEST,
+    FinishRequest,
+    OpenRequest,
+)
+from hacktree.common.push.refusals import Refusal, decode_refusal
+from hacktree.common.repository.objectnames import published_name
 from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import Repository
 from hacktree.server.push.journal import StagedObject, read_journal
@@ -141,3 +158,70 @@ def push_command(url: str, repository: Repository, *arguments: str) -> list[str]
     """The command line of `hacktree push` from `repository`."""
     options = ["--repo", str(repository.path), "--json"]
     return [hacktree_program(), *options, "push", *arguments, "--server", url]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiAnswer:
+    """What the API answered; `code` is a refusal's."""
+
+    status: int
+    body: bytes
+    headers: Message
+
+    @property
+    def refusal(self) -> Refusal:
+        """Why it was refused."""
+        return decode_refusal(self.body)
+
+
+def ask(
+    host: PushHost,
+    path: str,
+    body: bytes,
+    *,
+    method: str = "POST",
+    secret: str | None = CI_SECRET,
+) -> ApiAnswer:
+    """One request to the API, made by hand."""
+    parts = urlsplit(host.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    headers = {} if secret is None else {"Authorization": f"Bearer {secret}"}
+    with contextlib.closing(connection):
+        connection.request(method, API_PREFIX + path, body, headers)
+        answer = connection.getresponse()
+        return ApiAnswer(answer.status, answer.read(), answer.headers)
+
+
+def open_by_hand(
+    host: PushHost, source: Repository, commit_id: ObjectId, *, secret: str = CI_SECRET
+) -> str:
+    """Open the push of a commit; returns the push's id."""
+    answer = ask(host, "/pushes", opening_of(source, commit_id), secret=secret)
+    assert answer.status == 200, answer.body
+    return OPEN_ANSWER.decode(answer.body).push
+
+
+def opening_of(source: Repository, commit_id: ObjectId) -> bytes:
+    """The request that opens the push of a commit."""
+    encoded = source.read_meta(commit_id, MAX_COMMIT_SIZE)
+    commit = decode_commit(encoded)
+    parent = commit.parents[0] if commit.parents else b""
+    return OPEN_REQUEST.encode(OpenRequest(1, commit.branch, parent, encoded))
+
+
+def batch_of(*objects: tuple[ObjectKey, bytes]) -> bytes:
+    """The body of a batch."""
+    frames = [encode_header(key, len(data)) + data for key, data in objects]
+    return b"".join(frames) + BATCH_END
+
+
+def stored_objects(source: Repository, commit_id: ObjectId) -> list[tuple[ObjectKey, bytes]]:
+    """What a commit reaches beyond its parent, as it is sent; without the commit."""
+    keys = objects_to_push(source, commit_id, source.load_commit(commit_id))
+    return [(key, (source.objects / published_name(key)).read_bytes()) for key in keys]
+
+
+def finish_by_hand(host: PushHost, push_id: str, *, secret: str = CI_SECRET) -> ApiAnswer:
+    """Ask for publication."""
+    body = FINISH_REQUEST.encode(FinishRequest(1, b""))
+    return ask(host, f"/pushes/{push_id}/finish", body, secret=secret)
