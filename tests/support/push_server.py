@@ -44,8 +44,9 @@ class FakeAuthenticator:
         FASTQA_SECRET: FakeToken("fastqa", "fastqa"),
     }
 
-    def authenticate(self, secret: str, now: int) -> Token:
+    def authenticate(self, secret: str, now: int, peer: str) -> Token:
         assert now > 0
+        assert peer
         if secret not in self.tokens:
             raise UserError("the token is not known")
         return self.tokens[secret]

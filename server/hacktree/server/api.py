@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.push.routes import add_push_routes
@@ -20,9 +21,13 @@ def make_api(
     authenticator: Authenticator,
     *,
     clock: Callable[[], float] = time.time,
+    on_published: Callable[[BranchName], None] = lambda _branch: None,
 ) -> web.Application:
-    """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970."""
-    api = Api(repository, authenticator, clock)
+    """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970.
+
+    `on_published` is told, in a thread, of each branch that moved.
+    """
+    api = Api(repository, authenticator, clock, on_published)
     app = web.Application(middlewares=[_make_gate(api)])
     add_push_routes(app, api)
 
@@ -38,7 +43,7 @@ def _make_gate(api: Api) -> Middleware:
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = new_request_id()
         try:
-            request[TOKEN] = api.authenticate(request)
+            request[TOKEN] = await api.authenticate(request)
             response = await handler(request)
         except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal
             response = refuse(request, error, request_id)

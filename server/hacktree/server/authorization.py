@@ -18,10 +18,10 @@ class Token(Protocol):
 
 
 class Authenticator(Protocol):
-    """Knows the tokens. Called in the event loop: it must be quick and must not block."""
+    """Knows the tokens. Called from several threads."""
 
-    def authenticate(self, secret: str, now: int) -> Token:
-        """The token with this secret; `now` in seconds since 1970.
+    def authenticate(self, secret: str, now: int, peer: str) -> Token:
+        """The token with this secret, shown by `peer`; `now` in seconds since 1970.
 
         Raises `HacktreeError` for one that is unknown, expired or revoked.
         """

@@ -13,6 +13,7 @@ from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.server.authorization import ForbiddenError
+from hacktree.server.failurelimiter import PeerBlockedError
 from hacktree.server.publication import HeadMovedError, SignatureWrongError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
@@ -31,6 +32,7 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingProxyType(
     {
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
+        PeerBlockedError: (429, RefusalCode.BLOCKED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
@@ -53,8 +55,8 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
 async def continue_if_authenticated(api: Api, request: web.Request) -> web.Response | None:
     """For `expect_handler`: ask for the body of whoever may send one, and of nobody else."""
     try:
-        api.authenticate(request)
-    except UnauthenticatedError as error:
+        await api.authenticate(request)
+    except HacktreeError as error:
         request_id = new_request_id()
         response = refuse(request, error, request_id)
         add_headers(response, request_id)
@@ -76,6 +78,8 @@ def refuse(request: web.Request, error: Exception, request_id: str) -> web.Respo
     response = web.Response(
         status=status, body=encode_refusal(refusal), content_type="application/json"
     )
+    if isinstance(error, PeerBlockedError):
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
     if not request.content.is_eof():

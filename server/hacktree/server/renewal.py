@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,11 @@ async def keep_renewed(
             if renewed:
                 _LOG.info("renewed %s", ", ".join(renewed))
         await sleep(INTERVAL)
+
+
+def renewing(repository: Path) -> Callable[[], Awaitable[None]]:
+    """Keeps the signatures of a repository fresh while it is served, if it has some."""
+    return lambda: keep_renewed(repository, lambda: datetime.now(UTC))
 
 
 def renew_once(path: Path, now: datetime) -> list[str]:

@@ -1,6 +1,7 @@
 """What the API's routes work with: the repository, the token of a request, bounded bodies."""
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,11 +10,12 @@ from typing import Final, ParamSpec, TypeVar
 
 from aiohttp import hdrs, web
 
-from hacktree.common.errors import HacktreeError
+from hacktree.common.errors import BusyError, CorruptError, HacktreeError, SystemFault
 from hacktree.common.objects.names import BranchName
 from hacktree.common.push.messages import MEDIA_TYPE
 from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator, ForbiddenError, Token
+from hacktree.server.failurelimiter import PeerBlockedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +63,10 @@ class Threads:
         self._executor.shutdown()
 
 
+def _nothing(_branch: BranchName) -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """What the routes work with."""
@@ -70,19 +76,25 @@ class Api:
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
 
+    on_published: Callable[[BranchName], None] = _nothing
+    """Told, in a thread, of each branch that moved."""
+
     threads: Threads = field(default_factory=Threads)
 
-    def authenticate(self, request: web.Request) -> Token:
-        """The token in `Authorization`; raises `UnauthenticatedError`."""
+    async def authenticate(self, request: web.Request) -> Token:
+        """The token in `Authorization`; raises `UnauthenticatedError`, `PeerBlockedError`."""
         header = request.headers.get(hdrs.AUTHORIZATION, "")
         if not header.startswith(_BEARER):
             raise UnauthenticatedError(
                 "a token is needed", hint="Send Authorization: Bearer SECRET."
             )
+        secret = header.removeprefix(_BEARER).strip()
         try:
-            return self.authenticator.authenticate(
-                header.removeprefix(_BEARER).strip(), int(self.clock())
+            return await self.threads.run(
+                self.authenticator.authenticate, secret, int(self.clock()), peer_of(request)
             )
+        except (PeerBlockedError, BusyError, CorruptError, SystemFault):
+            raise
         except HacktreeError as error:
             raise UnauthenticatedError(error.message, hint=error.hint) from error
 
@@ -93,6 +105,25 @@ class Api:
                 f"token {token.id} may not {action} to {branch}",
                 hint="Use a token whose scope has this action and branch.",
             )
+
+
+def peer_of(request: web.Request) -> str:
+    """The address that asks: the one that a proxy on this machine names, else the connection's."""
+    remote = request.remote or ""
+    if remote and not _is_loopback(remote):
+        return remote
+    named = request.headers.get("X-Real-IP", "")
+    try:
+        return str(ipaddress.ip_address(named))
+    except ValueError:
+        return remote or "local"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

@@ -7,8 +7,7 @@ import resource
 import signal
 import socket
 import ssl
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +17,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hacktree.common.errors import UserError
 from hacktree.server.accesslog import CombinedAccessLogger
 from hacktree.server.listening import BACKLOG, notify_systemd, url_of
-from hacktree.server.renewal import keep_renewed
 from hacktree.server.static import make_app
 
 GRACE_SECONDS: Final = 30.0
 """How long requests in flight may go on after the signal to stop."""
+
+Background = Callable[[], Awaitable[None]]
+"""Something to do while serving, until it is cancelled."""
 
 ACCESS_LOG: Final = logging.getLogger("hacktree.server.access")
 _LOG: Final = logging.getLogger("hacktree.server")
@@ -51,13 +52,15 @@ def serve(
     tls: ssl.SSLContext | None,
     on_ready: Callable[[Sequence[str]], None],
     api: web.Application | None = None,
+    background: Sequence[Background] = (),
 ) -> None:
     """Serve `repository` until SIGTERM or SIGINT; a second signal ends the process at once.
 
     `on_ready` gets the URLs once they answer. Closes the sockets. `api`: see `make_app`.
+    `background` runs meanwhile and is cancelled first.
     """
     _use_all_descriptors()
-    asyncio.run(_serve_until_signal(repository, sockets, tls, on_ready, api))
+    asyncio.run(_serve_until_signal(repository, sockets, tls, on_ready, api, background))
 
 
 async def serve_until(
@@ -68,6 +71,7 @@ async def serve_until(
     on_ready: Callable[[Sequence[str]], None],
     grace: float = GRACE_SECONDS,
     api: web.Application | None = None,
+    background: Sequence[Background] = (),
 ) -> None:
     """Serve `repository` until `stop` is set, then give requests in flight `grace` seconds."""
     runner = web.AppRunner(
@@ -77,7 +81,7 @@ async def serve_until(
         shutdown_timeout=grace,
     )
     await runner.setup()
-    renewing = asyncio.create_task(keep_renewed(repository, lambda: datetime.now(UTC)))
+    beside = [asyncio.ensure_future(begin()) for begin in background]
     try:
         for listening in sockets:
             await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
@@ -86,8 +90,12 @@ async def serve_until(
         await stop.wait()
         notify_systemd(os.environ, "STOPPING=1")
     finally:
-        renewing.cancel()
+        for task in beside:
+            task.cancel()
         await _finish(runner, grace)
+        for ended in await asyncio.gather(*beside, return_exceptions=True):
+            if isinstance(ended, Exception):
+                _LOG.error("what runs beside the server failed", exc_info=ended)
 
 
 async def _finish(runner: web.AppRunner, grace: float) -> None:
@@ -105,6 +113,7 @@ async def _serve_until_signal(
     tls: ssl.SSLContext | None,
     on_ready: Callable[[Sequence[str]], None],
     api: web.Application | None,
+    background: Sequence[Background],
 ) -> None:
     # Not AppRunner(handle_signals=True): it raises out of whatever runs, and requests are lost.
     loop = asyncio.get_running_loop()
@@ -117,7 +126,7 @@ async def _serve_until_signal(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, begin_to_stop)
-    await serve_until(stop, repository, sockets, tls, on_ready, api=api)
+    await serve_until(stop, repository, sockets, tls, on_ready, api=api, background=background)
 
 
 def strip_traceback_of_bad_request(record: logging.LogRecord) -> bool:

@@ -14,6 +14,7 @@ class RefusalCode(enum.StrEnum):
     """The stable part of a refusal."""
 
     UNAUTHENTICATED = "unauthenticated"
+    BLOCKED = "blocked"
     FORBIDDEN = "forbidden"
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"

@@ -4,19 +4,29 @@ import argparse
 import json
 import logging
 import os
+import socket
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hacktree.common.cli.context import repository_path
 from hacktree.common.errors import UserError
 from hacktree.common.repository.layout import Mode, read_format
+from hacktree.common.repository.repository import open_repository
 from hacktree.server.listening import (
+    Address,
     UnixAddress,
     listen_on,
     parse_address,
     sockets_from_systemd,
 )
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from hacktree.server.serving import Background
 
 
 class NotPublishableError(UserError):
@@ -38,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
           hacktree --repo /srv/hacktree serve
           hacktree --repo /srv/hacktree serve --listen 0.0.0.0:8080 --access-log
           hacktree --repo /srv/hacktree serve --listen unix:/run/hacktree.sock
+          hacktree --repo /srv/hacktree serve --api
 
         With systemd's socket activation the passed sockets are used and --listen is ignored;
         Type=notify is understood.
@@ -47,7 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
           1  unexpected failure
           2  no repository, not an archive, bad address, unusable certificate or key
           5  the repository's format file is damaged
-          6  the address is in use
+          6  the address is in use, or another server has the API of this repository
           8  the system refused: permission, address not of this machine""")
     parser.add_argument(
         "--listen",
@@ -57,6 +68,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--access-log", action="store_true", help="write a line a request to standard error"
+    )
+    parser.add_argument(
+        "--api", action="store_true", help="also take pushes and do jobs: tokens say who may"
     )
     parser.add_argument(
         "--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain"
@@ -84,17 +98,44 @@ def run(args: argparse.Namespace) -> int:
             elif not args.quiet:
                 print(url, flush=True)
 
+    with _farm(repository, args) as (api, background), _listening(address) as sockets:
+        serve(repository, sockets, tls, announce, api, background)
+    return 0
+
+
+@contextmanager
+def _farm(
+    path: Path, args: argparse.Namespace
+) -> "Iterator[tuple[web.Application | None, Sequence[Background]]]":
+    """The API, where it is asked for, and what runs beside the server."""
+    from hacktree.server.renewal import renewing
+
+    if not args.api:
+        yield None, (renewing(path),)
+        return
+    # Only who pushes or promotes pays for importing what that takes.
+    from hacktree.server.farm import open_farm
+    from hacktree.server.jobrunner import hold_jobs
+
+    repository = open_repository(path)
+    with hold_jobs(repository):
+        api, background = open_farm(repository)
+        yield api, (*background, renewing(path))
+
+
+@contextmanager
+def _listening(address: Address) -> Iterator[Sequence[socket.socket]]:
+    """systemd's sockets, else one of our own."""
     sockets = sockets_from_systemd(os.environ)
     if sockets:
-        serve(repository, sockets, tls, announce)
-        return 0
-    sockets = [listen_on(address)]
+        yield sockets
+        return
+    own = listen_on(address)
     try:
-        serve(repository, sockets, tls, announce)
+        yield [own]
     finally:
         if isinstance(address, UnixAddress):
             address.path.unlink(missing_ok=True)
-    return 0
 
 
 def _check_publishable(repository: Path) -> None:

@@ -96,6 +96,7 @@ class _Routes:
         async with self._hold(request) as session:
             now = datetime.fromtimestamp(self._api.clock(), UTC)
             head = await self._api.threads.run(finish_push, session, message.role or None, now)
+            await self._api.threads.run(self._api.on_published, session.record.branch_name)
         return packed(FINISH_ANSWER.encode(FinishAnswer(1, head)))
 
     @asynccontextmanager
