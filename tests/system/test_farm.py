@@ -59,10 +59,16 @@ def farm(tmp_path: Path) -> Path:
     (path / "config.toml").write_text('min-free-space = "0"\n')
     (tmp_path / "keys").mkdir()
     keys = [tmp_path / "keys" / name for name in ("root", "targets", "ci")]
-    founders = ["--root-key", keys[0], "--targets-key", keys[1], "--no-passphrase"]
+    founders: list[str | Path] = [
+        "--root-key",
+        keys[0],
+        "--targets-key",
+        keys[1],
+        "--no-passphrase",
+    ]
     hacktree("--repo", path, "trust", "init", *founders)
     hacktree("trust", "new-key", keys[2], "--no-passphrase")
-    delegate = ["delegate", "builds", "--key", keys[2], "--sign-with", keys[1]]
+    delegate: list[str | Path] = ["delegate", "builds", "--key", keys[2], "--sign-with", keys[1]]
     hacktree("--repo", path, "trust", *delegate)
     return path
 

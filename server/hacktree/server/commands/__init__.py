@@ -21,4 +21,10 @@ CATALOG: tuple[CommandInfo, ...] = (
         summary="Make, list and revoke what lets peers push and promote",
         module="hacktree.server.commands.token",
     ),
+    CommandInfo(
+        name="backup",
+        group="farm",
+        summary="Copy the repository while it runs",
+        module="hacktree.server.commands.backup",
+    ),
 )
