@@ -8,17 +8,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from hacktree.client.connect import open_source
+from hacktree.client.signed_heads import SignedHeads
 from hacktree.common.cli.main import main
 from hacktree.common.errors import BusyError, CorruptError, SpaceError
 from hacktree.common.objects.history import MAX_PAGE_SIZE, decode_page, verified_chain
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.checkout import LinkPolicy
+from hacktree.common.repository.durable import publish_file, remove_durably
 from hacktree.common.repository.fsck import fsck
 from hacktree.common.repository.layout import Mode, init_repository
 from hacktree.common.repository.locks import LockKind, hold_lock
@@ -27,6 +31,8 @@ from hacktree.common.repository.prune import prune, read_pins
 from hacktree.common.repository.refs import delete_ref, list_refs
 from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.retention import Policy, Rule
+from hacktree.common.trust.editing import head_signed, renew
+from hacktree.common.trust.store import TrustStore
 from hacktree.server import backup as backup_module
 from hacktree.server.backup import BackupReport, back_up
 from hacktree.server.backupplace import BackupPlaceError
@@ -34,7 +40,9 @@ from hacktree.server.database import NotAFarmError, database_path, open_database
 from hacktree.server.grants import parse_grant
 from hacktree.server.tokens import authenticate, create_token, list_tokens
 from support.documents import commands_in
+from support.pulling import FakeTime, make_repository, patience
 from support.trees import Spec, make_commit
+from support.trusting import BUILDS, SignedFarm, trusting_remote
 
 NOW = 1_800_000_000
 PUSH = (parse_grant("push:builds"),)
@@ -469,3 +477,56 @@ def run_lines(lines: list[str], work: Path) -> None:
         if shlex.split(line)[0] == "systemctl":
             continue  # There is no service here to stop.
         subprocess.run(shlex.split(there), check=True, capture_output=True, env=environment)
+
+
+async def test_a_restored_copy_goes_on_signing_and_testers_believe_it(tmp_path: Path) -> None:
+    signed = SignedFarm(make_repository(tmp_path / "farm"))
+    copy = tmp_path / "copy"
+    heads = []
+    for number in range(3):
+        heads.append(signed.commit({"f": f"{number}".encode()}))
+        back_up(signed.repository, copy, LinkPolicy.COPY, NOW)
+        state = TrustStore(open_repository(copy)).load()
+        assert head_signed(state, BUILDS) == heads[-1]
+    client = make_repository(tmp_path / "client", Mode.BARE_USER)
+    remote = trusting_remote(client, signed, f"file://{copy}")
+    async with open_source(remote, patience(FakeTime()), 1) as source:
+        assert await SignedHeads(client, remote, source).read_head(BUILDS) == heads[-1]
+    restored = TrustStore(open_repository(copy))
+    assert renew(restored, signed.now + timedelta(days=4), {}) == ["snapshot", "timestamp"]
+
+
+def test_signatures_in_a_copy_lead_somewhere_at_every_instant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before each file that it writes or removes, the copy's timestamp is good."""
+    signed = SignedFarm(make_repository(tmp_path / "farm"))
+    copy = tmp_path / "copy"
+    signed.commit({"f": b"0"})
+    back_up(signed.repository, copy, LinkPolicy.COPY, NOW)
+    for path in signed.store.directory.iterdir():
+        os.utime(path, (1, 1))  # Long ago: what is not current goes with the next publication.
+    head = signed.commit({"f": b"1"})
+    for step in count():
+        left = step
+
+        def crash(call: Callable[..., None]) -> Callable[..., None]:
+            def crashing(*args: object, **options: object) -> None:
+                nonlocal left
+                if left == 0:
+                    raise KeyboardInterrupt
+                left -= 1
+                call(*args, **options)
+
+            return crashing
+
+        monkeypatch.setattr(backup_module, "publish_file", crash(publish_file))
+        monkeypatch.setattr(backup_module, "remove_durably", crash(remove_durably))
+        try:
+            back_up(signed.repository, copy, LinkPolicy.COPY, NOW)
+        except KeyboardInterrupt:
+            assert head_signed(TrustStore(open_repository(copy)).load(), BUILDS)
+            continue
+        break
+    assert step >= 5
+    assert head_signed(TrustStore(open_repository(copy)).load(), BUILDS) == head

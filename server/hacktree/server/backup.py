@@ -4,8 +4,8 @@ Objects, packs and sealed pages never change, so only the moment at which the fe
 read matters. They are read before the lists of what they lead to are made, in this order:
 
 1. the database: what it says of a build or a finished push must be in the copy;
-2. pins and refs, then history tails, the graph's tail and the configuration: a tail may be ahead of
-   its ref, never behind;
+2. pins, signatures and refs, then history tails, the graph's tail and the configuration: a tail may
+   be ahead of its ref, and a ref of its signature, never behind;
 3. which commits there are: a commit in `objects/` has everything it reaches (W2), the shared lock
    keeps prune from taking it away;
 4. which other objects there are: among them everything that those commits reach. A commit that
@@ -44,7 +44,7 @@ from hacktree.common.repository.transaction import (
     remove_dead_staging,
     sync_staging,
 )
-from hacktree.server.backupfiles import changing_files, is_ref, sealed_files
+from hacktree.server.backupfiles import changing_files, is_ref, is_signature, sealed_files
 from hacktree.server.backupplace import check_place, mark_finished, prepare_place
 from hacktree.server.database import Database, backup, database_path, install, require_farm
 
@@ -146,10 +146,14 @@ class _Run:
         size = self._copy_objects(listing)
         sealed, sealed_size = self._copy_sealed()
         with hold_refs(self.copy):
-            self._remove_dropped({file.relative for file in captured})
-            # Refs are captured first and so written last.
+            kept = {file.relative for file in captured}
+            # Before, since a new branch may stand where a dropped one was a directory.
+            self._remove_dropped(lambda path: path not in kept and not is_signature(path))
+            # What leads to others is captured before them and so written after them.
             for file in reversed(captured):
                 self._follow(file)
+            # After the new timestamp: the old one led to these.
+            self._remove_dropped(lambda path: path not in kept)
         self._replace_database(database)
         return BackupReport(
             len(listing.others) + len(listing.commits),
@@ -250,10 +254,9 @@ class _Run:
             # With the mtime, of which web servers make entity tags.
             shutil.copy2(source, staged, follow_symlinks=False)
 
-    def _remove_dropped(self, kept: set[Path]) -> None:
-        """First, since a new branch may stand where a dropped one was a directory."""
+    def _remove_dropped(self, is_dropped: Callable[[Path], bool]) -> None:
         for relative in list(changing_files(self.copy)):
-            if relative in kept:
+            if not is_dropped(relative):
                 continue
             path = self.copy.path / relative
             remove_durably(path)

@@ -15,18 +15,26 @@ from hacktree.common.repository.repository import Repository
 
 _PINS: Final = "state/pins"
 _REFS: Final = "refs"
+_TRUST: Final = "trust"
+_TIMESTAMP: Final = Path("trust/timestamp.json")
+_KEYS: Final = "state/trust"
 _PUBLISHED: Final = ("branches", "graph", "packs")
 _CONFIGURATION: Final = Path("config.toml")
 _SEALED: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def changing_files(repository: Repository) -> Iterator[Path]:
-    """Pins, refs, tails and the configuration, in the order in which a backup must read them.
+    """Pins, signatures, refs, tails and the configuration, in the order in which to read them.
 
-    Made as it is asked for: a tail is listed after the refs were read.
+    Made as it is asked for: a tail is listed after the refs were read. The timestamp comes before
+    what it leads to, and before the refs: a ref may be ahead of its signature, not behind.
     """
-    for folder in (_PINS, _REFS):
-        yield from _files(repository, folder)
+    yield from _files(repository, _PINS)
+    if (repository.path / _TIMESTAMP).exists():
+        yield _TIMESTAMP
+    yield from (path for path in _files(repository, _TRUST) if path != _TIMESTAMP)
+    yield from (path for path in _files(repository, _KEYS) if path.suffix == ".pem")
+    yield from _files(repository, _REFS)
     for folder in _PUBLISHED:
         yield from (path for path in _files(repository, folder) if not _is_sealed(path))
     if (repository.path / _CONFIGURATION).exists():
@@ -37,6 +45,11 @@ def sealed_files(repository: Repository) -> Iterator[Path]:
     """History pages, segments of the graph, and packs: they never change."""
     for folder in _PUBLISHED:
         yield from (path for path in _files(repository, folder) if _is_sealed(path))
+
+
+def is_signature(path: Path) -> bool:
+    """Whether the path is that of signed metadata, which is current as long as a timestamp is."""
+    return path.parts[0] == _TRUST
 
 
 def is_ref(path: Path) -> bool:
