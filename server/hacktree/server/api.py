@@ -7,8 +7,12 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from hacktree.common.objects.names import BranchName
+from hacktree.common.push.messages import API_PREFIX
 from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
+from hacktree.server.database import Database
+from hacktree.server.jobroutes import add_job_routes
+from hacktree.server.openapi import Content, describe_api, operation
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
 from hacktree.server.requests import TOKEN, Api
@@ -22,20 +26,34 @@ def make_api(
     *,
     clock: Callable[[], float] = time.time,
     on_published: Callable[[BranchName], None] = lambda _branch: None,
+    database: Database | None = None,
 ) -> web.Application:
     """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970.
 
-    `on_published` is told, in a thread, of each branch that moved.
+    `on_published` is told, in a thread, of each branch that moved. Without a database there is
+    nothing but pushes.
     """
     api = Api(repository, authenticator, clock, on_published)
     app = web.Application(middlewares=[_make_gate(api)])
     add_push_routes(app, api)
+    if database is not None:
+        add_job_routes(app, api, database)
+    app.router.add_route("GET", "/openapi.json", _describe(app))
 
     async def close(_: web.Application) -> None:
         api.threads.close()
 
     app.on_cleanup.append(close)
     return app
+
+
+def _describe(app: web.Application) -> Handler:
+    @operation("describe", answer=Content("application/json"))
+    async def describe(_request: web.Request) -> web.Response:
+        """Show this document."""
+        return web.json_response(describe_api(app, API_PREFIX))
+
+    return describe
 
 
 def _make_gate(api: Api) -> Middleware:

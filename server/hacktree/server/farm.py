@@ -62,6 +62,8 @@ def open_farm(repository: Repository) -> tuple[web.Application, Sequence[Backgro
     def published(branch: BranchName) -> None:
         enqueue(database, Kind.DELTAS, branch, int(time.time()))
 
-    api = make_api(repository, TokenAuthenticator(database), on_published=published)
+    api = make_api(
+        repository, TokenAuthenticator(database), on_published=published, database=database
+    )
     runner = JobRunner(database, command_of(repository.path), time.time)
     return api, (runner.run,)

@@ -148,6 +148,15 @@ def give_back(database: Database, now: int, job: Job | None = None) -> int:
         return int(done.rowcount)
 
 
+def find_job(database: Database, number: int) -> Job:
+    """One job; raises `JobMissingError`."""
+    with database.reading() as connection:
+        job = _read(connection, number)
+    if job is None:
+        raise JobMissingError(f"there is no job {number}", hint="hacktree jobs lists them.")
+    return job
+
+
 def retry(database: Database, number: int, now: int) -> None:
     """Give a failed job, or one that waits for its next attempt, all its attempts again, now."""
     with database.writing() as connection:

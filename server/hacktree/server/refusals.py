@@ -14,6 +14,7 @@ from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.server.authorization import ForbiddenError
 from hacktree.server.failurelimiter import PeerBlockedError
+from hacktree.server.jobs import JobMissingError
 from hacktree.server.publication import HeadMovedError, SignatureWrongError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
@@ -35,6 +36,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         PeerBlockedError: (429, RefusalCode.BLOCKED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
+        JobMissingError: (404, RefusalCode.NO_SUCH_JOB),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
         ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
         BusyError: (409, RefusalCode.BUSY),

@@ -19,6 +19,7 @@ class RefusalCode(enum.StrEnum):
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
     NO_SUCH_PUSH = "no-such-push"
+    NO_SUCH_JOB = "no-such-job"
     WRONG_COMMIT = "wrong-commit"
     WRONG_SIGNATURE = "wrong-signature"
     WRONG_OBJECT = "wrong-object"

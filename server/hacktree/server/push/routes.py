@@ -10,8 +10,10 @@ from aiohttp import web
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.push.messages import (
     BATCH_ANSWER,
+    BATCH_TYPE,
     FINISH_ANSWER,
     FINISH_REQUEST,
+    MEDIA_TYPE,
     MISSING_ANSWER,
     MISSING_REQUEST,
     OPEN_ANSWER,
@@ -20,6 +22,7 @@ from hacktree.common.push.messages import (
     MissingAnswer,
     pack_bits,
 )
+from hacktree.server.openapi import Content, operation
 from hacktree.server.push.receiving import BatchReceiver
 from hacktree.server.push.sessions import Session, expire_pushes, hold_session
 from hacktree.server.push.steps import (
@@ -57,11 +60,18 @@ def add_push_routes(app: web.Application, api: Api) -> None:
     app.on_startup.append(expire)
 
 
+_PACKED: Final = Content(MEDIA_TYPE)
+_BATCH: Final = Content(BATCH_TYPE)
+_OF_PUSH: Final = (403, 404, 409)
+
+
 class _Routes:
     def __init__(self, api: Api) -> None:
         self._api = api
 
+    @operation("open-push", body=_PACKED, answer=_PACKED, refusals=(403, 409, 413, 422))
     async def open(self, request: web.Request) -> web.Response:
+        """Create the push of a commit, or find it again."""
         api, token = self._api, request[TOKEN]
         message = OPEN_REQUEST.decode(await read_body(request, OPEN_REQUEST.max_size))
         branch = parse_branch_name(message.branch)
@@ -70,13 +80,17 @@ class _Routes:
         answer = await api.threads.run(open_push, api.repository, token.id, opening, api.clock())
         return packed(OPEN_ANSWER.encode(answer))
 
+    @operation("ask-what-is-missing", body=_PACKED, answer=_PACKED, refusals=_OF_PUSH)
     async def missing(self, request: web.Request) -> web.Response:
+        """Say which of some objects the server lacks."""
         message = MISSING_REQUEST.decode(await read_body(request, MISSING_REQUEST.max_size))
         async with self._hold(request) as session:
             bits = await self._api.threads.run(find_missing, session, message.objects())
         return packed(MISSING_ANSWER.encode(MissingAnswer(1, pack_bits(bits))))
 
+    @operation("send-batch", body=_BATCH, answer=_PACKED, refusals=(*_OF_PUSH, 413, 422, 507))
     async def batch(self, request: web.Request) -> web.Response:
+        """Take objects, verify them and acknowledge what is on disk."""
         threads = self._api.threads
         async with self._hold(request) as session:
             allowance = await threads.run(allowance_for, session)
@@ -91,7 +105,9 @@ class _Routes:
             answer = acknowledge(session)
         return packed(BATCH_ANSWER.encode(answer))
 
+    @operation("finish-push", body=_PACKED, answer=_PACKED, refusals=(*_OF_PUSH, 422, 507))
     async def finish(self, request: web.Request) -> web.Response:
+        """Publish the commit and move the branch, if everything is there."""
         message = FINISH_REQUEST.decode(await read_body(request, FINISH_REQUEST.max_size))
         async with self._hold(request) as session:
             now = datetime.fromtimestamp(self._api.clock(), UTC)
