@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -12,7 +13,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.database import Database
 from hacktree.server.jobroutes import add_job_routes
-from hacktree.server.openapi import Content, describe_api, operation
+from hacktree.server.openapi import describe_api, json_of, operation
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
 from hacktree.server.requests import TOKEN, Api
@@ -48,7 +49,7 @@ def make_api(
 
 
 def _describe(app: web.Application) -> Handler:
-    @operation("describe", answer=Content("application/json"))
+    @operation("describe", answer=json_of(dict[str, Any]))
     async def describe(_request: web.Request) -> web.Response:
         """Show this document."""
         return web.json_response(describe_api(app, API_PREFIX))
