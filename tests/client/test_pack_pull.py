@@ -105,6 +105,25 @@ async def test_a_route_of_several_packs_leaves_nothing_of_the_builds_between(
     assert left_in_staging(client) == []
 
 
+async def test_a_route_whose_last_pack_brings_little_is_taken(
+    farm: Repository, client: Repository
+) -> None:
+    """What it brings is judged as a whole: the last step may be one small file."""
+    commits = [make_commit(farm, build(number)) for number in range(1, 3)]
+    await bring(farm, client, commits[0])
+    tree = build(2)
+    for number in range(3):
+        tree[f"tiny/{number}"] = b"%d" % number
+        commits.append(make_commit(farm, tree))
+    publish_packs(farm, list(itertools.pairwise(commits)))
+    with nginx_serving(farm.path) as server:
+        result, traffic = await pull_from(client, server.url)
+    assert result.packs.notes == []
+    assert result.packs.objects > len(BULK) // 2
+    assert traffic.requests < len(BULK)
+    assert assert_whole(client, commits[-1]) == assert_whole(farm, commits[-1])
+
+
 async def test_a_pack_serves_every_branch_that_has_its_tree(
     farm: Repository, client: Repository
 ) -> None:

@@ -14,6 +14,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import ignored_auth
+from schemathesis.transport.serialization import serialize_binary
 
 from hacktree.server.database import open_database
 from hacktree.server.jobs import Kind, enqueue
@@ -30,6 +31,12 @@ class Farm:
         request = urllib.request.Request(f"{url}/api/v1/openapi.json", headers=self.headers)
         with urllib.request.urlopen(request) as response:
             self.document: dict[str, Any] = json.load(response)
+
+
+@schemathesis.serializer("application/msgpack")
+def as_it_is(_context: schemathesis.SerializationContext, value: Any) -> Any:
+    """The bytes that are generated for a binary body."""
+    return serialize_binary(value)
 
 
 @pytest.fixture(scope="module")

@@ -175,7 +175,7 @@ async def _open_route(
     choice.alternatives = routes[1:]
     # What a pack costs at most says little: its heads tell what to leave. They cost what they cost.
     heads_work = Work(sum(edge.head_length for edge in best.edges), len(best.edges), 0)
-    whole = _whole_work(best.edges[-1])
+    whole = _whole_work(best.edges)
     cheaper = choice.model.work_seconds(whole) < choice.model.work_seconds(heads_work)
     if choice.model.prefer is Prefer.AUTO and cheaper:
         choice.notes.append("fetching objects one by one is cheaper than any route of packs")
@@ -218,9 +218,10 @@ def _sort_out(
     return good, useless
 
 
-def _whole_work(edge: Edge) -> Work:
-    """What the objects of a pack would take one by one."""
-    return replace(estimate_whole(edge.decoded), requests=edge.entries)
+def _whole_work(edges: Sequence[Edge]) -> Work:
+    """What the objects of some packs would take one by one, at most: later ones replace earlier."""
+    whole = estimate_whole(sum(edge.decoded for edge in edges))
+    return replace(whole, requests=sum(edge.entries for edge in edges))
 
 
 async def _read_head(source: Source, edge: Edge) -> PackHead:
