@@ -13,7 +13,8 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import ignored_auth
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
 from schemathesis.transport.serialization import serialize_binary
 
 from hacktree.server.database import open_database
@@ -78,18 +79,23 @@ def test_the_api_keeps_to_its_document(farm: Farm) -> None:
     schema = schemathesis.openapi.from_dict(farm.document)
     for result in schema.get_all_operations():
         assert isinstance(result, Ok)
-        operation = result.ok()
+        check_operation(farm, result.ok())
 
-        @settings(
-            max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
-        )
-        @given(case=operation.as_strategy())
-        def holds(case: schemathesis.Case[Any]) -> None:
-            case.call_and_validate(
-                base_url=f"{farm.url}/api/v1", headers=farm.headers, excluded_checks=[ignored_auth]
-            )
 
-        holds()
+def check_operation(farm: Farm, operation: APIOperation[Any, Any, Any, Any]) -> None:
+    # JSON Schema can't say which bytes are a request in msgpack.
+    packed = any(body.media_type != "application/json" for body in operation.body)
+    excluded = [ignored_auth, *([positive_data_acceptance] if packed else [])]
+
+    @settings(
+        max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
+    )
+    @given(case=operation.as_strategy())
+    def holds(case: schemathesis.Case[Any]) -> None:
+        base = f"{farm.url}/api/v1"
+        case.call_and_validate(base_url=base, headers=farm.headers, excluded_checks=excluded)
+
+    holds()
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer x", "Basic eDp5", "Bearer ht_00000000_"])
