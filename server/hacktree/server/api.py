@@ -10,7 +10,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
-from hacktree.server.requests import TOKEN, Api
+from hacktree.server.requests import FLIGHT, TOKEN, Api, Flight
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -23,7 +23,9 @@ def make_api(
 ) -> web.Application:
     """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970."""
     api = Api(repository, authenticator, clock)
-    app = web.Application(middlewares=[_make_gate(api)])
+    flight = Flight()
+    app = web.Application(middlewares=[_make_gate(api, flight)])
+    app[FLIGHT] = flight
     add_push_routes(app, api)
 
     async def close(_: web.Application) -> None:
@@ -33,13 +35,14 @@ def make_api(
     return app
 
 
-def _make_gate(api: Api) -> Middleware:
+def _make_gate(api: Api, flight: Flight) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = new_request_id()
         try:
             request[TOKEN] = api.authenticate(request)
-            response = await handler(request)
+            with flight.request():
+                response = await handler(request)
         except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal
             response = refuse(request, error, request_id)
         add_headers(response, request_id)

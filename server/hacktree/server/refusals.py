@@ -21,6 +21,7 @@ from hacktree.server.requests import (
     Api,
     BodyStalledError,
     BodyTooLargeError,
+    StoppingError,
     UnauthenticatedError,
 )
 
@@ -40,6 +41,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         QuotaExceededError: (413, RefusalCode.QUOTA_EXCEEDED),
         WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
         WrongObjectError: (422, RefusalCode.WRONG_OBJECT),
+        StoppingError: (503, RefusalCode.BUSY),
         SpaceError: (507, RefusalCode.NO_SPACE),
         BodyStalledError: (408, RefusalCode.MALFORMED),
         NameInvalidError: (400, RefusalCode.MALFORMED),

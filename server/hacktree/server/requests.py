@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
@@ -59,6 +60,46 @@ class Threads:
     def close(self) -> None:
         """End the threads; work in them is finished first."""
         self._executor.shutdown()
+
+
+class StoppingError(HacktreeError):
+    """The server is about to stop and takes nothing new."""
+
+
+class Flight:
+    """Requests in flight, so that a stop can wait for them.
+
+    aiohttp by itself waits for handlers, but from the moment it begins to stop it drops what still
+    arrives of their bodies.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._stopping = False
+        self._landed = asyncio.Event()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Hold while a request is handled; raises `StoppingError` once a stop has begun."""
+        if self._stopping:
+            raise StoppingError("the server is being stopped", hint="Try again in a moment.")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._landed.set()
+
+    async def stop(self) -> None:
+        """Let nothing new begin, and wait for what has begun."""
+        self._stopping = True
+        while self._count:
+            self._landed.clear()
+            await self._landed.wait()
+
+
+FLIGHT: Final = web.AppKey("flight", Flight)
 
 
 @dataclass(frozen=True, slots=True)
