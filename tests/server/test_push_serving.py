@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hacktree.common.push.messages import API_PREFIX, BATCH_ANSWER
 from support.pulling import assert_whole, make_repository, pull_from
-from support.push_server import CI_SECRET
+from support.push_server import BLOCKED_SECRET, CI_SECRET
 from support.pushing import batch_of, open_by_hand, push_to, running_host, stored_objects
 from support.rawhttp import send
 from support.servers import nginx_serving
@@ -32,6 +32,9 @@ async def test_a_build_is_pushed_and_pulled_through_nginx(tmp_path: Path) -> Non
         refused = send(front.address, f"{API_PREFIX}/pushes", method="POST", body=b"x")
         assert refused.status == 401
         assert refused.headers.get_all("Cache-Control") == ["no-store"]
+        claim = {"Authorization": f"Bearer {BLOCKED_SECRET}", "X-Forwarded-For": "192.0.2.1"}
+        refused = send(front.address, f"{API_PREFIX}/pushes", claim, method="POST", body=b"x")
+        assert (refused.status, b"from 127.0.0.1" in refused.body) == (429, True)
         assert send(front.address, "/refs/fastqa", method="POST", body=b"x").status == 405
 
 

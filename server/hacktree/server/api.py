@@ -10,7 +10,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
-from hacktree.server.requests import FLIGHT, TOKEN, Api, Flight
+from hacktree.server.requests import FLIGHT, Api, Flight
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -40,7 +40,7 @@ def _make_gate(api: Api, flight: Flight) -> Middleware:
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = new_request_id()
         try:
-            request[TOKEN] = api.authenticate(request)
+            await api.authenticate(request)
             with flight.request():
                 response = await handler(request)
         except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal

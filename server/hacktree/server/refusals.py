@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
-from hacktree.server.authorization import ForbiddenError
+from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.publication import HeadMovedError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
@@ -33,6 +33,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
     {
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
+        TooOftenError: (429, RefusalCode.TOO_OFTEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
         ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
@@ -54,8 +55,8 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
 async def continue_if_authenticated(api: Api, request: web.Request) -> web.Response | None:
     """For `expect_handler`: ask for the body of whoever may send one, and of nobody else."""
     try:
-        api.authenticate(request)
-    except UnauthenticatedError as error:
+        await api.authenticate(request)
+    except HacktreeError as error:
         request_id = new_request_id()
         response = refuse(request, error, request_id)
         add_headers(response, request_id)
@@ -79,6 +80,8 @@ def refuse(request: web.Request, error: Exception, request_id: str) -> web.Respo
     )
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    if isinstance(error, TooOftenError):
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     if not request.content.is_eof():
         # What is left of the body would be read as the next request.
         response.force_close()
