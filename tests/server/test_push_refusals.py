@@ -27,7 +27,7 @@ from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from hacktree.server.push.sessions import expire_pushes
 from support.pulling import assert_whole, make_repository
-from support.push_server import CI_SECRET, OTHER_SECRET
+from support.push_server import BLOCKED_SECRET, CI_SECRET, OTHER_SECRET
 from support.pushing import (
     ApiAnswer,
     PushHost,
@@ -117,6 +117,13 @@ def test_every_refusal_has_a_code_and_an_id_that_the_log_has_too(host: PushHost)
     assert answer.refusal.request_id in host.log.read_text()
     assert ask(host, "/nothing", b"").status == 404
     assert ask(host, "/pushes", b"", method="GET").status == 405
+
+
+def test_who_fails_too_often_is_told_when_to_come_back(host: PushHost) -> None:
+    answer = ask(host, "/pushes", b"", secret=BLOCKED_SECRET)
+    assert (answer.status, answer.refusal.code) == (429, "too-often")
+    assert answer.headers["Retry-After"] == "7"
+    assert answer.refusal.message == "too many failures from 127.0.0.1"
 
 
 def test_another_tokens_push_does_not_exist(host: PushHost, source: Repository) -> None:
@@ -300,7 +307,7 @@ def test_signed_metadata_has_no_place_without_trust(host: PushHost, source: Repo
     assert put(host, push_id, batch_of(*stored_objects(source, commit))).status == 200
     body = msgspec.msgpack.encode(["finish", 1, b"role"])
     answer = ask(host, f"/pushes/{push_id}/finish", body)
-    assert (answer.status, answer.refusal.code) == (422, "wrong-commit")
+    assert (answer.status, answer.refusal.code) == (422, "wrong-signature")
     assert list_refs(host.repository) == {}
 
 

@@ -16,7 +16,7 @@ from hacktree.server.jobroutes import add_job_routes
 from hacktree.server.openapi import describe_api, json_of, operation
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
-from hacktree.server.requests import TOKEN, Api
+from hacktree.server.requests import FLIGHT, Api, Flight
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,7 +35,9 @@ def make_api(
     nothing but pushes.
     """
     api = Api(repository, authenticator, clock, on_published)
-    app = web.Application(middlewares=[_make_gate(api)])
+    flight = Flight()
+    app = web.Application(middlewares=[_make_gate(api, flight)])
+    app[FLIGHT] = flight
     add_push_routes(app, api)
     if database is not None:
         add_job_routes(app, api, database)
@@ -57,13 +59,14 @@ def _describe(app: web.Application) -> Handler:
     return describe
 
 
-def _make_gate(api: Api) -> Middleware:
+def _make_gate(api: Api, flight: Flight) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = new_request_id()
         try:
-            request[TOKEN] = await api.authenticate(request)
-            response = await handler(request)
+            await api.authenticate(request)
+            with flight.request():
+                response = await handler(request)
         except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal
             response = refuse(request, error, request_id)
         add_headers(response, request_id)

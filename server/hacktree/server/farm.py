@@ -10,9 +10,9 @@ from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from hacktree.server.api import make_api
-from hacktree.server.authorization import Token
+from hacktree.server.authorization import Token, TooOftenError
 from hacktree.server.database import Database, open_database
-from hacktree.server.failurelimiter import FailureLimiter
+from hacktree.server.failurelimiter import FailureLimiter, PeerBlockedError
 from hacktree.server.grants import Action
 from hacktree.server.jobrunner import JobRunner, command_of
 from hacktree.server.jobs import Kind, enqueue
@@ -43,9 +43,12 @@ class TokenAuthenticator:
         self._database = database
         self._limiter = FailureLimiter()
 
-    def authenticate(self, secret: str, now: int, peer: str) -> Token:
+    def authenticate(self, secret: str, now: int, *, peer: str) -> Token:
         """See `Authenticator`."""
-        return _Holder(admit(self._database, self._limiter, secret, now, peer=peer))
+        try:
+            return _Holder(admit(self._database, self._limiter, secret, now, peer=peer))
+        except PeerBlockedError as error:
+            raise TooOftenError(error.message, error.retry_after) from error
 
 
 def open_farm(repository: Repository) -> tuple[web.Application, Sequence[Background]]:

@@ -12,8 +12,7 @@ from aiohttp import hdrs, web
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
-from hacktree.server.authorization import ForbiddenError
-from hacktree.server.failurelimiter import PeerBlockedError
+from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.jobs import JobMissingError
 from hacktree.server.publication import HeadMovedError, SignatureWrongError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
@@ -23,6 +22,7 @@ from hacktree.server.requests import (
     Api,
     BodyStalledError,
     BodyTooLargeError,
+    StoppingError,
     UnauthenticatedError,
 )
 
@@ -33,8 +33,8 @@ _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingProxyType(
     {
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
-        PeerBlockedError: (429, RefusalCode.BLOCKED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
+        TooOftenError: (429, RefusalCode.TOO_OFTEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
         JobMissingError: (404, RefusalCode.NO_SUCH_JOB),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
@@ -45,6 +45,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
         SignatureWrongError: (422, RefusalCode.WRONG_SIGNATURE),
         WrongObjectError: (422, RefusalCode.WRONG_OBJECT),
+        StoppingError: (503, RefusalCode.BUSY),
         SpaceError: (507, RefusalCode.NO_SPACE),
         BodyStalledError: (408, RefusalCode.MALFORMED),
         NameInvalidError: (400, RefusalCode.MALFORMED),
@@ -80,10 +81,10 @@ def refuse(request: web.Request, error: Exception, request_id: str) -> web.Respo
     response = web.Response(
         status=status, body=encode_refusal(refusal), content_type="application/json"
     )
-    if isinstance(error, PeerBlockedError):
-        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    if isinstance(error, TooOftenError):
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     if not request.content.is_eof():
         # What is left of the body would be read as the next request.
         response.force_close()

@@ -44,7 +44,7 @@ def error_of(refusal: Refusal, location: str) -> HacktreeError:
     what = f"{location}: {refusal.message}"
     hint = refusal.hint or _HINTS.get(refusal.code, "")
     match refusal.code:
-        case RefusalCode.UNAUTHENTICATED | RefusalCode.FORBIDDEN | RefusalCode.BLOCKED:
+        case RefusalCode.UNAUTHENTICATED | RefusalCode.FORBIDDEN:
             return TokenRefusedError(what, hint=_UNAUTHORISED_HINT)
         case RefusalCode.WRONG_COMMIT | RefusalCode.WRONG_SIGNATURE:
             return CommitRefusedError(what, hint=hint)

@@ -14,8 +14,8 @@ class RefusalCode(enum.StrEnum):
     """The stable part of a refusal."""
 
     UNAUTHENTICATED = "unauthenticated"
-    BLOCKED = "blocked"
     FORBIDDEN = "forbidden"
+    TOO_OFTEN = "too-often"
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
     NO_SUCH_PUSH = "no-such-push"
