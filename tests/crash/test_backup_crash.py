@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.common.repository.fsck import fsck
 from hacktree.common.repository.layout import Mode, init_repository
 from hacktree.common.repository.refs import list_refs
-from hacktree.common.repository.repository import Repository, open_repository
+from hacktree.common.repository.repository import open_repository
 from hacktree.server.database import open_database
 from hacktree.server.grants import parse_grant
 from hacktree.server.tokens import create_token, list_tokens
+from support.backups import assert_whole
 from support.kill import every_kill
 from support.trees import make_commit
 
@@ -49,22 +49,16 @@ def reset(template: Path, work: Path) -> None:
     subprocess.run(["cp", "-a", str(template), str(work)], check=True)
 
 
-def assert_whole(copy: Repository) -> None:
-    report = fsck(copy, jobs=1)
-    assert report.intact, report
-    assert [token.label for token in list_tokens(open_database(copy))][:1] == ["first"]
-
-
 @pytest.mark.parametrize("syscall", ["syncfs", "link", "rename"])
 def test_a_refresh_that_is_killed(template: Path, tmp_path: Path, syscall: str) -> None:
     work = tmp_path / "work"
     reset(template, work)
     farm = open_repository(work / "farm")
     for _ in every_kill(command(work), syscall):
-        assert_whole(open_repository(work / "copy"))
+        tokens = list_tokens(open_database(assert_whole(work / "copy")))
+        assert [token.label for token in tokens][:1] == ["first"]
         subprocess.run(command(work), check=True)
-        copy = open_repository(work / "copy")
-        assert_whole(copy)
+        copy = assert_whole(work / "copy")
         assert list_refs(copy) == list_refs(farm)
         assert len(list_tokens(open_database(copy))) == 2
         assert list(copy.staging.iterdir()) == []
@@ -80,8 +74,7 @@ def test_a_first_backup_that_is_killed(template: Path, tmp_path: Path, syscall: 
     for _ in every_kill(command(work), syscall):
         assert not (work / "copy").exists(), "it has no name before it is whole"
         subprocess.run(command(work), check=True)
-        copy = open_repository(work / "copy")
-        assert_whole(copy)
+        copy = assert_whole(work / "copy")
         assert list_refs(copy) == list_refs(farm)
         assert sorted(path.name for path in work.iterdir()) == ["copy", "farm"]
         reset(template, work)

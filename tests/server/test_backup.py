@@ -15,9 +15,7 @@ import pytest
 
 from hacktree.common.cli.main import main
 from hacktree.common.errors import BusyError, CorruptError, SpaceError
-from hacktree.common.objects.history import MAX_PAGE_SIZE, decode_page, verified_chain
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.checkout import LinkPolicy
 from hacktree.common.repository.fsck import fsck
 from hacktree.common.repository.layout import Mode, init_repository
@@ -33,6 +31,7 @@ from hacktree.server.backupplace import BackupPlaceError
 from hacktree.server.database import NotAFarmError, database_path, open_database
 from hacktree.server.grants import parse_grant
 from hacktree.server.tokens import authenticate, create_token, list_tokens
+from support.backups import assert_whole
 from support.documents import commands_in
 from support.trees import Spec, make_commit
 
@@ -84,22 +83,6 @@ def copy_to(
     return back_up(repository, destination, policy, NOW, progress)
 
 
-def assert_whole(path: Path) -> Repository:
-    """The copy opens; every object, commit and history in it is intact, and so is the database."""
-    copy = open_repository(path)
-    report = fsck(copy, jobs=1)
-    assert report.intact, report
-    assert report.foreign == []
-    for branch, head in list_refs(copy).items():
-        tail = (path / "branches" / branch / "history/tail").read_bytes()
-        page = decode_page(decompress_bounded(tail, MAX_PAGE_SIZE))
-        assert next(verified_chain(head, page.commits))[0] == head, "a tail is behind its ref"
-    assert list(copy.staging.iterdir()) == []
-    if database_path(copy).exists():
-        open_database(copy)
-    return copy
-
-
 def public_files(path: Path) -> dict[str, tuple[bytes, int, int]]:
     """Every published file: content, mode, mtime."""
     found = {}
@@ -127,6 +110,7 @@ def test_a_copy_is_a_repository_with_everything_that_matters(
     report = copy_to(farm, tmp_path / "copy")
     copy = assert_whole(tmp_path / "copy")
     assert public_files(copy.path) == public_files(farm.path)
+    assert list(copy.staging.iterdir()) == []
     assert report.refs == 2
     assert report.sealed == len(list_edges(copy)) > 0
     assert main(["--repo", str(copy.path), "delta", "verify"]) == 0
@@ -288,6 +272,37 @@ def test_a_commit_between_any_two_steps_is_in_the_copy_whole_or_not_at_all(
         patch.setattr(backup_module, step, disturbed)
         copy_to(farm, tmp_path / "copy")
     assert next(builds) >= 12, "nothing was disturbed"
+    assert_whole(tmp_path / "copy")
+    copy_to(farm, tmp_path / "copy")
+    assert_whole(tmp_path / "copy")
+    assert public_files(tmp_path / "copy") == public_files(farm.path)
+
+
+def test_a_commit_in_the_middle_of_a_listing_is_not_copied_in_part(
+    farm: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of its objects are then in the listing, and some, in directories before, are not."""
+    for number in range(256):  # As in a real farm: a directory that appears later is not listed.
+        (farm.objects / f"{number:02x}").mkdir(mode=0o755, exist_ok=True)
+    listdir = os.listdir
+    listed = 0
+    committing = False
+
+    def disturbed(path: str = ".") -> list[str]:
+        nonlocal listed, committing
+        names = listdir(path)
+        if not committing and Path(path).parent == farm.objects:
+            listed += 1
+            if listed % 32 == 0:
+                committing = True
+                make_commit(farm, tree(listed), branch="builds")
+                committing = False
+        return names
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", disturbed)
+        copy_to(farm, tmp_path / "copy")
+    assert listed == 2 * 256, "nothing was disturbed"
     assert_whole(tmp_path / "copy")
     copy_to(farm, tmp_path / "copy")
     assert_whole(tmp_path / "copy")
