@@ -28,7 +28,7 @@ def command(work: Path) -> list[str]:
 @pytest.fixture
 def template(tmp_path: Path) -> Path:
     """A farm, and a copy of it that lacks a build, a branch and a token, and has one too many."""
-    work = tmp_path / "template"
+    work = tmp_path / "work"  # A backup knows the path of its farm, so this is made in its place.
     work.mkdir()
     init_repository(work / "farm", Mode.ARCHIVE)
     farm = open_repository(work / "farm")
@@ -41,7 +41,8 @@ def template(tmp_path: Path) -> Path:
     make_commit(farm, {"usr/one": b"2"}, branch="builds")
     make_commit(farm, {"usr/one": b"2"}, branch="dropped")
     create_token(open_database(farm), GRANTS, "second", None, 1_800_000_001)
-    return work
+    reset(work, tmp_path / "template")
+    return tmp_path / "template"
 
 
 def reset(template: Path, work: Path) -> None:

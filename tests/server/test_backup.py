@@ -410,6 +410,19 @@ def test_places_that_are_refused(farm: Repository, tmp_path: Path) -> None:
     assert_whole(tmp_path / "empty")
 
 
+def test_a_backup_of_another_farm_keeps_its_branches(farm: Repository, tmp_path: Path) -> None:
+    init_repository(tmp_path / "other", Mode.ARCHIVE)
+    other = open_repository(tmp_path / "other")
+    make_commit(other, tree(1), branch="other")
+    copy_to(farm, tmp_path / "copy")
+    with pytest.raises(BackupPlaceError, match="is a backup of"):
+        copy_to(other, tmp_path / "copy")
+    assert list_refs(assert_whole(tmp_path / "copy")) == list_refs(farm)
+    (tmp_path / "copy/state/backup.json").write_text("{}")
+    with pytest.raises(BackupPlaceError, match="damaged"):
+        copy_to(farm, tmp_path / "copy")
+
+
 def test_links_need_one_file_system_and_a_farm_is_an_archive(
     farm: Repository, tmp_path: Path
 ) -> None:
