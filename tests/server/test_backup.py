@@ -130,6 +130,7 @@ def test_a_farm_without_database_has_a_backup_without_one(farm: Repository, tmp_
 
 
 def test_a_refresh_copies_only_what_is_missing(farm: Repository, tmp_path: Path) -> None:
+    assert main(["--repo", str(farm.path), "delta", "generate", "--jobs", "1", "--quiet"]) == 0
     copy_to(farm, tmp_path / "copy")
     kept = {name: file[0] for name, file in public_files(tmp_path / "copy").items()}
     inodes = {path: path.stat().st_ino for path in (tmp_path / "copy/objects").rglob("*.*")}
@@ -345,6 +346,34 @@ def test_prune_is_kept_out_and_a_second_backup_too(farm: Repository, tmp_path: P
 
 
 # What goes wrong
+
+
+def test_what_is_deleted_under_its_eyes_is_left_out(
+    farm: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch, and a pack that was retired a week ago: both were listed, and are gone then."""
+    retired = farm.path / "packs" / ("ab" * 32)
+    retired.write_bytes(b"nothing names it")
+
+    def vanishing(real: Callable[[Repository], Iterator[Path]], name: str) -> object:
+        def files(repository: Repository) -> Iterator[Path]:
+            for path in real(repository):
+                if str(path) == name:
+                    (farm.path / path).unlink(missing_ok=True)
+                yield path
+
+        return files
+
+    with monkeypatch.context() as patch:
+        for step, name in (
+            ("changing_files", "refs/qa/fast"),
+            ("sealed_files", f"packs/{retired.name}"),
+        ):
+            patch.setattr(backup_module, step, vanishing(getattr(backup_module, step), name))
+        copy_to(farm, tmp_path / "copy")
+    assert set(list_refs(assert_whole(tmp_path / "copy"))) == {"builds"}
+    assert not retired.exists()
+    assert list((tmp_path / "copy/packs").iterdir()) == []
 
 
 def test_an_interrupted_first_backup_has_no_name_and_is_continued(

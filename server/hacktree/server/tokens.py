@@ -207,8 +207,8 @@ def _load_tokens(connection: sqlite3.Connection, token_id: str | None) -> list[T
     rows = connection.execute(
         "SELECT id, label, created, expires, revoked, last_used, action, pattern "
         "FROM tokens JOIN token_grants ON token = id "
-        "WHERE ?1 IS NULL OR id = ?1 ORDER BY created, id, action, pattern",
-        (token_id,),
+        "WHERE ? IS NULL OR id = ? ORDER BY created, id, action, pattern",
+        (token_id, token_id),
     )
     try:
         return [
