@@ -18,9 +18,7 @@ from hacktree.client.connect import open_source
 from hacktree.client.signed_heads import SignedHeads
 from hacktree.common.cli.main import main
 from hacktree.common.errors import BusyError, CorruptError, SpaceError
-from hacktree.common.objects.history import MAX_PAGE_SIZE, decode_page, verified_chain
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.checkout import LinkPolicy
 from hacktree.common.repository.durable import publish_file, remove_durably
 from hacktree.common.repository.fsck import fsck
@@ -39,6 +37,7 @@ from hacktree.server.backupplace import BackupPlaceError
 from hacktree.server.database import NotAFarmError, database_path, open_database
 from hacktree.server.grants import parse_grant
 from hacktree.server.tokens import authenticate, create_token, list_tokens
+from support.backups import assert_whole
 from support.documents import commands_in
 from support.pulling import FakeTime, make_repository, patience
 from support.trees import Spec, make_commit
@@ -92,22 +91,6 @@ def copy_to(
     return back_up(repository, destination, policy, NOW, progress)
 
 
-def assert_whole(path: Path) -> Repository:
-    """The copy opens; every object, commit and history in it is intact, and so is the database."""
-    copy = open_repository(path)
-    report = fsck(copy, jobs=1)
-    assert report.intact, report
-    assert report.foreign == []
-    for branch, head in list_refs(copy).items():
-        tail = (path / "branches" / branch / "history/tail").read_bytes()
-        page = decode_page(decompress_bounded(tail, MAX_PAGE_SIZE))
-        assert next(verified_chain(head, page.commits))[0] == head, "a tail is behind its ref"
-    assert list(copy.staging.iterdir()) == []
-    if database_path(copy).exists():
-        open_database(copy)
-    return copy
-
-
 def public_files(path: Path) -> dict[str, tuple[bytes, int, int]]:
     """Every published file: content, mode, mtime."""
     found = {}
@@ -135,6 +118,7 @@ def test_a_copy_is_a_repository_with_everything_that_matters(
     report = copy_to(farm, tmp_path / "copy")
     copy = assert_whole(tmp_path / "copy")
     assert public_files(copy.path) == public_files(farm.path)
+    assert list(copy.staging.iterdir()) == []
     assert report.refs == 2
     assert report.sealed == len(list_edges(copy)) > 0
     assert main(["--repo", str(copy.path), "delta", "verify"]) == 0
@@ -154,6 +138,7 @@ def test_a_farm_without_database_has_a_backup_without_one(farm: Repository, tmp_
 
 
 def test_a_refresh_copies_only_what_is_missing(farm: Repository, tmp_path: Path) -> None:
+    assert main(["--repo", str(farm.path), "delta", "generate", "--jobs", "1", "--quiet"]) == 0
     copy_to(farm, tmp_path / "copy")
     kept = {name: file[0] for name, file in public_files(tmp_path / "copy").items()}
     inodes = {path: path.stat().st_ino for path in (tmp_path / "copy/objects").rglob("*.*")}
@@ -302,6 +287,37 @@ def test_a_commit_between_any_two_steps_is_in_the_copy_whole_or_not_at_all(
     assert public_files(tmp_path / "copy") == public_files(farm.path)
 
 
+def test_a_commit_in_the_middle_of_a_listing_is_not_copied_in_part(
+    farm: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of its objects are then in the listing, and some, in directories before, are not."""
+    for number in range(256):  # As in a real farm: a directory that appears later is not listed.
+        (farm.objects / f"{number:02x}").mkdir(mode=0o755, exist_ok=True)
+    listdir = os.listdir
+    listed = 0
+    committing = False
+
+    def disturbed(path: str = ".") -> list[str]:
+        nonlocal listed, committing
+        names = listdir(path)
+        if not committing and Path(path).parent == farm.objects:
+            listed += 1
+            if listed % 32 == 0:
+                committing = True
+                make_commit(farm, tree(listed), branch="builds")
+                committing = False
+        return names
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", disturbed)
+        copy_to(farm, tmp_path / "copy")
+    assert listed == 2 * 256, "nothing was disturbed"
+    assert_whole(tmp_path / "copy")
+    copy_to(farm, tmp_path / "copy")
+    assert_whole(tmp_path / "copy")
+    assert public_files(tmp_path / "copy") == public_files(farm.path)
+
+
 def test_a_build_that_comes_in_the_middle_is_left_to_the_next_backup(
     farm: Repository, tmp_path: Path
 ) -> None:
@@ -338,6 +354,34 @@ def test_prune_is_kept_out_and_a_second_backup_too(farm: Repository, tmp_path: P
 
 
 # What goes wrong
+
+
+def test_what_is_deleted_under_its_eyes_is_left_out(
+    farm: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A branch, and a pack that was retired a week ago: both were listed, and are gone then."""
+    retired = farm.path / "packs" / ("ab" * 32)
+    retired.write_bytes(b"nothing names it")
+
+    def vanishing(real: Callable[[Repository], Iterator[Path]], name: str) -> object:
+        def files(repository: Repository) -> Iterator[Path]:
+            for path in real(repository):
+                if str(path) == name:
+                    (farm.path / path).unlink(missing_ok=True)
+                yield path
+
+        return files
+
+    with monkeypatch.context() as patch:
+        for step, name in (
+            ("changing_files", "refs/qa/fast"),
+            ("sealed_files", f"packs/{retired.name}"),
+        ):
+            patch.setattr(backup_module, step, vanishing(getattr(backup_module, step), name))
+        copy_to(farm, tmp_path / "copy")
+    assert set(list_refs(assert_whole(tmp_path / "copy"))) == {"builds"}
+    assert not retired.exists()
+    assert list((tmp_path / "copy/packs").iterdir()) == []
 
 
 def test_an_interrupted_first_backup_has_no_name_and_is_continued(
@@ -401,6 +445,19 @@ def test_places_that_are_refused(farm: Repository, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     copy_to(farm, tmp_path / "empty")
     assert_whole(tmp_path / "empty")
+
+
+def test_a_backup_of_another_farm_keeps_its_branches(farm: Repository, tmp_path: Path) -> None:
+    init_repository(tmp_path / "other", Mode.ARCHIVE)
+    other = open_repository(tmp_path / "other")
+    make_commit(other, tree(1), branch="other")
+    copy_to(farm, tmp_path / "copy")
+    with pytest.raises(BackupPlaceError, match="is a backup of"):
+        copy_to(other, tmp_path / "copy")
+    assert list_refs(assert_whole(tmp_path / "copy")) == list_refs(farm)
+    (tmp_path / "copy/state/backup.json").write_text("{}")
+    with pytest.raises(BackupPlaceError, match="damaged"):
+        copy_to(farm, tmp_path / "copy")
 
 
 def test_links_need_one_file_system_and_a_farm_is_an_archive(

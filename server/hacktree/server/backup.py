@@ -45,7 +45,7 @@ from hacktree.common.repository.transaction import (
     sync_staging,
 )
 from hacktree.server.backupfiles import changing_files, is_ref, is_signature, sealed_files
-from hacktree.server.backupplace import check_place, mark_finished, prepare_place
+from hacktree.server.backupplace import mark_finished, prepare_place
 from hacktree.server.database import Database, backup, database_path, install, require_farm
 
 _BATCH: Final = 16_384
@@ -82,12 +82,11 @@ def back_up(
     """
     require_farm(repository)
     destination = destination.absolute()
-    check_place(repository, destination, policy)
-    place = prepare_place(destination)
+    place = prepare_place(repository, destination, policy)
     with repository.lock(LockKind.SHARED), _sole_backup(place):
         with _staging(open_repository(place)) as (copy, staging):
             report = _Run(repository, copy, staging, policy, progress).copy_all()
-        mark_finished(place, now)
+        mark_finished(repository, place, now)
         if place != destination:
             os.rename(place, destination)
             sync_directory(destination.parent)
