@@ -9,4 +9,10 @@ CATALOG: tuple[CommandInfo, ...] = (
         summary="Serve a repository over HTTP",
         module="hacktree.server.commands.serve",
     ),
+    CommandInfo(
+        name="token",
+        group="farm",
+        summary="Make, list and revoke what lets peers push and promote",
+        module="hacktree.server.commands.token",
+    ),
 )
