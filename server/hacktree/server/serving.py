@@ -48,13 +48,14 @@ def serve(
     sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
     on_ready: Callable[[Sequence[str]], None],
+    api: web.Application | None = None,
 ) -> None:
     """Serve `repository` until SIGTERM or SIGINT; a second signal ends the process at once.
 
-    `on_ready` gets the URLs once they answer. Closes the sockets.
+    `on_ready` gets the URLs once they answer. Closes the sockets. `api`: see `make_app`.
     """
     _use_all_descriptors()
-    asyncio.run(_serve_until_signal(repository, sockets, tls, on_ready))
+    asyncio.run(_serve_until_signal(repository, sockets, tls, on_ready, api))
 
 
 async def serve_until(
@@ -64,10 +65,11 @@ async def serve_until(
     tls: ssl.SSLContext | None,
     on_ready: Callable[[Sequence[str]], None],
     grace: float = GRACE_SECONDS,
+    api: web.Application | None = None,
 ) -> None:
     """Serve `repository` until `stop` is set, then give requests in flight `grace` seconds."""
     runner = web.AppRunner(
-        make_app(repository),
+        make_app(repository, api),
         access_log=ACCESS_LOG if ACCESS_LOG.isEnabledFor(logging.INFO) else None,
         access_log_class=CombinedAccessLogger,
         shutdown_timeout=grace,
@@ -98,6 +100,7 @@ async def _serve_until_signal(
     sockets: Sequence[socket.socket],
     tls: ssl.SSLContext | None,
     on_ready: Callable[[Sequence[str]], None],
+    api: web.Application | None,
 ) -> None:
     # Not AppRunner(handle_signals=True): it raises out of whatever runs, and requests are lost.
     loop = asyncio.get_running_loop()
@@ -110,7 +113,7 @@ async def _serve_until_signal(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, begin_to_stop)
-    await serve_until(stop, repository, sockets, tls, on_ready)
+    await serve_until(stop, repository, sockets, tls, on_ready, api=api)
 
 
 def strip_traceback_of_bad_request(record: logging.LogRecord) -> bool:

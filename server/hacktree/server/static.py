@@ -27,6 +27,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
+from hacktree.common.push.messages import API_PREFIX
 from hacktree.server.beneath import NotRegularError, open_beneath
 from hacktree.server.conditions import (
     Conditions,
@@ -60,8 +61,8 @@ _MESSAGES: Final = MappingProxyType(
 )
 
 
-def make_app(repository: Path) -> web.Application:
-    """An application that serves the published files below `repository`, and nothing else."""
+def make_app(repository: Path, api: web.Application | None = None) -> web.Application:
+    """An application that serves the published files below `repository`, and the API if given."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if request.method not in (hdrs.METH_GET, hdrs.METH_HEAD):
@@ -72,6 +73,8 @@ def make_app(repository: Path) -> web.Application:
         return await _answer_with_file(repository, published, request)
 
     app = web.Application(middlewares=[_errors_as_json])
+    if api is not None:
+        app.add_subapp(API_PREFIX, api)
     app.router.add_route("*", "/{path:.*}", answer, expect_handler=_ignore_expectation)
     return app
 

@@ -4,9 +4,10 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from hacktree.common.errors import SpaceError, UserError
 
@@ -17,18 +18,33 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?")
 _UNITS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
+class PushConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What a server lets each token push: bytes and objects on disk and not yet published, pushes
+    open at a time. `keep-hours`: how long a push that nobody goes on with stays.
+    """
+
+    max_bytes: str = "64GiB"
+    max_objects: Annotated[int, Meta(ge=1)] = 4_000_000
+    max_open: Annotated[int, Meta(ge=1, le=1000)] = 8
+    keep_hours: Annotated[float, Meta(ge=0.1, le=10_000)] = 24.0
+
+    def __post_init__(self) -> None:
+        parse_size(self.max_bytes)
+
+
 class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """`min-free-space`: bytes ("500MB", "1GiB") that a write must leave free.
 
     `zstd-level`: compression of new content in archive mode, 1 to 19. `keep-unreachable-hours`: how
     long prune leaves what no branch reaches, so that a client in the middle of a pull finds it.
-    `delta-cache`: bytes of encoded deltas that are kept for packs to come.
+    `delta-cache`: bytes of encoded deltas that are kept for packs to come. `[push]`: see there.
     """
 
     min_free_space: str = "256MiB"
     zstd_level: int = DEFAULT_ZSTD_LEVEL
     keep_unreachable_hours: float = 24.0
     delta_cache: str = "4GiB"
+    push: PushConfig = PushConfig()
 
     def __post_init__(self) -> None:
         parse_size(self.min_free_space)

@@ -11,6 +11,7 @@ import msgspec
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import FileEntry
+from hacktree.common.push.framing import ObjectKey, ObjectKind
 from hacktree.common.repository.layout import Mode
 
 META_SUFFIX: Final = ".meta"
@@ -33,6 +34,11 @@ def archive_name(object_id: ObjectId) -> str:
     """`17/a95e….file.zst`, relative to objects/."""
     text = object_id.hex()
     return f"{text[:2]}/{text[2:]}.file.zst"
+
+
+def published_name(key: ObjectKey) -> str:
+    """The object's file in an archive, relative to objects/."""
+    return meta_name(key.id) if key.kind is ObjectKind.META else archive_name(key.id)
 
 
 def content_name(mode: Mode, entry: FileEntry) -> str:

@@ -1,0 +1,1 @@
+"""What a push's two sides say to one another: messages, frames and refusals. Pure."""

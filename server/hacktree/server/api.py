@@ -1,0 +1,48 @@
+"""The API below `/api/v1`: who asks, and what there is to ask for. docs/format.md, "API"."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from hacktree.common.repository.repository import Repository
+from hacktree.server.authorization import Authenticator
+from hacktree.server.push.routes import add_push_routes
+from hacktree.server.refusals import add_headers, new_request_id, refuse
+from hacktree.server.requests import TOKEN, Api
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_api(
+    repository: Repository,
+    authenticator: Authenticator,
+    *,
+    clock: Callable[[], float] = time.time,
+) -> web.Application:
+    """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970."""
+    api = Api(repository, authenticator, clock)
+    app = web.Application(middlewares=[_make_gate(api)])
+    add_push_routes(app, api)
+
+    async def close(_: web.Application) -> None:
+        api.threads.close()
+
+    app.on_cleanup.append(close)
+    return app
+
+
+def _make_gate(api: Api) -> Middleware:
+    @web.middleware
+    async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
+        request_id = new_request_id()
+        try:
+            request[TOKEN] = api.authenticate(request)
+            response = await handler(request)
+        except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal
+            response = refuse(request, error, request_id)
+        add_headers(response, request_id)
+        return response
+
+    return gate

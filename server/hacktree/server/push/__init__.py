@@ -1,0 +1,1 @@
+"""Receiving a build: sessions, batches, the check that it is whole, publication."""

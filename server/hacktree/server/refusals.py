@@ -1,0 +1,106 @@
+"""From an exception to the answer that says why a request was refused. docs/format.md, "API"."""
+
+import errno
+import logging
+import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from hacktree.common.errors import BusyError, HacktreeError, SpaceError
+from hacktree.common.objects.errors import FormatError, NameInvalidError
+from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
+from hacktree.server.authorization import ForbiddenError
+from hacktree.server.publication import HeadMovedError, WrongCommitError
+from hacktree.server.push.closure import ObjectsMissingError
+from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
+from hacktree.server.push.sessions import PushMissingError
+from hacktree.server.requests import (
+    Api,
+    BodyStalledError,
+    BodyTooLargeError,
+    UnauthenticatedError,
+)
+
+SERVER_NAME: Final = "hacktree"
+
+_LOG: Final = logging.getLogger("hacktree.server.api")
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingProxyType(
+    {
+        UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
+        ForbiddenError: (403, RefusalCode.FORBIDDEN),
+        PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
+        HeadMovedError: (409, RefusalCode.HEAD_MOVED),
+        ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
+        BusyError: (409, RefusalCode.BUSY),
+        BodyTooLargeError: (413, RefusalCode.TOO_LARGE),
+        QuotaExceededError: (413, RefusalCode.QUOTA_EXCEEDED),
+        WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
+        WrongObjectError: (422, RefusalCode.WRONG_OBJECT),
+        SpaceError: (507, RefusalCode.NO_SPACE),
+        BodyStalledError: (408, RefusalCode.MALFORMED),
+        NameInvalidError: (400, RefusalCode.MALFORMED),
+        FormatError: (400, RefusalCode.MALFORMED),
+    }
+)
+"""Looked through in this order: a class before those that it derives from."""
+
+
+async def continue_if_authenticated(api: Api, request: web.Request) -> web.Response | None:
+    """For `expect_handler`: ask for the body of whoever may send one, and of nobody else."""
+    try:
+        api.authenticate(request)
+    except UnauthenticatedError as error:
+        request_id = new_request_id()
+        response = refuse(request, error, request_id)
+        add_headers(response, request_id)
+        response.force_close()
+        return response
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # Those bytes are no part of the answer.
+    return None
+
+
+def new_request_id() -> str:
+    """What a person finds in the log."""
+    return secrets.token_hex(8)
+
+
+def refuse(request: web.Request, error: Exception, request_id: str) -> web.Response:
+    """The answer to a request that ended in `error`; what is no refusal is logged whole."""
+    status, refusal = _describe(request, error, request_id)
+    response = web.Response(
+        status=status, body=encode_refusal(refusal), content_type="application/json"
+    )
+    if status == 401:
+        response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    if not request.content.is_eof():
+        # What is left of the body would be read as the next request.
+        response.force_close()
+    return response
+
+
+def add_headers(response: web.StreamResponse, request_id: str) -> None:
+    """What every answer of the API carries."""
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    response.headers[hdrs.SERVER] = SERVER_NAME
+    response.headers["X-Request-Id"] = request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _describe(request: web.Request, error: Exception, request_id: str) -> tuple[int, Refusal]:
+    if isinstance(error, web.HTTPException):
+        code = error.reason.lower().replace(" ", "-")
+        return error.status, Refusal(code, f"{error.status} {error.reason}", request_id)
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        error = SpaceError("the server's disk is full")
+    for kind, (status, code) in _REFUSALS.items():
+        if isinstance(error, HacktreeError) and isinstance(error, kind):
+            _LOG.info("%s %s %s: %s", request_id, request.method, request.path, error.message)
+            return status, Refusal(code.value, error.message, request_id, error.hint)
+    _LOG.error("%s %s %s failed", request_id, request.method, request.path, exc_info=error)
+    message = "the server failed; its log says why"
+    return 500, Refusal(RefusalCode.INTERNAL.value, message, request_id)

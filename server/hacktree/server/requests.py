@@ -1,0 +1,131 @@
+"""What the API's routes work with: the repository, the token of a request, bounded bodies."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, ParamSpec, TypeVar
+
+from aiohttp import hdrs, web
+
+from hacktree.common.errors import HacktreeError
+from hacktree.common.objects.names import BranchName
+from hacktree.common.push.messages import MEDIA_TYPE
+from hacktree.common.repository.repository import Repository
+from hacktree.server.authorization import Authenticator, ForbiddenError, Token
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+IDLE_SECONDS: Final = 120.0
+"""How long a request's body may stand still."""
+
+TOKEN: Final = web.RequestKey("token", Token)
+"""Set for every request that reaches a route."""
+
+_BEARER: Final = "Bearer "
+_THREADS: Final = 16
+
+
+class UnauthenticatedError(HacktreeError):
+    """No token, or none that is known."""
+
+
+class BodyTooLargeError(HacktreeError):
+    """The request's body exceeds what its path takes."""
+
+
+class BodyStalledError(HacktreeError):
+    """The body stopped arriving, or its connection broke."""
+
+
+class Threads:
+    """Where blocking work runs. It is never abandoned: who is cancelled waits for it to end."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(_THREADS, "hacktree-api")
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `call` in a thread."""
+        loop = asyncio.get_running_loop()
+        future = loop.run_in_executor(self._executor, lambda: call(*args, **kwargs))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    def close(self) -> None:
+        """End the threads; work in them is finished first."""
+        self._executor.shutdown()
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the routes work with."""
+
+    repository: Repository
+    authenticator: Authenticator
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
+
+    threads: Threads = field(default_factory=Threads)
+
+    def authenticate(self, request: web.Request) -> Token:
+        """The token in `Authorization`; raises `UnauthenticatedError`."""
+        header = request.headers.get(hdrs.AUTHORIZATION, "")
+        if not header.startswith(_BEARER):
+            raise UnauthenticatedError(
+                "a token is needed", hint="Send Authorization: Bearer SECRET."
+            )
+        try:
+            return self.authenticator.authenticate(
+                header.removeprefix(_BEARER).strip(), int(self.clock())
+            )
+        except HacktreeError as error:
+            raise UnauthenticatedError(error.message, hint=error.hint) from error
+
+    def require(self, token: Token, action: str, branch: BranchName) -> None:
+        """Raise `ForbiddenError` unless the token's scope covers it."""
+        if not token.allows(action, branch):
+            raise ForbiddenError(
+                f"token {token.id} may not {action} to {branch}",
+                hint="Use a token whose scope has this action and branch.",
+            )
+
+
+async def read_body(request: web.Request, limit: int) -> bytes:
+    """The whole body, of at most `limit` bytes; raises `BodyTooLargeError`, `BodyStalledError`."""
+    if (request.content_length or 0) > limit:
+        raise BodyTooLargeError(f"a body of {request.content_length} bytes exceeds {limit}")
+    body = bytearray()
+    while piece := await read_piece(request, limit + 1 - len(body)):
+        body += piece
+        if len(body) > limit:
+            raise BodyTooLargeError(f"the body exceeds {limit} bytes")
+    return bytes(body)
+
+
+async def read_piece(request: web.Request, size: int) -> bytes:
+    """The next bytes of the body, at least `size` unless it ends; nothing at its end."""
+    pieces: list[bytes] = []
+    held = 0
+    try:
+        while held < size:
+            async with asyncio.timeout(IDLE_SECONDS):
+                piece = await request.content.readany()
+            if not piece:
+                break
+            pieces.append(piece)
+            held += len(piece)
+    except TimeoutError:
+        raise BodyStalledError(f"nothing arrived for {IDLE_SECONDS:g} seconds") from None
+    except (ConnectionError, web.RequestPayloadError) as error:
+        raise BodyStalledError("the connection broke within the body") from error
+    return b"".join(pieces)
+
+
+def packed(data: bytes) -> web.Response:
+    """An answer in msgpack."""
+    return web.Response(body=data, content_type=MEDIA_TYPE)
