@@ -124,7 +124,7 @@ def nginx_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterator[
                 pid=process.pid,
             )
         finally:
-            _stop(process)
+            stop_server(process)
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def hacktree_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterat
             url = read_announcement(process, log)
             yield RunningServer(url=url, access_log=log, error_log=log, pid=process.pid)
         finally:
-            _stop(process)
+            stop_server(process)
 
 
 def read_announcement(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -240,7 +240,8 @@ def _await_answer(
         pytest.fail(f"nginx did not start ({reason}): {log}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM, and wait for the end; kill and fail if it doesn't come."""
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(STOP_SECONDS)

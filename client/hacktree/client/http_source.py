@@ -62,7 +62,7 @@ class HttpSource:
     def __init__(self, remote: Remote, session: aiohttp.ClientSession, patience: Patience) -> None:
         self.traffic = Traffic()
         # Asked once: aiohttp's own `trust_env` costs two thread hops for every request.
-        self._proxy = remote.proxy or _environment_proxy(remote.url)
+        self._proxy = remote.proxy or environment_proxy(remote.url)
         self._base = remote.url.rstrip("/") + "/"
         self._shown = remote.shown_url.rstrip("/") + "/"
         self._remote = remote
@@ -288,7 +288,7 @@ class HttpSource:
                 raise self._transient(path, f"{slow} over {policy.low_speed_seconds:g} s")
 
 
-def _environment_proxy(url: str) -> str | None:
+def environment_proxy(url: str) -> str | None:
     """The proxy that `https_proxy`, `no_proxy` and the like ask for."""
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
@@ -326,7 +326,7 @@ async def open_http_source(
 ) -> AsyncIterator[HttpSource]:
     """A session with the remote's server, of at most `connections` at a time."""
     policy = patience.policy
-    connector = aiohttp.TCPConnector(limit=connections, ssl=_ssl_setting(remote))
+    connector = aiohttp.TCPConnector(limit=connections, ssl=ssl_setting(remote))
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=policy.connect_seconds, sock_read=policy.low_speed_seconds
     )
@@ -339,7 +339,7 @@ async def open_http_source(
         yield HttpSource(remote, session, patience)
 
 
-def _ssl_setting(remote: Remote) -> ssl.SSLContext | bool:
+def ssl_setting(remote: Remote) -> ssl.SSLContext | bool:
     if remote.tls_ca is None and remote.tls_cert is None:
         return True
     try:

@@ -24,7 +24,6 @@ MAX_ROLE_SIZE: Final = 1 << 20
 """Bytes of signed metadata that come with a push."""
 
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
-PushId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$", min_length=32, max_length=32)]
 OptionalId = Annotated[bytes, Meta(max_length=ID_LENGTH)]
 """An object id, or nothing."""
 
@@ -72,7 +71,7 @@ class MissingRequest(
         if len(self.metas) + len(self.files) > MAX_IDS * ID_LENGTH:
             raise FormatError(f"more than {MAX_IDS} ids")
 
-    def keys(self) -> Iterator[ObjectKey]:
+    def objects(self) -> Iterator[ObjectKey]:
         """The objects asked about, metas first: the order of the answer's bits."""
         for kind, ids in ((ObjectKind.META, self.metas), (ObjectKind.FILE, self.files)):
             for start in range(0, len(ids), ID_LENGTH):

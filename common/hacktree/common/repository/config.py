@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from hacktree.common.errors import SpaceError, UserError
 
@@ -44,7 +44,7 @@ class RepositoryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     zstd_level: int = DEFAULT_ZSTD_LEVEL
     keep_unreachable_hours: float = 24.0
     delta_cache: str = "4GiB"
-    push: PushConfig = PushConfig()
+    push: PushConfig = field(default_factory=PushConfig)
 
     def __post_init__(self) -> None:
         parse_size(self.min_free_space)

@@ -72,7 +72,7 @@ class _Routes:
     async def missing(self, request: web.Request) -> web.Response:
         message = MISSING_REQUEST.decode(await read_body(request, MISSING_REQUEST.max_size))
         async with self._hold(request) as session:
-            bits = await self._api.threads.run(find_missing, session, message.keys())
+            bits = await self._api.threads.run(find_missing, session, message.objects())
         return packed(MISSING_ANSWER.encode(MissingAnswer(1, pack_bits(bits))))
 
     async def batch(self, request: web.Request) -> web.Response:

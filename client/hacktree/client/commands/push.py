@@ -1,0 +1,221 @@
+"""`hacktree push`: send a build to a server and make it a branch's head."""
+
+import argparse
+import asyncio
+import os
+import random
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.push.batches import require_archive
+from hacktree.client.push.connection import connect_for_push
+from hacktree.client.push.pushing import PushTotals, Report, push
+from hacktree.client.push.treecommit import cached_archive, follow_server
+from hacktree.client.remote import Remote
+from hacktree.client.retry import Patience, RetryPolicy
+from hacktree.client.source import Traffic
+from hacktree.common.cli.context import repository_from
+from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.progress import terminal_count
+from hacktree.common.errors import UserError
+from hacktree.common.objects.commit import MetadataValue
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.names import BranchName, parse_branch_name
+from hacktree.common.objects.tree import Entry
+from hacktree.common.repository.committing import CommitRequest, CommitResult, commit_source
+from hacktree.common.repository.config import format_size
+from hacktree.common.repository.directory import ingest_directory
+from hacktree.common.repository.ingest import IngestOptions, IngestReport
+from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.revision import resolve
+from hacktree.common.repository.transaction import Transaction
+from hacktree.common.repository.treebuilder import BuildDirectory
+
+_MAX_SECRET: Final = 4096
+_LOOPBACK: Final = ("http://127.", "http://localhost", "http://[::1]")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    parser.description = textwrap.dedent("""\
+        Send what a server lacks of a build, and make the build the head of its branch there. The
+        server checks that the build is whole before anybody sees it. A build that follows others
+        which the server lacks brings them too, oldest first.
+
+        A directory is committed first: to the archive that --repo names, else to one in the
+        cache directory, on top of the server's head.""")
+    parser.add_argument("branch", metavar="BRANCH")
+    parser.add_argument(
+        "what",
+        metavar="COMMIT|DIR",
+        help="a revision of the archive --repo, or a directory (./NAME where both exist)",
+    )
+    parser.add_argument("--server", metavar="URL", required=True, help="where pulls come from, too")
+    parser.add_argument(
+        "--token-file", metavar="FILE", help="holds the token; default: $HACKTREE_TOKEN"
+    )
+    parser.add_argument("--subject", "-s", default="", help="of a directory's commit")
+    parser.add_argument("--version", default="", help="of a directory's commit")
+    parser.add_argument("--metadata", "-m", metavar="KEY=VALUE", action="append", default=[])
+    parser.add_argument(
+        "--allow-renumbering",
+        action="store_true",
+        help="accept users and groups whose numbers changed",
+    )
+    parser.add_argument("--tls-ca", metavar="FILE", help="authorities of the server's certificate")
+    parser.add_argument("--tls-cert", metavar="FILE", help="client certificate")
+    parser.add_argument("--tls-key", metavar="FILE", help="its key")
+    parser.epilog = """\
+Interrupted, killed or refused for want of space, a push continues when it is run again: what the
+server has acknowledged is not sent twice.
+
+Examples:
+  hacktree --repo build.ht push builds builds --server https://builds.example
+  hacktree push builds ./root --server https://builds.example --token-file /run/secrets/push
+  HACKTREE_TOKEN=… hacktree push gnomeos/x86_64/builds ./root -s nightly --version 48.1 \\
+      --server https://builds.example
+
+Exit statuses: 0 pushed, or published already, 2 wrong input or token, 4 the server can't be reached
+or refuses, 5 local data is damaged, 6 the branch has another head meanwhile, 7 no space here,
+8 the system refused, 130 interrupted."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Commit if need be, push, and say what was sent."""
+    branch = parse_branch_name(args.branch)
+    remote = Remote("server", args.server, "unsigned", args.tls_ca, args.tls_cert, args.tls_key)
+    if remote.local_path is not None:
+        raise UserError("--server takes an http:// or https:// URL")
+    secret = _read_secret(args.token_file)
+    if args.server.startswith("http:") and not args.server.startswith(_LOOPBACK):
+        warn("without https the token can be read on its way")
+    started = time.monotonic()
+    repository, commit_id = _prepare(args, remote, branch)
+    report = _report(args)
+    totals, traffic = asyncio.run(_push(repository, branch, commit_id, remote, secret, report))
+    _summarise(args, commit_id, totals, traffic, time.monotonic() - started)
+    return 0
+
+
+def _read_secret(token_file: str | None) -> str:
+    if token_file is None:
+        secret = os.environ.get("HACKTREE_TOKEN", "")
+    else:
+        with open(token_file, encoding="ascii", errors="replace") as stream:
+            secret = stream.read(_MAX_SECRET)
+    secret = secret.strip()
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise UserError(
+            "a push needs a token", hint="--token-file FILE, or the variable HACKTREE_TOKEN."
+        )
+    return secret
+
+
+def _patience() -> Patience:
+    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
+
+
+def _prepare(
+    args: argparse.Namespace, remote: Remote, branch: BranchName
+) -> tuple[Repository, ObjectId]:
+    """The repository to push from, and the commit."""
+    named = args.repo or os.environ.get("HACKTREE_REPO")
+    if not os.path.isdir(args.what):
+        repository = repository_from(args)
+        require_archive(repository)
+        return repository, resolve(repository, args.what)
+    if named:
+        repository = repository_from(args)
+        require_archive(repository)
+    else:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        repository = cached_archive(Path(home), args.server, branch)
+        asyncio.run(follow_server(repository, remote, branch, _patience()))
+    result = _commit(repository, branch, args)
+    for line in result.report.warnings():
+        warn(line)
+    return repository, result.id
+
+
+def _commit(repository: Repository, branch: BranchName, args: argparse.Namespace) -> CommitResult:
+    """Nothing new is committed if the branch has this tree: a repeated push finds its commit."""
+
+    def ingest(
+        transaction: Transaction, base: Callable[[bytes], Entry | None] | None
+    ) -> tuple[BuildDirectory, IngestReport]:
+        return ingest_directory(transaction, Path(args.what), IngestOptions(base=base))
+
+    request = CommitRequest(
+        branch=branch,
+        time=int(time.time()),
+        subject=args.subject,
+        version=args.version,
+        metadata=_parse_metadata(args.metadata),
+        allow_renumbering=args.allow_renumbering,
+        only_if_changed=True,
+    )
+    return commit_source(repository, ingest, request)
+
+
+def _parse_metadata(pairs: list[str]) -> dict[str, MetadataValue]:
+    metadata: dict[str, MetadataValue] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UserError(f"metadata is KEY=VALUE, not {pair!r}")
+        metadata[key] = value
+    return metadata
+
+
+def _report(args: argparse.Namespace) -> Report:
+    def silent(_done: int, _total: int) -> None:
+        return
+
+    return (None if args.quiet else terminal_count("pushing objects")) or silent
+
+
+async def _push(
+    repository: Repository,
+    branch: BranchName,
+    commit_id: ObjectId,
+    remote: Remote,
+    secret: str,
+    report: Report,
+) -> tuple[PushTotals, Traffic]:
+    async with connect_for_push(remote, secret, _patience()) as server:
+        totals = await push(repository, branch, commit_id, server, report)
+        return totals, server.traffic
+
+
+def _summarise(
+    args: argparse.Namespace,
+    commit_id: ObjectId,
+    totals: PushTotals,
+    traffic: Traffic,
+    seconds: float,
+) -> None:
+    if args.json:
+        emit_json(
+            {
+                "commit": commit_id.hex(),
+                "builds": totals.builds,
+                "sent-objects": totals.objects,
+                "sent-bytes": totals.bytes,
+                "requests": traffic.requests,
+                "seconds": round(seconds, 3),
+            }
+        )
+    elif args.quiet:
+        print(commit_id.hex())
+    elif not totals.builds:
+        say(args, f"{args.branch} has {commit_id.hex()} already")
+    else:
+        say(args, f"{args.branch} is now {commit_id.hex()} at {args.server}")
+        say(
+            args,
+            f"  {totals.builds} builds; {totals.objects} objects, {format_size(totals.bytes)} "
+            f"sent in {traffic.requests} requests, {seconds:.1f} s",
+        )

@@ -1,0 +1,176 @@
+"""Pushing a commit: open, ask what is missing, send it in batches, finish.
+
+The server remembers what it has acknowledged, so this can be killed at any point and run again.
+The repository is locked, shared, all the while: nothing that is to be sent may be pruned.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from hacktree.client.push.batches import (
+    NotPushableError,
+    next_batch,
+    objects_to_push,
+    read_batch,
+    require_archive,
+)
+from hacktree.client.push.connection import PushServer
+from hacktree.client.push.refused import BranchMovedError, ObjectsWantedError, PushGoneError
+from hacktree.client.retry import TransientError, retrying
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.names import BranchName
+from hacktree.common.push.framing import ObjectKey
+from hacktree.common.push.messages import OpenAnswer, OpenRequest
+from hacktree.common.repository.locks import LockKind
+from hacktree.common.repository.repository import Repository
+
+_MAX_ROUNDS: Final = 5
+_MAX_BUILDS: Final = 1000
+"""Builds that one push brings, oldest first, where the server is behind."""
+
+Report = Callable[[int, int], None]
+"""Told (objects sent, objects to send) of one build."""
+
+
+@dataclass(slots=True)
+class PushTotals:
+    """What was sent: builds, and objects and bytes that were acknowledged."""
+
+    builds: int = 0
+    objects: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """A commit of the repository that is pushed from."""
+
+    id: ObjectId
+    encoded: bytes
+    commit: Commit
+
+    @property
+    def parent(self) -> ObjectId | None:
+        return self.commit.parents[0] if self.commit.parents else None
+
+    def opening(self) -> OpenRequest:
+        return OpenRequest(1, self.commit.branch, self.parent or b"", self.encoded)
+
+
+async def push(
+    repository: Repository,
+    branch: BranchName,
+    commit_id: ObjectId,
+    server: PushServer,
+    report: Report,
+) -> PushTotals:
+    """Make the commit the head of `branch` on the server; nothing is sent if it is published.
+
+    Builds before it that the server lacks go first. Raises `BranchMovedError` when the server's
+    branch holds another build instead, and `PeerError`.
+    """
+    require_archive(repository)
+    totals = PushTotals()
+    with repository.lock(LockKind.SHARED):
+        chain = [_load(repository, branch, commit_id)]
+        conflict: BranchMovedError | None = None
+        while chain:
+            try:
+                answer = await server.open(chain[-1].opening())
+            except BranchMovedError as error:
+                chain.append(_build_before(repository, branch, chain, error))
+                conflict = error
+                continue
+            if answer.push:
+                await _push_build(repository, chain.pop(), answer, server, report, totals)
+                conflict = None
+            elif conflict is not None:
+                raise conflict  # The parent is published, and another build follows it.
+            else:
+                chain.pop()
+    return totals
+
+
+def _load(repository: Repository, branch: BranchName, commit_id: ObjectId) -> _Build:
+    encoded = repository.read_meta(commit_id, MAX_COMMIT_SIZE)
+    commit = decode_commit(encoded)
+    if commit.branch != branch:
+        raise NotPushableError(
+            f"{commit_id.hex()} is a build of {commit.branch}, not of {branch}",
+            hint=f"Push it to {commit.branch}, or make it one: "
+            f"hacktree commit {branch} --from {commit_id.hex()[:12]}",
+        )
+    return _Build(commit_id, encoded, commit)
+
+
+def _build_before(
+    repository: Repository, branch: BranchName, chain: list[_Build], error: BranchMovedError
+) -> _Build:
+    """The parent of the oldest of `chain`, if it is here; else the conflict is final."""
+    parent = chain[-1].parent
+    if parent is None or len(chain) >= _MAX_BUILDS or not repository.has_meta(parent):
+        raise error
+    return _load(repository, branch, parent)
+
+
+async def _push_build(
+    repository: Repository,
+    build: _Build,
+    answer: OpenAnswer,
+    server: PushServer,
+    report: Report,
+    totals: PushTotals,
+) -> None:
+    keys = objects_to_push(repository, build.id, build.commit)
+    for _ in range(_MAX_ROUNDS):
+        try:
+            await _send(repository, answer.push, keys, server, report, totals)
+            await server.finish(answer.push, None)
+        except (ObjectsWantedError, PushGoneError) as error:
+            # A prune on the server; or so long a pause that the push expired.
+            wanted = error
+            answer = await server.open(build.opening())
+            if not answer.push:
+                break
+        else:
+            break
+    else:
+        raise wanted
+    totals.builds += 1
+
+
+async def _send(
+    repository: Repository,
+    push_id: str,
+    keys: list[ObjectKey],
+    server: PushServer,
+    report: Report,
+    totals: PushTotals,
+) -> None:
+    """Send what the server lacks of `keys`; after a failure ask again what arrived."""
+    missing = await server.find_missing(push_id, keys)
+    total = len(missing)
+    interrupted = False
+
+    async def send_rest() -> None:
+        nonlocal missing, interrupted
+        if interrupted:
+            missing = await server.find_missing(push_id, missing)
+        progressed = False
+        try:
+            while missing:
+                batch = next_batch(repository, missing)
+                await server.send_batch(push_id, batch, read_batch(repository, batch))
+                progressed = True
+                missing = missing[len(batch.keys) :]
+                totals.objects += len(batch.keys)
+                totals.bytes += batch.length
+                report(total - len(missing), total)
+        except TransientError as error:
+            interrupted = True
+            error.progressed = progressed
+            raise
+
+    await retrying(server.patience, send_rest)
