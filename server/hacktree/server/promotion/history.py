@@ -10,6 +10,8 @@ from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import Repository
+from hacktree.common.trust.editing import head_signed
+from hacktree.common.trust.store import TrustStore
 from hacktree.server.promotion.decision import Build
 from hacktree.server.promotion.suites import Suite
 
@@ -44,15 +46,21 @@ def source_of(commit: Commit) -> ObjectId | None:
         return None
 
 
+def published_head(repository: Repository, branch: BranchName) -> ObjectId | None:
+    """Where a branch is: where it is signed to be, in a repository with trust."""
+    store = TrustStore(repository)
+    return head_signed(store.load(), branch) if store.exists else read_ref(repository, branch)
+
+
 def walk_branch(
-    repository: Repository, branch: BranchName, stop: ObjectId | None = None
+    repository: Repository, branch: BranchName, start: ObjectId | None
 ) -> Iterator[tuple[ObjectId, Commit]]:
-    """The builds of a branch, newest first, as far as they are here, before `stop`.
+    """The builds of a branch from `start` on, newest first, as far as they are here.
 
     A first parent that is a build of another branch ends the walk: it is no ancestor in this one.
     """
-    current = read_ref(repository, branch)
-    while current is not None and current != stop and repository.has_meta(current):
+    current = start
+    while current is not None and repository.has_meta(current):
         commit = repository.load_commit(current)
         if commit.branch != branch:
             return
@@ -61,15 +69,16 @@ def walk_branch(
 
 
 def last_promotion(
-    repository: Repository, suite: Suite, stop: ObjectId | None = None
+    repository: Repository, suite: Suite, start: ObjectId | None
 ) -> Promotion | None:
-    """The newest commit of the target that carries a build of the suite's source.
+    """The newest commit of the target, from `start` on, that carries a build of the source.
 
     Builds that were committed to the target, or promoted from elsewhere, by hand are passed over.
     """
-    for object_id, commit in walk_branch(repository, suite.target, stop):
+    for object_id, commit in walk_branch(repository, suite.target, start):
         source = source_of(commit)
         if source is None or not repository.has_meta(source):
+            # Pruned: older than everything that is left of the source.
             continue
         build = repository.load_commit(source)
         if build.branch == suite.source and build.root == commit.root:
@@ -85,9 +94,14 @@ class History:
     last: Promotion | None
 
 
-def read_history(repository: Repository, suite: Suite, stop: ObjectId | None = None) -> History:
-    """How a suite's branches are; `stop`: a commit of the target before which it is looked at."""
-    last = last_promotion(repository, suite, stop)
+def read_history(repository: Repository, suite: Suite) -> History:
+    """How a suite's branches are."""
+    return history_from(repository, suite, read_ref(repository, suite.target))
+
+
+def history_from(repository: Repository, suite: Suite, head: ObjectId | None) -> History:
+    """How they are, or were, with the target's head at `head`."""
+    last = last_promotion(repository, suite, head)
     after = None if last is None else last.source_sequence
     return History(tuple(read_builds(repository, suite, after)), last)
 
@@ -95,7 +109,8 @@ def read_history(repository: Repository, suite: Suite, stop: ObjectId | None = N
 def read_builds(repository: Repository, suite: Suite, after: int | None) -> list[Build]:
     """The builds of the source, newest first: those after sequence `after`, and one before them."""
     builds = []
-    for object_id, commit in walk_branch(repository, suite.source):
+    start = published_head(repository, suite.source)
+    for object_id, commit in walk_branch(repository, suite.source, start):
         builds.append(Build(object_id, commit.sequence, _origins(repository, commit)))
         if commit.sequence <= (after or 0) or len(builds) == MAX_BUILDS:
             break
