@@ -8,6 +8,8 @@ from aiohttp.typedefs import Middleware
 
 from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
+from hacktree.server.database import Database
+from hacktree.server.promotion.routes import add_promotion_routes
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
 from hacktree.server.requests import TOKEN, Api
@@ -19,12 +21,18 @@ def make_api(
     repository: Repository,
     authenticator: Authenticator,
     *,
+    database: Database | None = None,
     clock: Callable[[], float] = time.time,
 ) -> web.Application:
-    """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970."""
+    """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970.
+
+    With a `database` it takes verdicts as well.
+    """
     api = Api(repository, authenticator, clock)
     app = web.Application(middlewares=[_make_gate(api)])
     add_push_routes(app, api)
+    if database is not None:
+        add_promotion_routes(app, api, database)
 
     async def close(_: web.Application) -> None:
         api.threads.close()

@@ -13,6 +13,10 @@ from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.server.authorization import ForbiddenError
+from hacktree.server.promotion.desk import LeaseLostError
+from hacktree.server.promotion.status import NoBranchError
+from hacktree.server.promotion.suites import SuiteMissingError
+from hacktree.server.promotion.verdicts import VerdictInvalidError
 from hacktree.server.publication import HeadMovedError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
@@ -33,6 +37,10 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
+        SuiteMissingError: (404, RefusalCode.NO_SUCH_SUITE),
+        NoBranchError: (404, RefusalCode.NO_SUCH_BRANCH),
+        LeaseLostError: (409, RefusalCode.LEASE_LOST),
+        VerdictInvalidError: (400, RefusalCode.MALFORMED),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
         ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
         BusyError: (409, RefusalCode.BUSY),

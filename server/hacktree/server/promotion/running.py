@@ -1,12 +1,17 @@
 """One turn of a runner: claim a build, bring it here, test it, report, and leave nothing behind."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotDoneError
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
+from hacktree.common.errors import BusyError, PeerError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
+from hacktree.server.database import DatabaseBusyError
 from hacktree.server.promotion.command import (
     GRACE_SECONDS,
     Heartbeat,
@@ -18,6 +23,8 @@ from hacktree.server.promotion.desk import Assignment, Desk, Idle, Report
 from hacktree.server.promotion.scratch import scratch_root
 from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Verdict
+
+T = TypeVar("T")
 
 _BEATS: Final = 4
 """Renewals within the life of a lease, so that some may come late or be lost."""
@@ -48,27 +55,73 @@ def judge_next(runner: Runner, suite: str, told: Callable[[Assignment], None]) -
     claimed = runner.desk.claim(suite, runner.machine)
     if isinstance(claimed, Idle):
         return claimed
-    told(claimed)
+    with _giving_up(runner.desk, claimed.lease):
+        told(claimed)
+        return _test(runner, claimed)
+
+
+@contextmanager
+def _giving_up(desk: Desk, lease: str) -> Iterator[None]:
+    """After a failure another may have the build at once; a lease that was used up is gone."""
     try:
-        report = _test(runner, claimed)
-        return runner.desk.report(claimed.lease, report)
+        yield
     except BaseException:
-        runner.desk.give_up(claimed.lease)
+        with suppress(PeerError, BusyError):
+            desk.give_up(lease)
         raise
 
 
-def _test(runner: Runner, claimed: Assignment) -> Report:
-    suite = claimed.suite
-    runner.fetch(suite, claimed.build)
-    runner.desk.renew(claimed.lease)
-    with scratch_root(runner.repository, claimed.build) as (root, scratch):
-        job = Job(
-            suite.command,
-            suite_environment(root, claimed.build.hex(), suite.source, scratch),
-            scratch,
-            suite.limit,
-            runner.grace,
+def _test(runner: Runner, claimed: Assignment) -> Verdict:
+    suite, build = claimed.suite, claimed.build
+    keeper = _Keeper(runner, claimed)
+    keeper.during(lambda: runner.fetch(suite, build))
+    with ExitStack() as stack:
+        root, scratch = keeper.during(
+            lambda: stack.enter_context(scratch_root(runner.repository, build))
         )
-        beat = Heartbeat(lambda: runner.desk.renew(claimed.lease), claimed.seconds / _BEATS)
-        run = run_command(job, beat, runner.monotonic)
-    return Report(run.finding, run.duration, runner.machine, run.log)
+        environment = suite_environment(root, build.hex(), suite.source, scratch)
+        job = Job(suite.command, environment, scratch, suite.limit, runner.grace)
+        heartbeat = Heartbeat(keeper.renew, keeper.seconds)
+        run = run_command(job, heartbeat, runner.monotonic)
+        # Before the scratch root is removed: if that fails, the verdict is not lost.
+        report = Report(run.finding, run.duration, runner.machine, run.log)
+        return runner.desk.report(claimed.lease, report)
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """Keeps a lease while the runner is busy; an unreachable farm is borne as long as it lasts."""
+
+    runner: Runner
+    claimed: Assignment
+    _renewed: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._renewed = self.runner.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Between renewals."""
+        return self.claimed.seconds / _BEATS
+
+    def renew(self) -> None:
+        """Renew it; raises `LeaseLostError`, or what has gone wrong since the lease was good."""
+        now = self.runner.monotonic()
+        try:
+            self.runner.desk.renew(self.claimed.lease)
+        except (PeerError, DatabaseBusyError):
+            if now - self._renewed >= self.claimed.seconds:
+                raise
+        else:
+            self._renewed = now
+
+    def during(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which runs in a thread of its own and is always waited for."""
+        with ThreadPoolExecutor(1) as executor:
+            future = executor.submit(work)
+            while True:
+                with suppress(NotDoneError):
+                    return future.result(self.seconds)
+                if future.done():
+                    return future.result()
+                self.renew()
