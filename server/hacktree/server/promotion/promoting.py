@@ -122,6 +122,7 @@ def promote_by_hand(
         carried = _carried(farm, branch, build)
         if carried is not None:
             if unsigned is not None:
+                _require_follows(farm, branch, carried)
                 _sign(farm, branch, carried, now)
             return Promoted(build, carried, farm.repository.load_commit(carried), finished=True)
         if unsigned is not None:
@@ -215,6 +216,20 @@ def _carried(farm: Farm, branch: BranchName, build: ObjectId) -> ObjectId | None
     return head if source_of(commit) == build and same_tree else None
 
 
+def _require_follows(farm: Farm, branch: BranchName, head: ObjectId) -> None:
+    """A signature vouches for the builds before as well: they must have one."""
+    if not _follows(farm, branch, farm.repository.load_commit(head)):
+        raise UnfinishedError(
+            f"{head.hex()[:12]} does not follow the head of {branch} that is signed",
+            hint=f"See `hacktree log {branch}`; `hacktree trust sign {branch}` signs it all.",
+        )
+
+
+def _follows(farm: Farm, branch: BranchName, commit: Commit) -> bool:
+    signed = published_head(farm.repository, branch)
+    return commit.branch == branch and commit.parents == (() if signed is None else (signed,))
+
+
 def _finish(farm: Farm, suite: Suite, now: int) -> Promoted | None:
     """Sign what an earlier run promoted and did not sign, if it is what a signer may make."""
     head = _unsigned_head(farm, suite.target)
@@ -237,10 +252,9 @@ def _why_not(farm: Farm, suite: Suite, commit: Commit, build: ObjectId | None, n
     """Why a signer would not have made this commit; empty if it might have."""
     if build is None:
         return "it was not promoted from anywhere"
-    signed = published_head(farm.repository, suite.target)
-    if commit.branch != suite.target or commit.parents != (() if signed is None else (signed,)):
+    if not _follows(farm, suite.target, commit):
         return "it does not follow the commit that is signed"
-    before = history_from(farm.repository, suite, signed)
+    before = history_from(farm.repository, suite, published_head(farm.repository, suite.target))
     known = {one.id: one for one in before.builds}
     if build not in known:
         return f"{build.hex()[:12]} is no build of {suite.source} after the last promoted one"
