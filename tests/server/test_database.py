@@ -88,6 +88,18 @@ def test_it_is_private_and_logs_ahead(farm: Repository) -> None:
         assert connection.execute("PRAGMA busy_timeout").fetchone() == (10_000,)
 
 
+def test_a_directory_with_any_name_will_do(tmp_path: Path) -> None:
+    place = tmp_path / "a b?mode=ro&x=%20#é"
+    init_repository(place, Mode.ARCHIVE)
+    create_token(open_database(open_repository(place)), PUSH, "", None, NOW)
+    assert (place / "state/server.sqlite").stat().st_size > 0
+
+
+def test_a_file_that_a_killed_process_left_empty_is_a_new_database(farm: Repository) -> None:
+    database_path(farm).touch()
+    assert list_tokens(open_database(farm)) == []
+
+
 def test_a_private_machine_has_none(tmp_path: Path) -> None:
     init_repository(tmp_path / "bare", Mode.BARE_USER)
     repository = open_repository(tmp_path / "bare")

@@ -95,6 +95,8 @@ def test_an_empty_list_says_what_to_do(farm: Path, capsys: pytest.CaptureFixture
         ("create", "--can", "push:a//b", "--expires", "90d"),
         ("create", "--can", "push:builds", "--expires", "90"),
         ("create", "--can", "push:builds", "--expires", "0d"),
+        ("create", "--can", "push:builds", "--expires", "40000d"),
+        ("create", "--can", "push:builds", "--expires", "9" * 400 + "d"),
         ("create", "--can", "push:builds", "--expires=-1d"),
         ("create", "--can", "push:builds", "--expires", "90d", "--label", "two\nlines"),
         ("revoke", "3f9c21ab"),

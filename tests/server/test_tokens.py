@@ -180,6 +180,7 @@ def test_what_no_token_can_be(database: Database) -> None:
         ([PUSH], "\x1b[31m", None),
         ([PUSH], "x" * 201, None),
         ([PUSH], "", 0),
+        ([PUSH], "", 10**10),
     ):
         with pytest.raises(TokenInvalidError):
             create_token(database, grants, label, expires, NOW)

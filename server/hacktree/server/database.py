@@ -128,13 +128,18 @@ def backup(database: Database, destination: Path) -> None:
             # steps would begin again with each commit in between.
             source.backup(target, pages=-1)
         _check(temporary)
-        # The log of an earlier database would be replayed into this one.
-        for suffix in ("-wal", "-shm"):
-            destination.with_name(destination.name + suffix).unlink(missing_ok=True)
-        publish_file(temporary, destination, mode=0o600)
+        install(temporary, destination)
     finally:
         for suffix in ("", "-journal", "-wal", "-shm"):
             temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+def install(staged: Path, destination: Path) -> None:
+    """Put a copy that `backup` made into the place of a database that nobody has open."""
+    # The log of the database before it would be replayed into this one.
+    for suffix in ("-wal", "-shm"):
+        destination.with_name(destination.name + suffix).unlink(missing_ok=True)
+    publish_file(staged, destination, mode=0o600)
 
 
 @contextmanager

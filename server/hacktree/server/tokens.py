@@ -27,6 +27,8 @@ from hacktree.server.grants import Action, Grant, GrantInvalidError, parse_grant
 
 MAX_GRANTS: Final = 64
 MAX_LABEL_LENGTH: Final = 200
+MAX_LIFETIME: Final = 100 * 366 * 86400
+"""Seconds from making to expiry; what is to live longer never expires."""
 USE_RESOLUTION: Final = 60
 """Seconds: the last use is recorded this often at most, so that reading does not become writing."""
 
@@ -92,6 +94,8 @@ class Token:
             raise TokenInvalidError("a token's grants are not sorted, or one is there twice")
         if self.expires is not None and self.expires <= self.created:
             raise TokenInvalidError("a token can't expire before it is made")
+        if self.expires is not None and self.expires - self.created > MAX_LIFETIME:
+            raise TokenInvalidError("a token expires within a hundred years, or never")
 
     def allows(self, action: Action, branch: BranchName) -> bool:
         """Whether a grant covers `action` on `branch`; no action implies another, admin neither."""
@@ -203,8 +207,8 @@ def _load_tokens(connection: sqlite3.Connection, token_id: str | None) -> list[T
     rows = connection.execute(
         "SELECT id, label, created, expires, revoked, last_used, action, pattern "
         "FROM tokens JOIN token_grants ON token = id "
-        "WHERE ?1 IS NULL OR id = ?1 ORDER BY created, id, action, pattern",
-        (token_id,),
+        "WHERE ? IS NULL OR id = ? ORDER BY created, id, action, pattern",
+        (token_id, token_id),
     )
     try:
         return [

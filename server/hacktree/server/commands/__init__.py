@@ -45,4 +45,10 @@ CATALOG: tuple[CommandInfo, ...] = (
         summary="Say where a branch is and why it does not move",
         module="hacktree.server.commands.branch",
     ),
+    CommandInfo(
+        name="backup",
+        group="farm",
+        summary="Copy the repository while it runs",
+        module="hacktree.server.commands.backup",
+    ),
 )

@@ -11,7 +11,7 @@ from hacktree.common.errors import UserError
 from hacktree.common.repository.retention import parse_duration
 from hacktree.server.database import Database, open_database
 from hacktree.server.grants import parse_grant
-from hacktree.server.tokens import Token, create_token, list_tokens, revoke_token
+from hacktree.server.tokens import MAX_LIFETIME, Token, create_token, list_tokens, revoke_token
 
 _NEVER = "never"
 
@@ -89,10 +89,10 @@ def _create(args: argparse.Namespace, now: int) -> None:
 def _parse_expiry(text: str) -> int | None:
     if text == _NEVER:
         return None
-    seconds = int(parse_duration(text))
-    if seconds < 1:
+    seconds = parse_duration(text)
+    if not 1 <= seconds <= MAX_LIFETIME:
         raise UserError(f"a token can't expire after {text}", hint="Examples: 90d, 12h, never.")
-    return seconds
+    return int(seconds)
 
 
 def _list(database: Database, args: argparse.Namespace, now: int) -> None:

@@ -1,0 +1,56 @@
+"""Which files of an archive, besides its objects, a backup consists of.
+
+Those that change, and those that are sealed, being named by their hash. Paths are relative to the
+repository.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from hacktree.common.repository.durable import TEMPORARY_SUFFIX
+from hacktree.common.repository.repository import Repository
+
+_PINS: Final = "state/pins"
+_REFS: Final = "refs"
+_PUBLISHED: Final = ("branches", "graph", "packs")
+_CONFIGURATION: Final = Path("config.toml")
+_SEALED: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def changing_files(repository: Repository) -> Iterator[Path]:
+    """Pins, refs, tails and the configuration, in the order in which a backup must read them.
+
+    Made as it is asked for: a tail is listed after the refs were read.
+    """
+    for folder in (_PINS, _REFS):
+        yield from _files(repository, folder)
+    for folder in _PUBLISHED:
+        yield from (path for path in _files(repository, folder) if not _is_sealed(path))
+    if (repository.path / _CONFIGURATION).exists():
+        yield _CONFIGURATION
+
+
+def sealed_files(repository: Repository) -> Iterator[Path]:
+    """History pages, segments of the graph, and packs: they never change."""
+    for folder in _PUBLISHED:
+        yield from (path for path in _files(repository, folder) if _is_sealed(path))
+
+
+def is_ref(path: Path) -> bool:
+    """Whether the path is that of a ref."""
+    return path.parts[0] == _REFS
+
+
+def _is_sealed(path: Path) -> bool:
+    return _SEALED.fullmatch(path.name) is not None
+
+
+def _files(repository: Repository, folder: str) -> Iterator[Path]:
+    for directory, _, names in os.walk(repository.path / folder):
+        below = Path(directory).relative_to(repository.path)
+        for name in sorted(names):
+            if not (name.startswith(".") and name.endswith(TEMPORARY_SUFFIX)):
+                yield below / name
