@@ -1,6 +1,7 @@
 """Pushing to a real server: what it takes and what it refuses; half a build is never shown."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from hacktree.client.push.refused import (
     PushRefusedError,
     TokenRefusedError,
 )
+from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.committing import CommitRequest, commit_existing
 from hacktree.common.repository.fsck import fsck
 from hacktree.common.repository.layout import Mode
+from hacktree.common.repository.objectnames import archive_name
 from hacktree.common.repository.refs import delete_ref, list_refs, read_ref
 from hacktree.common.repository.repository import Repository
 from support.pulling import assert_whole, make_repository, pull_from
@@ -197,6 +200,32 @@ async def test_a_server_without_the_api_says_what_is_wrong(
     with pytest.raises(PushRefusedError) as caught:
         await push_to(host.url + "/elsewhere", source)
     assert "serve --api" in caught.value.hint
+
+
+async def test_an_object_that_is_damaged_here_is_named(source: Repository, host: PushHost) -> None:
+    """In the middle of a body that the server doesn't want to hear the end of."""
+    noise = os.urandom(6_000_000)
+    make_commit(source, {"noise": noise})
+    path = source.objects / archive_name(hash_bytes(noise))
+    data = bytearray(path.read_bytes())
+    data[1_000_000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(PushRefusedError) as caught:
+        await push_to(host.url, source)
+    assert hash_bytes(noise).hex() in caught.value.message
+    assert "fsck" in caught.value.hint
+
+
+async def test_a_full_quota_reaches_the_person_who_pushes(
+    source: Repository, tmp_path: Path
+) -> None:
+    make_commit(source, {"noise": os.urandom(6_000_000)})
+    server = make_repository(tmp_path / "small")
+    (server.path / "config.toml").write_text('min-free-space = "0"\n[push]\nmax-bytes = "1MB"\n')
+    with running_host(server) as host:
+        with pytest.raises(PushRefusedError, match="no more bytes"):
+            await push_to(host.url, source)
+        assert len(host.requests()) == 3, "a refusal is not tried again"
 
 
 def assert_sound(repository: Repository) -> None:

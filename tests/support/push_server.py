@@ -16,12 +16,13 @@ from hacktree.common.errors import UserError
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import open_repository
 from hacktree.server.api import make_api
-from hacktree.server.authorization import Token
+from hacktree.server.authorization import Token, TooOftenError
 from hacktree.server.serving import ACCESS_LOG, serve
 
 CI_SECRET = "secret-of-ci"
 OTHER_SECRET = "secret-of-other"
 FASTQA_SECRET = "secret-of-fastqa"
+BLOCKED_SECRET = "secret-that-came-too-often"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +45,10 @@ class FakeAuthenticator:
         FASTQA_SECRET: FakeToken("fastqa", "fastqa"),
     }
 
-    def authenticate(self, secret: str, now: int) -> Token:
+    def authenticate(self, secret: str, now: int, *, peer: str) -> Token:
         assert now > 0
+        if secret == BLOCKED_SECRET:
+            raise TooOftenError(f"too many failures from {peer}", 7)
         if secret not in self.tokens:
             raise UserError("the token is not known")
         return self.tokens[secret]

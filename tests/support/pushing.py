@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -70,6 +71,7 @@ class PushHost:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
+                start_new_session=True,
             )  # fmt: skip
         if not prefix:
             read_announcement(self._process, self.log)
@@ -82,16 +84,19 @@ class PushHost:
 
     def kill(self) -> None:
         """SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
+        self.send_kill()
         self.wait()
+
+    def send_kill(self) -> None:
+        """SIGKILL, for somebody else who waits: to strace and to what it traces."""
+        os.killpg(self.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """Until the server has ended by itself."""
         assert self._process is not None
         assert self._process.stdout is not None
+        status = self._process.wait(120)
         self._process.stdout.close()
-        status = self._process.wait(60)
         self._process = None
         return status
 

@@ -92,8 +92,13 @@ def read_access_log(path: Path) -> list[LoggedRequest]:
 
 
 @contextlib.contextmanager
-def nginx_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterator[RunningServer]:
-    """A real nginx over `directory`, configured by the file that we ship."""
+def nginx_serving(
+    directory: Path, *, tls: ServerTls | None = None, api: str | None = None
+) -> Iterator[RunningServer]:
+    """A real nginx over `directory`, configured by the file that we ship.
+
+    `api`: URL of the server to which it passes the API, if any.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="hacktree-nginx-") as name,
         socket.create_server(("127.0.0.1", 0), backlog=511) as listening,
@@ -101,7 +106,11 @@ def nginx_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterator[
         prefix = Path(name)
         host, port = listening.getsockname()
         site = site_configuration(
-            root=directory, listen=f"{host}:{port}", access_log=prefix / "access.log", tls=tls
+            root=directory,
+            listen=f"{host}:{port}",
+            access_log=prefix / "access.log",
+            tls=tls,
+            api=api,
         )
         main = write_main_configuration(prefix, site)
         process = subprocess.Popen(
@@ -160,11 +169,19 @@ def read_announcement(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def site_configuration(
-    *, root: Path, listen: str, access_log: Path, tls: ServerTls | None = None
+    *,
+    root: Path,
+    listen: str,
+    access_log: Path,
+    tls: ServerTls | None = None,
+    api: str | None = None,
 ) -> str:
     """deploy/nginx/hacktree.conf for this site, changed where it says that a site changes it."""
     text = SITE_CONFIGURATION.read_text()
     changes = {"root": str(root), "access_log": str(access_log)}
+    if api is not None:
+        text = re.sub(r"^( *)#api ", r"\1", text, flags=re.MULTILINE)
+        changes["proxy_pass"] = api
     if tls is None:
         changes["listen"] = listen
     else:

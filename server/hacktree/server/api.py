@@ -12,7 +12,7 @@ from hacktree.server.database import Database
 from hacktree.server.promotion.routes import add_promotion_routes
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
-from hacktree.server.requests import TOKEN, Api
+from hacktree.server.requests import FLIGHT, Api, Flight
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,7 +29,9 @@ def make_api(
     With a `database` it takes verdicts as well.
     """
     api = Api(repository, authenticator, clock)
-    app = web.Application(middlewares=[_make_gate(api)])
+    flight = Flight()
+    app = web.Application(middlewares=[_make_gate(api, flight)])
+    app[FLIGHT] = flight
     add_push_routes(app, api)
     if database is not None:
         add_promotion_routes(app, api, database)
@@ -41,13 +43,14 @@ def make_api(
     return app
 
 
-def _make_gate(api: Api) -> Middleware:
+def _make_gate(api: Api, flight: Flight) -> Middleware:
     @web.middleware
     async def gate(request: web.Request, handler: Handler) -> web.StreamResponse:
         request_id = new_request_id()
         try:
-            request[TOKEN] = api.authenticate(request)
-            response = await handler(request)
+            await api.authenticate(request)
+            with flight.request():
+                response = await handler(request)
         except Exception as error:  # noqa: BLE001 - a bug is answered like any refusal
             response = refuse(request, error, request_id)
         add_headers(response, request_id)

@@ -18,14 +18,22 @@ class Token(Protocol):
 
 
 class Authenticator(Protocol):
-    """Knows the tokens. Called in the event loop: it must be quick and must not block."""
+    """Knows the tokens. Called in threads, once for each request: it may block."""
 
-    def authenticate(self, secret: str, now: int) -> Token:
-        """The token with this secret; `now` in seconds since 1970.
+    def authenticate(self, secret: str, now: int, *, peer: str) -> Token:
+        """The token with this secret; `now` in seconds since 1970, `peer` the client's address.
 
-        Raises `HacktreeError` for one that is unknown, expired or revoked.
+        Raises `HacktreeError` for one that is unknown, expired or revoked, and `TooOftenError`.
         """
 
 
 class ForbiddenError(HacktreeError):
     """The token does not allow it."""
+
+
+class TooOftenError(HacktreeError):
+    """The peer failed too often to be listened to; it may come back after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

@@ -12,7 +12,7 @@ from aiohttp import hdrs, web
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
-from hacktree.server.authorization import ForbiddenError
+from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.promotion.desk import LeaseLostError
 from hacktree.server.promotion.status import NoBranchError
 from hacktree.server.promotion.suites import SuiteMissingError
@@ -25,6 +25,7 @@ from hacktree.server.requests import (
     Api,
     BodyStalledError,
     BodyTooLargeError,
+    StoppingError,
     UnauthenticatedError,
 )
 
@@ -36,6 +37,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
     {
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
         ForbiddenError: (403, RefusalCode.FORBIDDEN),
+        TooOftenError: (429, RefusalCode.TOO_OFTEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
         SuiteMissingError: (404, RefusalCode.NO_SUCH_SUITE),
         NoBranchError: (404, RefusalCode.NO_SUCH_BRANCH),
@@ -48,6 +50,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         QuotaExceededError: (413, RefusalCode.QUOTA_EXCEEDED),
         WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
         WrongObjectError: (422, RefusalCode.WRONG_OBJECT),
+        StoppingError: (503, RefusalCode.BUSY),
         SpaceError: (507, RefusalCode.NO_SPACE),
         BodyStalledError: (408, RefusalCode.MALFORMED),
         NameInvalidError: (400, RefusalCode.MALFORMED),
@@ -60,8 +63,8 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
 async def continue_if_authenticated(api: Api, request: web.Request) -> web.Response | None:
     """For `expect_handler`: ask for the body of whoever may send one, and of nobody else."""
     try:
-        api.authenticate(request)
-    except UnauthenticatedError as error:
+        await api.authenticate(request)
+    except HacktreeError as error:
         request_id = new_request_id()
         response = refuse(request, error, request_id)
         add_headers(response, request_id)
@@ -85,6 +88,8 @@ def refuse(request: web.Request, error: Exception, request_id: str) -> web.Respo
     )
     if status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = "Bearer"
+    if isinstance(error, TooOftenError):
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     if not request.content.is_eof():
         # What is left of the body would be read as the next request.
         response.force_close()

@@ -2,18 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
 from aiohttp import hdrs, web
 
-from hacktree.common.errors import HacktreeError
+from hacktree.common.errors import BusyError, HacktreeError
 from hacktree.common.objects.names import BranchName
 from hacktree.common.push.messages import MEDIA_TYPE
 from hacktree.common.repository.repository import Repository
-from hacktree.server.authorization import Authenticator, ForbiddenError, Token
+from hacktree.server.authorization import Authenticator, ForbiddenError, Token, TooOftenError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -61,6 +62,46 @@ class Threads:
         self._executor.shutdown()
 
 
+class StoppingError(HacktreeError):
+    """The server is about to stop and takes nothing new."""
+
+
+class Flight:
+    """Requests in flight, so that a stop can wait for them.
+
+    aiohttp by itself waits for handlers, but from the moment it begins to stop it drops what still
+    arrives of their bodies.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._stopping = False
+        self._landed = asyncio.Event()
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Hold while a request is handled; raises `StoppingError` once a stop has begun."""
+        if self._stopping:
+            raise StoppingError("the server is being stopped", hint="Try again in a moment.")
+        self._count += 1
+        try:
+            yield
+        finally:
+            self._count -= 1
+            if not self._count:
+                self._landed.set()
+
+    async def stop(self) -> None:
+        """Let nothing new begin, and wait for what has begun."""
+        self._stopping = True
+        while self._count:
+            self._landed.clear()
+            await self._landed.wait()
+
+
+FLIGHT: Final = web.AppKey("flight", Flight)
+
+
 @dataclass(frozen=True, slots=True)
 class Api:
     """What the routes work with."""
@@ -72,17 +113,27 @@ class Api:
 
     threads: Threads = field(default_factory=Threads)
 
-    def authenticate(self, request: web.Request) -> Token:
-        """The token in `Authorization`; raises `UnauthenticatedError`."""
-        header = request.headers.get(hdrs.AUTHORIZATION, "")
-        if not header.startswith(_BEARER):
-            raise UnauthenticatedError(
-                "a token is needed", hint="Send Authorization: Bearer SECRET."
-            )
+    async def authenticate(self, request: web.Request) -> Token:
+        """The token in `Authorization`, which is looked at once for each request.
+
+        Raises `UnauthenticatedError` and `TooOftenError`.
+        """
+        if TOKEN not in request:
+            header = request.headers.get(hdrs.AUTHORIZATION, "")
+            if not header.startswith(_BEARER):
+                raise UnauthenticatedError(
+                    "a token is needed", hint="Send Authorization: Bearer SECRET."
+                )
+            secret = header.removeprefix(_BEARER).strip()
+            request[TOKEN] = await self._authenticate(secret, peer_of(request))
+        return request[TOKEN]
+
+    async def _authenticate(self, secret: str, peer: str) -> Token:
+        now = int(self.clock())
         try:
-            return self.authenticator.authenticate(
-                header.removeprefix(_BEARER).strip(), int(self.clock())
-            )
+            return await self.threads.run(self.authenticator.authenticate, secret, now, peer=peer)
+        except (TooOftenError, BusyError):
+            raise
         except HacktreeError as error:
             raise UnauthenticatedError(error.message, hint=error.hint) from error
 
@@ -93,6 +144,14 @@ class Api:
                 f"token {token.id} may not {action} to {branch}",
                 hint="Use a token whose scope has this action and branch.",
             )
+
+
+def peer_of(request: web.Request) -> str:
+    """The address of whoever asks; what a proxy on this machine says it is, if one passes it on."""
+    remote = request.remote or "unix"
+    if remote in ("unix", "::1") or remote.startswith("127."):
+        return request.headers.get("X-Forwarded-For", remote).rpartition(",")[2].strip()[:64]
+    return remote
 
 
 async def read_body(request: web.Request, limit: int) -> bytes:

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hacktree.common.errors import UserError
 from hacktree.server.accesslog import CombinedAccessLogger
 from hacktree.server.listening import BACKLOG, notify_systemd, url_of
+from hacktree.server.requests import FLIGHT
 from hacktree.server.static import make_app
 
 GRACE_SECONDS: Final = 30.0
@@ -83,13 +84,17 @@ async def serve_until(
         await stop.wait()
         notify_systemd(os.environ, "STOPPING=1")
     finally:
-        await _finish(runner, grace)
+        await _finish(runner, api, grace)
 
 
-async def _finish(runner: web.AppRunner, grace: float) -> None:
+async def _finish(runner: web.AppRunner, api: web.Application | None, grace: float) -> None:
     try:
         # cleanup() by itself waits up to twice its shutdown_timeout.
         async with asyncio.timeout(grace):
+            if api is not None:
+                for site in list(runner.sites):
+                    await site.stop()
+                await api[FLIGHT].stop()
             await runner.cleanup()
     except TimeoutError:
         _LOG.warning("cut off requests that took longer than %g s to finish", grace)

@@ -27,6 +27,8 @@ def cached_archive(cache: Path, url: str, branch: BranchName) -> Repository:
     """The archive for what is pushed to this branch of this server, made if it isn't there."""
     name = hashlib.sha256(f"{url.rstrip('/')}\0{branch}".encode()).hexdigest()[:16]
     path = cache / "hacktree" / "push" / name
+    # An archive is for everybody to read; this one is the user's own.
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     init_repository(path, Mode.ARCHIVE)
     return open_repository(path)
 

@@ -15,6 +15,7 @@ class RefusalCode(enum.StrEnum):
 
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
+    TOO_OFTEN = "too-often"
     MALFORMED = "malformed"
     TOO_LARGE = "too-large"
     NO_SUCH_PUSH = "no-such-push"
