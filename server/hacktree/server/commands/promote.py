@@ -38,7 +38,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", metavar="NAME", help="who (default: the user's name)")
     parser.add_argument("--key", metavar="FILE", help="the branch's key, for a signed farm")
     parser.add_argument("--passphrase-file", metavar="FILE", help="if the key is encrypted")
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", metavar="BRANCH|COMMIT", help="what is held")
     parser.add_argument("--reason", metavar="TEXT", required=True, help="why")
     parser.add_argument("--by", metavar="NAME", help="who (default: the user's name)")
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:

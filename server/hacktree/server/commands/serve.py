@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hacktree.common.cli.context import repository_path
 from hacktree.common.errors import UserError
@@ -18,6 +19,9 @@ from hacktree.server.listening import (
     sockets_from_systemd,
 )
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
 
 class NotPublishableError(UserError):
     """The repository is not of the kind that is served."""
@@ -27,9 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = textwrap.dedent("""\
         Serve the published files of an archive repository over HTTP: refs, history and objects,
-        and nothing else that lies in its directory. GET and HEAD only. The address is printed
-        when it can be connected to. SIGTERM or SIGINT: no new connections, requests in flight get
-        30 seconds to finish.
+        and nothing else that lies in its directory. GET and HEAD only, but for what --api takes
+        below /api/v1. The address is printed when it can be connected to. SIGTERM or SIGINT: no
+        new connections, requests in flight get 30 seconds to finish.
 
         Fit for a machine, a laboratory or behind a proxy. For many testers or TLS at speed let
         nginx serve the same directory: deploy/nginx/.""")
@@ -38,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
           hacktree --repo /srv/hacktree serve
           hacktree --repo /srv/hacktree serve --listen 0.0.0.0:8080 --access-log
           hacktree --repo /srv/hacktree serve --listen unix:/run/hacktree.sock
+          hacktree --repo /srv/hacktree serve --api
 
         With systemd's socket activation the passed sockets are used and --listen is ignored;
         Type=notify is understood.
@@ -59,6 +64,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--access-log", action="store_true", help="write a line a request to standard error"
     )
     parser.add_argument(
+        "--api", action="store_true", help="take pushes and verdicts too, from those with a token"
+    )
+    parser.add_argument(
         "--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain"
     )
     parser.add_argument("--tls-key", metavar="FILE", help="the private key of --tls-cert")
@@ -77,6 +85,8 @@ def run(args: argparse.Namespace) -> int:
     tls = tls_context(args.tls_cert, args.tls_key) if args.tls_cert else None
     _log_to_stderr(with_requests=args.access_log)
 
+    api = _make_api(repository) if args.api else None
+
     def announce(urls: Sequence[str]) -> None:
         for url in urls:
             if args.json:
@@ -86,15 +96,26 @@ def run(args: argparse.Namespace) -> int:
 
     sockets = sockets_from_systemd(os.environ)
     if sockets:
-        serve(repository, sockets, tls, announce)
+        serve(repository, sockets, tls, announce, api)
         return 0
     sockets = [listen_on(address)]
     try:
-        serve(repository, sockets, tls, announce)
+        serve(repository, sockets, tls, announce, api)
     finally:
         if isinstance(address, UnixAddress):
             address.path.unlink(missing_ok=True)
     return 0
+
+
+def _make_api(path: Path) -> "web.Application":
+    from hacktree.common.repository.repository import open_repository
+    from hacktree.server.api import make_api
+    from hacktree.server.database import open_database
+    from hacktree.server.token_authenticator import DatabaseAuthenticator
+
+    repository = open_repository(path)
+    database = open_database(repository)
+    return make_api(repository, DatabaseAuthenticator(database), database=database)
 
 
 def _check_publishable(repository: Path) -> None:
