@@ -217,6 +217,8 @@ async def test_the_token_follows_no_redirect(qa: QaFarm, aiohttp_server: Serve) 
     assert asked == ["/api/v1/qa/claim"]
 
 
+# The farm answers in this process, so the runner, which has one of its own, forks beside threads.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 async def test_a_runner_elsewhere_tests_what_it_pulled(
     qa: QaFarm, url: str, tmp_path: Path
 ) -> None:

@@ -32,6 +32,8 @@ from hacktree.server.promotion.verdicts import (
 LEASE_SECONDS: Final = 90
 """How long a runner may be silent before its build is given to another."""
 
+_FORGOTTEN_SECONDS: Final = 7 * 86_400
+
 
 class LeaseLostError(BusyError):
     """The lease expired and the build was given to another, or it never existed."""
@@ -100,6 +102,7 @@ class LocalDesk:
         history = read_history(self.repository, found)
         with self.database.writing() as connection:
             now = int(self.clock())
+            records.drop_forgotten(connection, now - _FORGOTTEN_SECONDS)
             standing = standing_of(connection, found, history, now)
             build = next_to_test(found, standing, now)
             if isinstance(build, Stay):
@@ -164,7 +167,9 @@ def standing_of(
     last = history.last
     return Standing(
         builds=history.builds,
-        verdicts=records.load_verdicts(connection, suite.target),
+        verdicts=records.load_verdicts(
+            connection, suite.target, [build.id for build in history.builds]
+        ),
         holds=records.load_holds(connection),
         running={
             lease.build: lease.holder

@@ -1,8 +1,7 @@
 """Verdicts, leases and holds as rows. Each function works within the caller's transaction."""
 
 import sqlite3
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,15 +31,14 @@ class Lease:
     expires: int
 
 
-def load_verdicts(connection: sqlite3.Connection, suite: BranchName) -> dict[ObjectId, Verdict]:
-    """Of every build that the suite has judged, the verdict that counts."""
-    found: dict[ObjectId, list[Verdict]] = defaultdict(list)
-    for row in connection.execute(f"{_VERDICT} WHERE suite = ? ORDER BY number", (suite,)):
-        verdict = _verdict(row)
-        found[verdict.build].append(verdict)
+def load_verdicts(
+    connection: sqlite3.Connection, suite: BranchName, builds: Iterable[ObjectId]
+) -> dict[ObjectId, Verdict]:
+    """Of each of these builds that the suite has judged, the verdict that counts."""
     counting = {}
-    for build, verdicts in found.items():
-        standing = standing_verdict(verdicts)
+    for build in builds:
+        rows = connection.execute(f"{_VERDICT} WHERE suite = ? AND build = ?", (suite, build))
+        standing = standing_verdict(map(_verdict, rows))
         if standing is not None:
             counting[build] = standing
     return counting
@@ -94,6 +92,11 @@ def put_lease(connection: sqlite3.Connection, lease: Lease) -> None:
 def drop_lease(connection: sqlite3.Connection, lease: str) -> None:
     """Give a lease up; nothing happens if it is gone."""
     connection.execute("DELETE FROM leases WHERE lease = ?", (lease,))
+
+
+def drop_forgotten(connection: sqlite3.Connection, before: int) -> None:
+    """Delete leases that expired before then: builds that nobody wanted to test any more."""
+    connection.execute("DELETE FROM leases WHERE expires < ?", (before,))
 
 
 def load_holds(connection: sqlite3.Connection) -> list[Hold]:
