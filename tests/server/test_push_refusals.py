@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from hacktree.common.push.messages import (
     ask_about,
     select_missing,
 )
+from hacktree.common.repository.locks import LockKind, hold_lock
 from hacktree.common.repository.objectnames import published_name
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
@@ -333,6 +335,35 @@ async def test_a_token_brings_no_more_than_its_quota(
         answer = put(host, push_id, batch_of(*stored_objects(second, head)))
         assert (answer.status, answer.refusal.code) == (413, "quota-exceeded")
         await push_to(host.url, second, "builds", secret=OTHER_SECRET)
+
+
+def test_a_server_without_space_says_so_and_not_where(source: Repository, tmp_path: Path) -> None:
+    """What its disk is called is for its log."""
+    server = make_repository(tmp_path / "server")
+    commit = make_commit(source, TREE)
+    with running_host(server) as host:
+        (server.path / "config.toml").write_text('min-free-space = "1000000GB"\n')
+        host.kill()
+        host.start()
+        push_id = open_by_hand(host, source, commit)
+        answer = put(host, push_id, batch_of(*stored_objects(source, commit)))
+        assert (answer.status, answer.refusal.code) == (507, "no-space")
+        assert str(tmp_path).encode() not in answer.body
+        assert str(tmp_path) in host.log.read_text()
+
+
+def test_a_request_waits_for_another_on_the_same_push(host: PushHost, source: Repository) -> None:
+    """It can be that of a client that was killed; what it brought is there afterwards."""
+    commit = make_commit(source, TREE)
+    push_id = open_by_hand(host, source, commit)
+    directory = host.repository.staging / f"push-{push_id}"
+    body = batch_of(*stored_objects(source, commit))
+    with ThreadPoolExecutor() as pool:
+        with hold_lock(directory, LockKind.EXCLUSIVE):
+            waiting = pool.submit(put, host, push_id, body)
+            assert ask(host, "/nothing", b"").status == 404
+            assert not waiting.done()
+        assert waiting.result().status == 200
 
 
 def test_a_token_has_only_so_many_pushes_open(source: Repository, tmp_path: Path) -> None:

@@ -59,6 +59,13 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
 )
 """Looked through in this order: a class before those that it derives from."""
 
+_DISCREET: Final[Mapping[type[Exception], str]] = MappingProxyType(
+    {
+        BusyError: "the server is busy with another request for this, or with a prune",
+        SpaceError: "the server's disk is full",
+    }
+)
+
 
 async def continue_if_authenticated(api: Api, request: web.Request) -> web.Response | None:
     """For `expect_handler`: ask for the body of whoever may send one, and of nobody else."""
@@ -109,11 +116,14 @@ def _describe(request: web.Request, error: Exception, request_id: str) -> tuple[
         code = error.reason.lower().replace(" ", "-")
         return error.status, Refusal(code, f"{error.status} {error.reason}", request_id)
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        error = SpaceError("the server's disk is full")
+        error = SpaceError(str(error))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, HacktreeError) and isinstance(error, kind):
             _LOG.info("%s %s %s: %s", request_id, request.method, request.path, error.message)
-            return status, Refusal(code.value, error.message, request_id, error.hint)
+            # Those speak of paths and processes, which are for the log.
+            message = _DISCREET.get(kind, error.message)
+            hint = "" if kind in _DISCREET else error.hint
+            return status, Refusal(code.value, message, request_id, hint)
     _LOG.error("%s %s %s failed", request_id, request.method, request.path, exc_info=error)
     message = "the server failed; its log says why"
     return 500, Refusal(RefusalCode.INTERNAL.value, message, request_id)

@@ -19,7 +19,7 @@ from hacktree.server.authorization import Authenticator, ForbiddenError, Token, 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-IDLE_SECONDS: Final = 120.0
+IDLE_SECONDS: Final = 60.0
 """How long a request's body may stand still."""
 
 TOKEN: Final = web.RequestKey("token", Token)
@@ -55,6 +55,7 @@ class Threads:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait([future])
+            future.exception()  # Who is cancelled doesn't hear of it.
             raise
 
     def close(self) -> None:

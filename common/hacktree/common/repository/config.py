@@ -24,7 +24,7 @@ class PushConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename
     """
 
     max_bytes: str = "64GiB"
-    max_objects: Annotated[int, Meta(ge=1)] = 4_000_000
+    max_objects: Annotated[int, Meta(ge=1)] = 1_000_000
     max_open: Annotated[int, Meta(ge=1, le=1000)] = 8
     keep_hours: Annotated[float, Meta(ge=0.1, le=10_000)] = 24.0
 
