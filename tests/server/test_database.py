@@ -169,8 +169,8 @@ def test_the_first_version_is_still_understood(farm: Repository) -> None:
 
 
 ADDED: Migration = (
-    "CREATE TABLE verdicts (build BLOB PRIMARY KEY, token TEXT REFERENCES tokens (id))",
-    "INSERT INTO verdicts SELECT x'00', id FROM tokens",
+    "CREATE TABLE later (build BLOB PRIMARY KEY, token TEXT REFERENCES tokens (id))",
+    "INSERT INTO later SELECT x'00', id FROM tokens",
 )
 
 
@@ -179,14 +179,14 @@ def test_an_older_database_is_migrated_with_what_is_in_it(farm: Repository) -> N
     database = open_database(farm, (*MIGRATIONS, ADDED))
     assert pragma(database.path, "user_version") == len(MIGRATIONS) + 1
     with database.reading() as connection:
-        assert connection.execute("SELECT token FROM verdicts").fetchall() == [(token.id,)]
+        assert connection.execute("SELECT token FROM later").fetchall() == [(token.id,)]
     assert authenticate(database, secret, NOW).id == token.id
 
 
 @pytest.mark.parametrize(
     ("statement", "error"),
     [
-        ("CREATE TABEL verdicts (x)", sqlite3.OperationalError),
+        ("CREATE TABEL later (x)", sqlite3.OperationalError),
         ("INSERT INTO token_grants VALUES ('00000000', 'push', 'builds')", DatabaseDamagedError),
     ],
 )
@@ -200,7 +200,7 @@ def test_a_step_that_fails_leaves_the_version_before_it(
     database = open_database(farm)
     assert pragma(database.path, "user_version") == len(MIGRATIONS)
     with database.reading() as connection:
-        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'verdicts'")
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE name = 'later'")
         assert tables.fetchall() == []
     assert len(list_tokens(database)) == 1
 

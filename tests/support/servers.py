@@ -137,11 +137,14 @@ def nginx_serving(
 
 
 @contextlib.contextmanager
-def hacktree_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterator[RunningServer]:
+def hacktree_serving(
+    directory: Path, *options: str, tls: ServerTls | None = None
+) -> Iterator[RunningServer]:
     """`hacktree serve` in a process of its own over the archive repository `directory`."""
     with tempfile.TemporaryDirectory(prefix="hacktree-serve-") as name:
         log = Path(name) / "stderr"
         arguments = ["--repo", str(directory), "serve", "--listen", "127.0.0.1:0", "--access-log"]
+        arguments += options
         if tls is not None:
             arguments += ["--tls-cert", str(tls.certificate), "--tls-key", str(tls.key)]
         with log.open("wb") as stderr:

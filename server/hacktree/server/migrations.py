@@ -57,5 +57,57 @@ _JOBS: Final[Migration] = (
     """,
 )
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS)
+_PROMOTION: Final[Migration] = (
+    """
+    CREATE TABLE verdicts (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        build BLOB NOT NULL CHECK (typeof(build) = 'blob' AND length(build) = 32),
+        suite TEXT NOT NULL,
+        outcome TEXT NOT NULL CHECK (outcome IN ('pass', 'fail', 'inconclusive')),
+        reason TEXT NOT NULL,
+        duration REAL NOT NULL CHECK (duration >= 0),
+        machine TEXT NOT NULL,
+        log TEXT NOT NULL,
+        token TEXT NOT NULL,
+        time INTEGER NOT NULL CHECK (typeof(time) = 'integer'),
+        lease TEXT NOT NULL UNIQUE
+    )
+    """,
+    "CREATE INDEX verdicts_by_suite ON verdicts (suite, build)",
+    """
+    CREATE TRIGGER verdicts_are_kept BEFORE UPDATE ON verdicts
+    BEGIN SELECT RAISE(ABORT, 'a verdict is immutable'); END
+    """,
+    """
+    CREATE TRIGGER verdicts_stay BEFORE DELETE ON verdicts
+    BEGIN SELECT RAISE(ABORT, 'a verdict is immutable'); END
+    """,
+    """
+    CREATE TABLE leases (
+        build BLOB NOT NULL CHECK (typeof(build) = 'blob' AND length(build) = 32),
+        suite TEXT NOT NULL,
+        lease TEXT NOT NULL UNIQUE,
+        holder TEXT NOT NULL,
+        token TEXT NOT NULL,
+        expires INTEGER NOT NULL CHECK (typeof(expires) = 'integer'),
+        PRIMARY KEY (suite, build)
+    ) WITHOUT ROWID
+    """,
+    """
+    CREATE TABLE holds (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        branch TEXT,
+        build BLOB CHECK (build IS NULL OR typeof(build) = 'blob' AND length(build) = 32),
+        reason TEXT NOT NULL,
+        who TEXT NOT NULL,
+        time INTEGER NOT NULL CHECK (typeof(time) = 'integer'),
+        released INTEGER,
+        released_by TEXT,
+        release_reason TEXT,
+        CHECK ((branch IS NULL) <> (build IS NULL))
+    )
+    """,
+)
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS, _PROMOTION)
 """Every step, oldest first; their number is the version that this program writes."""

@@ -14,6 +14,10 @@ from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.jobs import JobMissingError
+from hacktree.server.promotion.desk import LeaseLostError
+from hacktree.server.promotion.status import NoBranchError
+from hacktree.server.promotion.suites import SuiteMissingError
+from hacktree.server.promotion.verdicts import VerdictInvalidError
 from hacktree.server.publication import HeadMovedError, SignatureWrongError, WrongCommitError
 from hacktree.server.push.closure import ObjectsMissingError
 from hacktree.server.push.receiving import QuotaExceededError, WrongObjectError
@@ -37,6 +41,10 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         TooOftenError: (429, RefusalCode.TOO_OFTEN),
         PushMissingError: (404, RefusalCode.NO_SUCH_PUSH),
         JobMissingError: (404, RefusalCode.NO_SUCH_JOB),
+        SuiteMissingError: (404, RefusalCode.NO_SUCH_SUITE),
+        NoBranchError: (404, RefusalCode.NO_SUCH_BRANCH),
+        LeaseLostError: (409, RefusalCode.LEASE_LOST),
+        VerdictInvalidError: (400, RefusalCode.MALFORMED),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),
         ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
         BusyError: (409, RefusalCode.BUSY),

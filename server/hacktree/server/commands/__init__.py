@@ -22,6 +22,36 @@ CATALOG: tuple[CommandInfo, ...] = (
         module="hacktree.server.commands.token",
     ),
     CommandInfo(
+        name="qa",
+        group="farm",
+        summary="Test builds by suites, promote what passed",
+        module="hacktree.server.commands.qa",
+    ),
+    CommandInfo(
+        name="promote",
+        group="farm",
+        summary="Move a branch to a build by hand",
+        module="hacktree.server.commands.promote",
+    ),
+    CommandInfo(
+        name="hold",
+        group="farm",
+        summary="Stop a branch, or a build on its way",
+        module="hacktree.server.commands.hold",
+    ),
+    CommandInfo(
+        name="release",
+        group="farm",
+        summary="End a hold",
+        module="hacktree.server.commands.release",
+    ),
+    CommandInfo(
+        name="branch",
+        group="farm",
+        summary="Say where a branch is and why it does not move",
+        module="hacktree.server.commands.branch",
+    ),
+    CommandInfo(
         name="backup",
         group="farm",
         summary="Copy the repository while it runs",

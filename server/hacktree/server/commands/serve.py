@@ -37,9 +37,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.description = textwrap.dedent("""\
         Serve the published files of an archive repository over HTTP: refs, history and objects,
-        and nothing else that lies in its directory. GET and HEAD only. The address is printed
-        when it can be connected to. SIGTERM or SIGINT: no new connections, requests in flight get
-        30 seconds to finish.
+        and nothing else that lies in its directory. GET and HEAD only, but for what --api takes
+        below /api/v1. The address is printed when it can be connected to. SIGTERM or SIGINT: no
+        new connections, requests in flight get 30 seconds to finish.
 
         Fit for a machine, a laboratory or behind a proxy. For many testers or TLS at speed let
         nginx serve the same directory: deploy/nginx/.""")
@@ -70,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--access-log", action="store_true", help="write a line a request to standard error"
     )
     parser.add_argument(
-        "--api", action="store_true", help="also take pushes and do jobs: tokens say who may"
+        "--api", action="store_true", help="take pushes and verdicts too, from those with a token"
     )
     parser.add_argument(
         "--tls-cert", metavar="FILE", help="serve HTTPS with this certificate chain"

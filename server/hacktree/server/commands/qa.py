@@ -1,0 +1,92 @@
+"""`hacktree qa`: test builds by suites, and promote what passed."""
+
+import argparse
+import importlib
+import textwrap
+from types import ModuleType
+from typing import Final
+
+_MODULES: Final = {
+    "run": "hacktree.server.commands.qa_run",
+    "sign": "hacktree.server.commands.qa_sign",
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments, description and epilog."""
+    parser.description = textwrap.dedent("""\
+        Suites stand in server.toml of the farm's repository. `run` tests: it executes what others
+        pushed, so it needs no key and, over HTTP, a token that allows verdicts only. `sign`
+        promotes what passed: give it a key, and a machine of its own if you can.""")
+    parser.epilog = textwrap.dedent("""\
+        server.toml:
+          [suites.fastqa]                      # promotes to the branch fastqa
+          source = "builds"
+          command = ["/usr/lib/qa/fastqa"]     # 0 passes, 125 says nothing, all else fails
+          limit = "2m"                         # then it is killed, and the build has failed
+          [suites.dailyqa]
+          source = "fastqa"
+          command = ["/usr/lib/qa/dailyqa"]
+          limit = "4h"
+          every = "1d"                         # moves so often at most
+
+        The command finds HACKTREE_ROOT (the build, checked out), HACKTREE_BUILD (its id) and
+        HACKTREE_BRANCH (its branch) in its environment.
+
+        Examples:
+          hacktree --repo /srv/hacktree qa run fastqa
+          hacktree --repo /var/lib/qa qa run fastqa --watch --server https://farm.example \\
+              --token-file /etc/hacktree/verdict-token
+          hacktree --repo /srv/hacktree qa sign fastqa --key /etc/hacktree/fastqa-key --watch
+
+        Exit statuses: 0 done, whatever the verdict, or nothing to do; 2 wrong usage, suite, command
+        or key; 4 the farm or the remote is unreachable or refuses; 5 local data is damaged; 6 the
+        lease was lost, or somebody holds a lock; 7 no space; 8 the system refused; 130
+        interrupted.""")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    run_parser = actions.add_parser("run", help="test the newest untested build")
+    sign = actions.add_parser("sign", help="promote the newest build that passed")
+    for action in (run_parser, sign):
+        action.add_argument("suite", metavar="SUITE", help="the branch it promotes to")
+        often = action.add_mutually_exclusive_group()
+        often.add_argument("--once", action="store_true", help="one turn (default)")
+        often.add_argument("--watch", action="store_true", help="go on until stopped")
+        action.add_argument(
+            "--interval", metavar="SECONDS", type=_interval, default=15.0,
+            help="how often --watch looks (default: 15)",
+        )  # fmt: skip
+        action.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS,
+            help="print a JSON document a line",
+        )  # fmt: skip
+    _configure_run(run_parser)
+    sign.add_argument("--key", metavar="FILE", help="the suite's private key, for a signed farm")
+    sign.add_argument("--passphrase-file", metavar="FILE", help="if the key is encrypted")
+
+
+def _configure_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="URL", help="the farm; else --repo is the farm's own")
+    parser.add_argument("--token-file", metavar="FILE", help="holds a token for verdict:SUITE")
+    parser.add_argument("--tls-ca", metavar="FILE", help="authority of the server's certificate")
+    parser.add_argument(
+        "--remote", metavar="NAME", help="of --repo, from which builds are pulled with --server"
+    )
+    parser.add_argument("--machine", metavar="NAME", help="in verdicts (default: the host's name)")
+    parser.add_argument(
+        "--sandbox", choices=["none"], default="none",
+        help="how the command is confined: none (it acts as this user)",
+    )  # fmt: skip
+
+
+def _interval(text: str) -> float:
+    seconds = float(text)
+    if not 0.1 <= seconds <= 86_400:
+        raise ValueError
+    return seconds
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    module: ModuleType = importlib.import_module(_MODULES[args.action])
+    status: int = module.run(args)
+    return status

@@ -1,0 +1,143 @@
+"""`hacktree qa run`: a runner."""
+
+import argparse
+import json
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from hacktree.common.cli.context import repository_from, repository_path
+from hacktree.common.cli.output import say, warn
+from hacktree.common.errors import BusyError, PeerError, UserError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.repository import Repository
+from hacktree.server.database import open_database
+from hacktree.server.promotion.desk import Assignment, Desk, Idle, LocalDesk
+from hacktree.server.promotion.remote_desk import RemoteDesk
+from hacktree.server.promotion.running import Runner, judge_next
+from hacktree.server.promotion.settings import read_suites
+from hacktree.server.promotion.status import verdict_as_json
+from hacktree.server.promotion.suites import Suite, find_suite
+from hacktree.server.promotion.verdicts import Verdict
+
+_MAX_TOKEN_FILE = 4096
+
+
+class PullFailedError(PeerError):
+    """The build could not be brought to this machine."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    # So that a stopped service kills its command, removes its root and gives the build up.
+    signal.signal(signal.SIGTERM, _interrupt)
+    repository = repository_from(args)
+    runner = Runner(
+        _desk(args, repository),
+        repository,
+        (lambda suite, build: _pull(args, suite, build)) if args.server else _here,
+        args.machine or socket.gethostname(),
+    )
+    last = ""
+    while True:
+        try:
+            done = judge_next(runner, args.suite, lambda claimed: _tell_claim(args, claimed))
+        except (PeerError, BusyError) as error:
+            if not args.watch:
+                raise
+            warn(error.message)
+            time.sleep(args.interval)
+            continue
+        if isinstance(done, Verdict):
+            _tell_verdict(args, done)
+        elif done.reason != last or not args.watch:
+            _tell_idle(args, done)
+        last = done.reason if isinstance(done, Idle) else ""
+        if not args.watch:
+            return 0
+        if isinstance(done, Idle):
+            time.sleep(args.interval)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _desk(args: argparse.Namespace, repository: Repository) -> Desk:
+    if args.server is None:
+        if args.token_file or args.remote or args.tls_ca:
+            raise UserError("--token-file, --remote and --tls-ca go with --server URL")
+        suites = read_suites(repository)
+        find_suite(suites, args.suite)
+        return LocalDesk(repository, open_database(repository), suites, time.time)
+    if args.token_file is None:
+        raise UserError("no token for the server", hint="--token-file FILE")
+    try:
+        with Path(args.token_file).open() as stream:
+            secret = stream.read(_MAX_TOKEN_FILE).strip()
+        tls = ssl.create_default_context(cafile=args.tls_ca) if args.tls_ca else None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{args.token_file}, {args.tls_ca or 'no --tls-ca'}: {error}") from error
+    return RemoteDesk(args.server, secret, tls)
+
+
+def _here(suite: Suite, build: ObjectId) -> None:
+    """The farm's own repository has its builds."""
+
+
+def _pull(args: argparse.Namespace, suite: Suite, build: ObjectId) -> None:
+    """Pull as a tester would, with a tester's checks: what is tested is what testers will get."""
+    remote = ["--remote", args.remote] if args.remote else []
+    program = "import sys; from hacktree.common.cli.main import main; sys.exit(main())"
+    wanted = f"{suite.source}@{build.hex()}"
+    done = subprocess.run(
+        [
+            sys.executable, "-c", program, "--repo", str(repository_path(args)), "--quiet",
+            "pull", "--pull-only", *remote, wanted,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        check=False,
+    )  # fmt: skip
+    if done.returncode == 2:
+        raise UserError(
+            f"build {build.hex()[:12]} can't be pulled: see above",
+            hint="Does --repo have a remote, added with `hacktree remote add`?",
+        )
+    if done.returncode:
+        raise PullFailedError(f"build {build.hex()[:12]} can't be pulled: see above")
+
+
+def _tell_claim(args: argparse.Namespace, claimed: Assignment) -> None:
+    say(
+        args,
+        f"{claimed.suite.target}: testing build {claimed.sequence} ({claimed.build.hex()[:12]}) "
+        f"of {claimed.suite.source}",
+    )
+    sys.stdout.flush()
+
+
+def _tell_verdict(args: argparse.Namespace, verdict: Verdict) -> None:
+    if args.json:
+        print(json.dumps(verdict_as_json(verdict)), flush=True)
+        return
+    why = f" ({verdict.finding.reason})" if verdict.finding.reason else ""
+    say(
+        args,
+        f"{verdict.suite}: {verdict.build.hex()[:12]} {verdict.outcome}{why} after "
+        f"{verdict.duration:.1f} s, verdict {verdict.number}",
+    )
+    sys.stdout.flush()
+
+
+def _tell_idle(args: argparse.Namespace, idle: Idle) -> None:
+    if args.json:
+        print(json.dumps({"idle": idle.reason}), flush=True)
+    say(args, f"{args.suite}: nothing to test: {idle.reason}")
+    sys.stdout.flush()

@@ -1,0 +1,134 @@
+"""What the repository says of a suite: the source's builds, and what was promoted last."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.errors import NameInvalidError
+from hacktree.common.objects.ids import ObjectId, parse_object_id
+from hacktree.common.objects.names import BranchName
+from hacktree.common.repository.refs import read_ref
+from hacktree.common.repository.repository import Repository
+from hacktree.common.trust.editing import head_signed
+from hacktree.common.trust.store import TrustStore
+from hacktree.server.promotion.decision import Build
+from hacktree.server.promotion.suites import Suite
+
+PROMOTED_FROM: Final = "promoted-from"
+MAX_BUILDS: Final = 1000
+"""Builds of a source that are looked at; what is older waits for nothing any more."""
+
+_MAX_ORIGINS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A commit of the target: which build of the source it carries, and when it was made."""
+
+    id: ObjectId
+    commit: Commit
+    source: ObjectId
+    source_sequence: int
+
+    @property
+    def time(self) -> int:
+        """Seconds since 1970."""
+        return self.commit.time
+
+
+def source_of(commit: Commit) -> ObjectId | None:
+    """The build that a commit was promoted from."""
+    value = commit.metadata.get(PROMOTED_FROM)
+    try:
+        return parse_object_id(value) if isinstance(value, str) else None
+    except NameInvalidError:
+        return None
+
+
+def published_head(repository: Repository, branch: BranchName) -> ObjectId | None:
+    """Where a branch is: where it is signed to be, in a repository with trust."""
+    store = TrustStore(repository)
+    return head_signed(store.load(), branch) if store.exists else read_ref(repository, branch)
+
+
+def walk_branch(
+    repository: Repository, branch: BranchName, start: ObjectId | None
+) -> Iterator[tuple[ObjectId, Commit]]:
+    """The builds of a branch from `start` on, newest first, as far as they are here.
+
+    A first parent that is a build of another branch ends the walk: it is no ancestor in this one.
+    """
+    current = start
+    while current is not None and repository.has_meta(current):
+        commit = repository.load_commit(current)
+        if commit.branch != branch:
+            return
+        yield current, commit
+        current = commit.parents[0] if commit.parents else None
+
+
+def last_promotion(
+    repository: Repository, suite: Suite, start: ObjectId | None
+) -> Promotion | None:
+    """The newest commit of the target, from `start` on, that carries a build of the source.
+
+    Builds that were committed to the target, or promoted from elsewhere, by hand are passed over.
+    """
+    for object_id, commit in walk_branch(repository, suite.target, start):
+        source = source_of(commit)
+        if source is None or not repository.has_meta(source):
+            # Pruned: older than everything that is left of the source.
+            continue
+        build = repository.load_commit(source)
+        if build.branch == suite.source and build.root == commit.root:
+            return Promotion(object_id, commit, source, build.sequence)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The builds of a source that matter, newest first, and what was promoted last."""
+
+    builds: tuple[Build, ...]
+    last: Promotion | None
+
+
+def read_history(repository: Repository, suite: Suite) -> History:
+    """How a suite's branches are."""
+    return history_from(repository, suite, read_ref(repository, suite.target))
+
+
+def history_from(repository: Repository, suite: Suite, head: ObjectId | None) -> History:
+    """How they are, or were, with the target's head at `head`."""
+    last = last_promotion(repository, suite, head)
+    after = None if last is None else last.source_sequence
+    return History(tuple(read_builds(repository, suite, after)), last)
+
+
+def read_builds(repository: Repository, suite: Suite, after: int | None) -> list[Build]:
+    """The builds of the source, newest first: those after sequence `after`, and one before them."""
+    builds = []
+    start = published_head(repository, suite.source)
+    for object_id, commit in walk_branch(repository, suite.source, start):
+        builds.append(Build(object_id, commit.sequence, _origins(repository, commit)))
+        if commit.sequence <= (after or 0) or len(builds) == MAX_BUILDS:
+            break
+    return builds
+
+
+def build_of(repository: Repository, build: ObjectId) -> Build:
+    """A commit as a build."""
+    commit = repository.load_commit(build)
+    return Build(build, commit.sequence, _origins(repository, commit))
+
+
+def _origins(repository: Repository, commit: Commit) -> tuple[ObjectId, ...]:
+    origins: list[ObjectId] = []
+    source = source_of(commit)
+    while source is not None and source not in origins and len(origins) < _MAX_ORIGINS:
+        origins.append(source)
+        if not repository.has_meta(source):
+            break
+        source = source_of(repository.load_commit(source))
+    return tuple(origins)

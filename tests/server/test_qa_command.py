@@ -1,0 +1,214 @@
+"""From a commit to a tester's machine by the commands alone: build, test, sign, pull."""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from securesystemslib.signer import CryptoSigner
+
+from hacktree.client.connect import open_source
+from hacktree.client.signed_heads import SignedHeads
+from hacktree.common.cli.main import main
+from hacktree.common.objects.ids import parse_object_id
+from hacktree.common.repository.durable import write_durably
+from hacktree.common.repository.layout import Mode
+from hacktree.common.repository.repository import Repository
+from hacktree.server.promotion.desk import Assignment
+from support.pulling import FakeTime, assert_whole, make_repository, patience
+from support.qa import FASTQA, QaFarm, scratch_left
+from support.servers import hacktree_program, hacktree_serving
+from support.trusting import BUILDS, SignedFarm, trusting_remote
+
+COMMAND = "grep -q good $HACKTREE_ROOT/etc/version && echo fine"
+
+
+@pytest.fixture
+def qa(tmp_path: Path) -> QaFarm:
+    return QaFarm(make_repository(tmp_path / "farm"), COMMAND)
+
+
+def hacktree(repository: Repository, *arguments: str, status: int = 0) -> str:
+    """Run the command in a process of its own; returns its standard output."""
+    done = subprocess.run(
+        [hacktree_program(), "--repo", str(repository.path), *arguments],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == status, f"{arguments}: {done.returncode} {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def as_json(repository: Repository, *arguments: str) -> Any:
+    return json.loads(hacktree(repository, *arguments, "--json"))
+
+
+def key_file(path: Path, signer: CryptoSigner) -> str:
+    write_durably(path, signer.private_bytes)
+    return str(path)
+
+
+async def test_from_a_commit_to_a_tester(qa: QaFarm, tmp_path: Path) -> None:
+    """The branch moved, with promoted-from, signed; a client that trusts nobody else pulls it."""
+    signed = SignedFarm(qa.repository)
+    key = key_file(tmp_path / "fastqa-key", signed.keys[FASTQA])
+    build = qa.build("good")
+    signed.sign(build, BUILDS)
+
+    verdict = as_json(qa.repository, "qa", "run", "fastqa", "--machine", "lab-1")
+    assert (verdict["outcome"], verdict["build"]) == ("pass", build.hex())
+    status = as_json(qa.repository, "branch", "status", "fastqa")
+    assert (status["moving"], status["cause"]) == (True, "moving")
+
+    promoted = as_json(qa.repository, "qa", "sign", "fastqa", "--key", key)
+    assert promoted["promoted-from"] == build.hex()
+    again = as_json(qa.repository, "qa", "sign", "fastqa", "--key", key)
+    assert (again["promoted"], again["cause"]) == (False, "up-to-date")
+
+    tester = make_repository(tmp_path / "tester", Mode.BARE_USER)
+    remote = trusting_remote(tester, signed)
+    async with open_source(remote, patience(FakeTime()), 4) as source:
+        head = await SignedHeads(tester, remote, source).read_head(FASTQA)
+    assert head.hex() == promoted["head"]
+    hacktree(tester, "pull", "--pull-only", "fastqa")
+    assert assert_whole(tester, head)[b"etc/version"] == b"good"
+    commit = tester.load_commit(head)
+    assert commit.metadata["promoted-from"] == build.hex()
+    assert scratch_left(qa.repository) == []
+
+
+def test_a_failed_build_stays_and_status_says_why(qa: QaFarm) -> None:
+    build = qa.build("bad")
+    assert as_json(qa.repository, "qa", "run", "fastqa")["outcome"] == "fail"
+    hacktree(qa.repository, "qa", "sign", "fastqa")
+    told = hacktree(qa.repository, "branch", "status", "fastqa")
+    assert build.hex()[:12] in told
+    assert "verdict 1" in told
+    assert "exit status 1" in told
+    assert "nothing was promoted to it yet" in told
+    assert "nothing to test" in hacktree(qa.repository, "qa", "run", "fastqa")
+
+
+def test_the_log_is_where_status_says(qa: QaFarm) -> None:
+    qa.build("bad")
+    (qa.repository.path / "server.toml").write_text(
+        '[suites.fastqa]\nsource = "builds"\ncommand = ["/bin/sh", "-c", "echo broke; exit 1"]\n'
+        'limit = "1m"\n'
+    )
+    hacktree(qa.repository, "qa", "run", "fastqa")
+    told = hacktree(qa.repository, "branch", "status", "fastqa")
+    match = re.search(r"log: (\S+)", told)
+    assert match is not None
+    assert Path(match[1]).read_text() == "broke\n"
+
+
+def test_a_person_promotes_holds_and_releases(qa: QaFarm) -> None:
+    build = qa.build("bad")
+    why = ["--reason", "demo on Monday", "--by", "ann"]
+    hacktree(qa.repository, "hold", "fastqa", *why)
+    assert "held by ann" in hacktree(qa.repository, "branch", "status", "fastqa")
+    hacktree(qa.repository, "promote", "fastqa", "builds", *why, status=2)
+    hacktree(qa.repository, "release", "fastqa", *why)
+    hacktree(qa.repository, "release", "fastqa", *why, status=2)
+    done = as_json(qa.repository, "promote", "fastqa", "builds", *why)
+    assert done["promoted-from"] == build.hex()
+    head = qa.repository.load_commit(parse_object_id(done["head"]))
+    assert head.metadata["promotion-reason"] == "demo on Monday"
+    assert head.metadata["promoted-by"] == "ann"
+
+
+def test_a_signed_farm_without_its_key_moves_nothing(qa: QaFarm, tmp_path: Path) -> None:
+    signed = SignedFarm(qa.repository)
+    signed.sign(qa.build("good"), BUILDS)
+    hacktree(qa.repository, "qa", "run", "fastqa")
+    hacktree(qa.repository, "qa", "sign", "fastqa", status=2)
+    wrong = key_file(tmp_path / "ci-key", signed.keys[BUILDS])
+    hacktree(qa.repository, "qa", "sign", "fastqa", "--key", wrong, status=2)
+    assert as_json(qa.repository, "branch", "status", "fastqa")["head"] is None
+
+
+@pytest.mark.parametrize("action", ["run", "sign"])
+def test_an_unknown_suite_is_refused(qa: QaFarm, action: str) -> None:
+    hacktree(qa.repository, "qa", action, "slowqa", status=2)
+
+
+def test_help_has_examples_and_exit_statuses(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("qa", "promote", "hold", "release", "branch"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        text = capsys.readouterr().out
+        assert "Examples:" in text
+        assert "Exit statuses:" in text
+
+
+@pytest.fixture
+def runner_repository(tmp_path: Path) -> Repository:
+    return make_repository(tmp_path / "runner", Mode.BARE_USER)
+
+
+@pytest.fixture
+def served(qa: QaFarm) -> Iterator[str]:
+    with hacktree_serving(qa.repository.path, "--api") as server:
+        yield server.url
+
+
+def token_file(qa: QaFarm, path: Path) -> str:
+    secret = hacktree(
+        qa.repository, "token", "create", "--can", "verdict:fastqa", "--expires", "1h"
+    )
+    path.write_text(secret)
+    return str(path)
+
+
+def test_runners_on_other_machines_share_the_builds(
+    qa: QaFarm, served: str, tmp_path: Path
+) -> None:
+    """Two machines, each with a repository and a token of its own; each build is tested once."""
+    builds = {qa.build(f"bad {number}").hex() for number in range(4)}
+    runners = []
+    for name in ("lab-1", "lab-2"):
+        mine = make_repository(tmp_path / name, Mode.BARE_USER)
+        hacktree(mine, "remote", "add", "farm", served, "--unsigned")
+        token = token_file(qa, tmp_path / f"{name}.token")
+        arguments = ["--server", served, "--token-file", token, "--machine", name, "--json"]
+        runners.append((mine, arguments))
+    tested: list[str] = []
+    for _ in range(2):
+        processes = [
+            subprocess.Popen(
+                [hacktree_program(), "--repo", str(mine.path), "qa", "run", "fastqa", *arguments],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for mine, arguments in runners
+        ]
+        for output, errors in [process.communicate() for process in processes]:
+            document = json.loads(output or errors)
+            assert document.get("outcome") == "fail", errors
+            tested.append(document["build"])
+    assert len(tested) == len(builds)
+    assert set(tested) == builds
+
+
+def test_a_runner_without_a_valid_token_is_refused(
+    qa: QaFarm, served: str, runner_repository: Repository, tmp_path: Path
+) -> None:
+    qa.build("good")
+    bad = tmp_path / "token"
+    bad.write_text("ht_00000000_nonsense\n")
+    arguments = ["qa", "run", "fastqa", "--server", served]
+    hacktree(runner_repository, *arguments, "--token-file", str(bad), status=4)
+    hacktree(runner_repository, *arguments, status=2)
+
+
+def test_a_runner_that_can_not_pull_gives_the_build_up(
+    qa: QaFarm, served: str, runner_repository: Repository, tmp_path: Path
+) -> None:
+    qa.build("good")
+    token = token_file(qa, tmp_path / "token")
+    arguments = ["qa", "run", "fastqa", "--server", served, "--token-file", token]
+    hacktree(runner_repository, *arguments, status=2)
+    assert isinstance(qa.desk().claim(FASTQA, "lab-9"), Assignment)
