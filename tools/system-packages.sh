@@ -33,6 +33,7 @@ look_for() {
     tests)
         need nginx nginx command -v nginx
         need strace strace command -v strace
+        need bubblewrap bubblewrap command -v bwrap
         need openssl openssl command -v openssl
         need dpkg dpkg command -v dpkg-query
         need rpm rpm-build command -v rpmbuild

@@ -91,6 +91,20 @@ def test_a_failed_build_stays_and_status_says_why(qa: QaFarm) -> None:
     assert "nothing to test" in hacktree(qa.repository, "qa", "run", "fastqa")
 
 
+def test_a_container_hides_the_farm(qa: QaFarm) -> None:
+    farm = qa.repository.path
+    (farm / "server.toml").write_text(
+        f'[suites.fastqa]\nsource = "builds"\ncommand = ["/bin/ls", "{farm}/objects"]\n'
+        'limit = "1m"\n'
+    )
+    qa.build()
+    hidden = as_json(qa.repository, "qa", "run", "fastqa", "--sandbox", "container")
+    assert hidden["outcome"] == "fail"
+    qa.build("another")
+    seen = as_json(qa.repository, "qa", "run", "fastqa", "--sandbox", "none")
+    assert seen["outcome"] == "pass"
+
+
 def test_the_log_is_where_status_says(qa: QaFarm) -> None:
     qa.build("bad")
     (qa.repository.path / "server.toml").write_text(

@@ -1,6 +1,5 @@
 """A farm with suites in a test's hands."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.database import Database, open_database
 from hacktree.server.promotion.desk import Assignment, Idle, LocalDesk, Report
 from hacktree.server.promotion.running import Runner, judge_next
+from hacktree.server.promotion.sandbox import UNCONFINED, Confinement
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Finding, Outcome, Verdict
@@ -75,10 +75,12 @@ class QaFarm:
         assert isinstance(claimed, Assignment), claimed
         return desk.report(claimed.lease, report)
 
-    def run(self, suite: BranchName = FASTQA) -> Verdict | Idle:
+    def run(
+        self, suite: BranchName = FASTQA, confinement: Confinement = UNCONFINED
+    ) -> Verdict | Idle:
         """One turn of a runner at the farm itself."""
         runner = Runner(
-            self.desk(), self.repository, lambda suite, build: None, "lab-1", time.monotonic
+            self.desk(), self.repository, lambda suite, build: None, "lab-1", confinement
         )
         return judge_next(runner, suite, lambda claimed: None)
 

@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         Examples:
           hacktree --repo /srv/hacktree qa run fastqa
           hacktree --repo /var/lib/qa qa run fastqa --watch --server https://farm.example \\
-              --token-file /etc/hacktree/verdict-token
+              --token-file /etc/hacktree/verdict-token --sandbox container
           hacktree --repo /srv/hacktree qa sign fastqa --key /etc/hacktree/fastqa-key --watch
 
         Exit statuses: 0 done, whatever the verdict, or nothing to do; 2 wrong usage, suite, command
@@ -73,8 +73,8 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--machine", metavar="NAME", help="in verdicts (default: the host's name)")
     parser.add_argument(
-        "--sandbox", choices=["none"], default="none",
-        help="how the command is confined: none (it acts as this user)",
+        "--sandbox", choices=["none", "container"], default="none",
+        help="none: it acts as this user; container: no network, host read-only (needs bwrap)",
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from hacktree.server.database import open_database
 from hacktree.server.promotion.desk import Assignment, Desk, Idle, LocalDesk
 from hacktree.server.promotion.remote_desk import RemoteDesk
 from hacktree.server.promotion.running import Runner, judge_next
+from hacktree.server.promotion.sandbox import Confinement, Sandbox
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.status import verdict_as_json
 from hacktree.server.promotion.suites import Suite, find_suite
@@ -38,11 +39,15 @@ def run(args: argparse.Namespace) -> int:
     # So that a stopped service kills its command, removes its root and gives the build up.
     signal.signal(signal.SIGTERM, _interrupt)
     repository = repository_from(args)
+    token = (Path(args.token_file),) if args.token_file else ()
+    confinement = Confinement(Sandbox(args.sandbox), (repository.path, *token))
+    confinement.require()
     runner = Runner(
         _desk(args, repository),
         repository,
         (lambda suite, build: _pull(args, suite, build)) if args.server else _here,
         args.machine or socket.gethostname(),
+        confinement,
     )
     last = ""
     while True:

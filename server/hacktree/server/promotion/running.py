@@ -20,6 +20,7 @@ from hacktree.server.promotion.command import (
     suite_environment,
 )
 from hacktree.server.promotion.desk import Assignment, Desk, Idle, Report
+from hacktree.server.promotion.sandbox import UNCONFINED, Confinement
 from hacktree.server.promotion.scratch import scratch_root
 from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Verdict
@@ -35,13 +36,15 @@ class Runner:
     """A machine that tests. `repository`: where builds are checked out from.
 
     `fetch` brings a build of a suite's source there; `machine` is named in leases and verdicts;
-    `monotonic` counts seconds; `grace`: seconds between SIGTERM and SIGKILL.
+    `confinement`: of the command; `monotonic` counts seconds; `grace`: seconds between SIGTERM and
+    SIGKILL.
     """
 
     desk: Desk
     repository: Repository
     fetch: Callable[[Suite, ObjectId], None]
     machine: str
+    confinement: Confinement = UNCONFINED
     monotonic: Callable[[], float] = time.monotonic
     grace: float = GRACE_SECONDS
 
@@ -80,7 +83,8 @@ def _test(runner: Runner, claimed: Assignment) -> Verdict:
             lambda: stack.enter_context(scratch_root(runner.repository, build))
         )
         environment = suite_environment(root, build.hex(), suite.source, scratch)
-        job = Job(suite.command, environment, scratch, suite.limit, runner.grace)
+        command = runner.confinement.confine(suite.command, root.parent, scratch)
+        job = Job(command, environment, scratch, suite.limit, runner.grace)
         heartbeat = Heartbeat(keeper.renew, keeper.seconds)
         run = run_command(job, heartbeat, runner.monotonic)
         # Before the scratch root is removed: if that fails, the verdict is not lost.
