@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.objects.ids import parse_object_id
-from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.objects.names import MAX_BRANCH_LENGTH, parse_branch_name
 from hacktree.server.promotion.desk import Assignment, Idle, Report
 from hacktree.server.promotion.logs import MAX_LOG
 from hacktree.server.promotion.suites import Suite, SuiteInvalidError
@@ -27,14 +27,21 @@ MAX_SMALL: Final = 16 << 10
 
 T = TypeVar("T")
 
-Line = Annotated[str, Meta(max_length=MAX_MACHINE)]
+Machine = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE, pattern="^[ -~]+$")]
+SuiteName = Annotated[
+    str,
+    Meta(
+        max_length=MAX_BRANCH_LENGTH,
+        pattern="^[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*$",
+    ),
+]
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A runner on `holder` asks for a build."""
 
-    suite: Line
-    holder: Line
+    suite: SuiteName
+    holder: Machine
 
 
 class VerdictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +50,7 @@ class VerdictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outcome: Outcome
     reason: Annotated[str, Meta(max_length=MAX_REASON)]
     duration: Annotated[float, Meta(ge=0)]
-    machine: Line
+    machine: Machine
     log: Annotated[bytes, Meta(max_length=MAX_LOG)] = b""
 
     def report(self) -> Report:
