@@ -28,6 +28,7 @@ from hacktree.server.requests import TOKEN, Api, read_body
 
 T = TypeVar("T")
 
+_BRANCH: Final = "[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*"
 _LEASE: Final = "/qa/leases/{lease:[0-9a-f]{32}}"
 
 
@@ -44,7 +45,7 @@ def add_promotion_routes(app: web.Application, api: Api, database: Database) -> 
     router.add_route("POST", f"{_LEASE}/renew", routes.renew, expect_handler=expect)
     router.add_route("POST", f"{_LEASE}/verdict", routes.verdict, expect_handler=expect)
     router.add_route("DELETE", _LEASE, routes.give_up, expect_handler=expect)
-    router.add_route("GET", "/qa/status/{branch:.+}", routes.status, expect_handler=expect)
+    router.add_route("GET", f"/qa/status/{{branch:{_BRANCH}}}", routes.status, expect_handler=expect)
 
 
 _EMPTY: Final = json_of(dict[str, Any])
