@@ -1,4 +1,4 @@
-"""The main job on this machine's own userland: commit, serve, pull, swap, roll back.
+"""The main job on this machine's own userland: push, test, promote, pull, swap, roll back.
 
 Runs the real commands in a temporary directory, as whoever runs it. `demo.py DIR` uses DIR as the
 tree instead.
@@ -34,14 +34,15 @@ class Demo:
     def heading(self, text: str) -> None:
         print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
 
-    def run(self, label: str, *words: str) -> str:
+    def run(self, label: str, *words: str, secret: bool = False) -> str:
         shown = " ".join(words).replace(str(self.work), "$DEMO")
         print(f"$ {shown}", flush=True)
         started = time.monotonic()
         program = str(BIN / words[0])
         done = subprocess.run([program, *words[1:]], capture_output=True, text=True, check=False)
         seconds = time.monotonic() - started
-        for line in (done.stdout + done.stderr).replace(str(self.work), "$DEMO").splitlines():
+        said = done.stderr if secret else done.stdout + done.stderr
+        for line in said.replace(str(self.work), "$DEMO").splitlines():
             print(f"    {line}")
         if done.returncode != 0:
             sys.exit(f"demo: {words[0]} exited with {done.returncode}")
@@ -74,7 +75,13 @@ def copy_userland(destination: Path) -> None:
 
 
 def make_second_build(tree: Path) -> None:
-    """A new build: two programs fewer, one library renamed, new configuration, a chmod."""
+    """A new build: programs rebuilt, two fewer, one renamed, new configuration, a chmod."""
+    files = [p for p in tree.rglob("*") if p.is_file() and not p.is_symlink()]
+    for rebuilt in sorted(files, key=lambda path: path.stat().st_size)[-8:]:
+        rebuilt.chmod(0o755)
+        with rebuilt.open("r+b") as stream:
+            stream.seek(rebuilt.stat().st_size // 2)
+            stream.write(b"another build")
     programs = [p for p in sorted((tree / "usr/bin").iterdir()) if not p.is_symlink()]
     for program in programs[:2]:
         program.unlink()
@@ -132,10 +139,11 @@ def nginx(program: str, repository: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def hacktree_serve(repository: Path) -> Iterator[str]:
+def hacktree_serve(repository: Path, *options: str) -> Iterator[str]:
     """The built-in server."""
+    serve = ("serve", "--listen", "127.0.0.1:0", *options)
     server = subprocess.Popen(
-        [str(BIN / "hacktree"), "--repo", str(repository), "serve", "--listen", "127.0.0.1:0"],
+        [str(BIN / "hacktree"), "--repo", str(repository), *serve],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -161,37 +169,81 @@ def main() -> int:
     return 0
 
 
+SUITE = """\
+[suites.fastqa]
+source = "builds"
+command = ["/bin/sh", "-c", "test -e $HACKTREE_ROOT/usr/bin && test ! -e $HACKTREE_ROOT/etc/broken"]
+limit = "2m"
+"""
+
+
+def found(demo: Demo, farm: Path, keys: Path) -> str:
+    """A signed farm with two branches, a suite between them, and a token for CI; the token."""
+    repo = ("hacktree", "--repo", str(farm))
+    demo.run("create the repository", *repo, "init")
+    founders = ("--root-key", str(keys / "root"), "--targets-key", str(keys / "targets"))
+    demo.run("sign it", *repo, "trust", "init", *founders, "--no-passphrase")
+    for branch in ("builds", "fastqa"):
+        key = str(keys / branch)
+        demo.run("a key", "hacktree", "trust", "new-key", key, "--no-passphrase")
+        with_targets = ("--sign-with", str(keys / "targets"))
+        demo.run("delegate", *repo, "trust", "delegate", branch, "--key", key, *with_targets)
+    (farm / "server.toml").write_text(SUITE)
+    create = ("token", "create", "--can", "push:builds", "--expires", "1d")
+    return demo.run("a token for CI", *repo, *create, secret=True).strip()
+
+
+def build_and_judge(demo: Demo, farm: Path, tree: Path, keys: Path, version: str) -> None:
+    """CI pushes a build, a runner judges it, and the signer promotes it if it passed."""
+    with hacktree_serve(farm, "--api") as url:
+        key = ("--sign-with", str(keys / "builds"))
+        push = ("push", "builds", str(tree), "--version", version, "--server", url, *key)
+        demo.run(f"push build {version}", "hacktree", *push)
+    repo = ("hacktree", "--repo", str(farm))
+    demo.run(f"test build {version}", *repo, "qa", "run", "fastqa")
+    demo.run("promote what passed", *repo, "qa", "sign", "fastqa", "--key", str(keys / "fastqa"))
+
+
 def story(demo: Demo, given: Path | None) -> None:
-    """Two builds, published, pulled, swapped and rolled back."""
+    """Three builds, pushed and judged; two promoted, pulled, swapped; one rolled back."""
     work = demo.work
-    tree, farm, machine = work / "build", work / "farm", work / "machine"
+    tree, farm, machine, keys = work / "build", work / "farm", work / "machine", work / "keys"
     machine.mkdir()
-    demo.heading("1. The farm: a build of a real tree")
+    keys.mkdir()
+    demo.heading("1. A build farm: signed branches, a suite, a token for CI")
+    os.environ["HACKTREE_TOKEN"] = found(demo, farm, keys)
+    os.environ["XDG_CACHE_HOME"] = str(work / "cache")
+    demo.heading("2. CI pushes a build, QA passes it, the signer promotes it")
     if given is None:
         copy_userland(tree)
     else:
         shutil.copytree(given, tree, symlinks=True)
-    demo.run("create the repository", "hacktree", "--repo", str(farm), "init")
-    commit = ("hacktree", "--repo", str(farm), "commit", "builds", str(tree))
-    demo.run("commit build 1", *commit, "--version", "1", "-s", "the userland of this machine")
+    build_and_judge(demo, farm, tree, keys, "1")
+    repo = ("hacktree", "--repo", str(farm))
+    shown = json.loads(demo.run("who signs what", *repo, "trust", "status", "--json", secret=True))
     with serving(farm) as (server, url):
-        demo.heading(f"2. A tester's machine: the first pull, over HTTP from {server}")
+        demo.heading(f"3. A tester's machine: the first pull, over HTTP from {server}")
         root = ("--sysroot", str(machine))
-        demo.run("add the remote", "hacktree", *root, "remote", "add", "origin", url, "--unsigned")
-        demo.run("first pull and deploy", "hacktree-pull", *root, "builds")
-        demo.heading("3. The farm: the next build")
+        anchor = ("--root-fingerprint", shown["root-fingerprint"])
+        demo.run("add the remote", "hacktree", *root, "remote", "add", "origin", url, *anchor)
+        demo.run("first pull and deploy", "hacktree-pull", *root, "fastqa")
+        demo.heading("4. The farm: the next build, and a pack of deltas")
         make_second_build(tree)
-        demo.run("commit build 2", *commit, "--version", "2", "-s", "a new build")
-        demo.heading("4. The tester: upgrade")
-        demo.run("make a pack", "hacktree", "--repo", str(farm), "delta", "generate")
-        demo.run("upgrade", "hacktree-pull", *root, "builds")
-        demo.run("what changed", "hacktree", *root, "diff", "builds~1", "builds", "--stat")
+        build_and_judge(demo, farm, tree, keys, "2")
+        demo.run("make packs", *repo, "jobs", "run")
+        demo.heading("5. The tester: upgrade")
+        demo.run("upgrade", "hacktree-pull", *root, "fastqa")
+        demo.run("what changed", "hacktree", *root, "diff", "fastqa~1", "fastqa", "--stat")
         after = (machine / "gnomeos").readlink()
-        demo.heading("5. It is worse? Roll back")
+        demo.heading("6. A broken build gets no further than QA")
+        (tree / "etc/broken").write_text("oops")
+        build_and_judge(demo, farm, tree, keys, "3")
+        demo.run("why it does not move", *repo, "branch", "status", "fastqa")
+        demo.run("nothing to do", "hacktree-pull", *root, "fastqa", "--pull-only")
+        demo.heading("7. The tester does not like build 2 either: roll back")
         demo.run("roll back", "hacktree", *root, "rollback")
         before = (machine / "gnomeos").readlink()
         demo.run("status", "hacktree", *root, "status")
-        demo.run("nothing to do", "hacktree-pull", *root, "builds", "--pull-only")
         demo.run("verify everything", "hacktree", *root, "fsck")
     if before == after:
         sys.exit("demo: the rollback did not move the link")
