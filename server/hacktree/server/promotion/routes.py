@@ -45,7 +45,9 @@ def add_promotion_routes(app: web.Application, api: Api, database: Database) -> 
     router.add_route("POST", f"{_LEASE}/renew", routes.renew, expect_handler=expect)
     router.add_route("POST", f"{_LEASE}/verdict", routes.verdict, expect_handler=expect)
     router.add_route("DELETE", _LEASE, routes.give_up, expect_handler=expect)
-    router.add_route("GET", f"/qa/status/{{branch:{_BRANCH}}}", routes.status, expect_handler=expect)
+    router.add_route(
+        "GET", f"/qa/status/{{branch:{_BRANCH}}}", routes.status, expect_handler=expect
+    )
 
 
 _EMPTY: Final = json_of(dict[str, Any])
