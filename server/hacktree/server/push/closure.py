@@ -161,7 +161,7 @@ def _read_meta(session: Session, object_id: ObjectId, max_size: int) -> bytes:
     if key not in session.staged:
         return session.repository.read_meta(object_id, max_size)
     path = session.path(key)
-    with path.open("rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0) as stream:
         data = stream.read(max_size + 1)
     if len(data) > max_size or hash_bytes(data) != object_id:
         raise ObjectCorruptError(path, "its sha256 differs from its name")
