@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hacktree.client.push import connection
 from hacktree.client.push.batches import NotPushableError
 from hacktree.client.push.refused import (
     BranchMovedError,
@@ -90,6 +91,16 @@ async def test_what_was_pushed_is_pulled_and_sound(
     assert assert_whole(mirror, head) == assert_whole(source, head)
     for name in ("objects", "refs", "branches"):
         assert names_below(host.repository.path / name) == names_below(source.path / name)
+
+
+async def test_many_objects_are_asked_about_in_batches(
+    source: Repository, host: PushHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_IDS", 3)
+    head = make_commit(source, TREE)
+    totals, traffic = await push_to(host.url, source)
+    assert (totals.objects, traffic.requests) == (8, 1 + 3 + 1 + 1)
+    assert_whole(host.repository, head)
 
 
 async def test_pushing_again_sends_nothing(source: Repository, host: PushHost) -> None:
