@@ -38,6 +38,27 @@ class Batch:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class PushPlan:
+    """What a push sends at most: what its parent, which the server has, does not reach."""
+
+    objects: int
+    bytes: int
+    batches: int
+
+
+def plan_push(repository: Repository, commit_id: ObjectId, commit: Commit) -> PushPlan:
+    """The plan of one build's push, without asking the server what it lacks."""
+    keys = objects_to_push(repository, commit_id, commit)
+    objects, sent, batches = len(keys), 0, 0
+    while keys:
+        batch = next_batch(repository, keys)
+        keys = keys[len(batch.keys) :]
+        sent += batch.length
+        batches += 1
+    return PushPlan(objects, sent, batches)
+
+
 def require_archive(repository: Repository) -> None:
     """Refuse what doesn't hold content in the form in which it is published."""
     if repository.mode is not Mode.ARCHIVE:
@@ -86,7 +107,7 @@ def next_batch(repository: Repository, keys: Sequence[ObjectKey]) -> Batch:
 
 def _length_of(repository: Repository, key: ObjectKey) -> int:
     try:
-        return os.stat(repository.objects / published_name(key)).st_size
+        return os.stat(f"{repository.path}/objects/{published_name(key)}").st_size
     except FileNotFoundError:
         raise ObjectMissingError(f"the {key.kind.name.lower()} object", key.id) from None
 
@@ -95,7 +116,7 @@ def read_batch(repository: Repository, batch: Batch) -> Iterator[bytes]:
     """The body of the batch in pieces of about 1 MiB, `batch.length` bytes together."""
     buffered = bytearray()
     for key in batch.keys:
-        path = repository.objects / published_name(key)
+        path = f"{repository.path}/objects/{published_name(key)}"
         with open(path, "rb", buffering=0) as stream:
             remaining = os.fstat(stream.fileno()).st_size
             buffered += encode_header(key, remaining)
