@@ -11,7 +11,7 @@ import pytest
 
 from hacktree.common.objects.commit import Commit, encode_commit
 from hacktree.common.objects.ids import ObjectId, hash_bytes
-from hacktree.common.objects.tree import FileEntry, Tree, encode_tree
+from hacktree.common.objects.tree import DirectoryEntry, FileEntry, Tree, encode_tree
 from hacktree.common.objects.zstandard import compress
 from hacktree.common.push.framing import BATCH_END, ObjectKey, ObjectKind, encode_header
 from hacktree.common.push.messages import (
@@ -262,6 +262,35 @@ def test_a_size_that_the_content_does_not_have_is_refused(
     assert (answer.status, answer.refusal.code) == (422, "wrong-commit")
     assert "names 13 bytes" in answer.refusal.message
     assert "fastqa" not in list_refs(host.repository)
+
+
+@pytest.mark.parametrize("parent_has", ["it elsewhere", "it there"])
+def test_a_directory_is_as_large_as_every_tree_says(
+    parent_has: str, host: PushHost, source: Repository
+) -> None:
+    """One tree in two places; the second names another size."""
+    same: dict[str | bytes, Spec] = {"d/b": b"b", "e/b": b"b"}
+    before = make_commit(source, same if parent_has == "it there" else {})
+    encoded = source.read_meta(before, 1 << 20)
+    assert push_by_hand(host, encoded, stored_objects(source, before)).status == 200
+    after = make_commit(source, {**same, "new": b"new"})
+    commit = source.load_commit(after)
+    entries = list(source.load_tree(commit.root.id).entries)
+    place = [entry.name for entry in entries].index(b"e")
+    entry = entries[place]
+    assert isinstance(entry, DirectoryEntry)
+    entries[place] = msgspec.structs.replace(entry, size=entry.size + 1)
+    tree = encode_tree(Tree(1, tuple(entries)))
+    root = msgspec.structs.replace(commit.root, id=hash_bytes(tree), size=len(tree))
+    body = OPEN_REQUEST.encode(
+        OpenRequest(1, "fastqa", before, rewritten(source, after, root=root))
+    )
+    push_id = msgspec.msgpack.decode(ask(host, "/pushes", body).body)[2]
+    liar = (ObjectKey(ObjectKind.META, hash_bytes(tree)), tree)
+    assert put(host, push_id, batch_of(*stored_objects(source, after), liar)).status == 200
+    answer = finish_by_hand(host, push_id)
+    assert (answer.status, answer.refusal.code) == (422, "wrong-commit")
+    assert f"names {entry.size + 1} bytes" in answer.refusal.message
 
 
 def lying_tree(

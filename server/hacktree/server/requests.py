@@ -150,7 +150,7 @@ class Api:
 def peer_of(request: web.Request) -> str:
     """The address of whoever asks; what a proxy on this machine says it is, if one passes it on."""
     remote = request.remote or "unix"
-    if remote in ("unix", "::1") or remote.startswith("127."):
+    if remote in ("unix", "::1") or remote.removeprefix("::ffff:").startswith("127."):
         return request.headers.get("X-Forwarded-For", remote).rpartition(",")[2].strip()[:64]
     return remote
 

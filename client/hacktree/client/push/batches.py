@@ -86,7 +86,7 @@ def next_batch(repository: Repository, keys: Sequence[ObjectKey]) -> Batch:
 
 def _length_of(repository: Repository, key: ObjectKey) -> int:
     try:
-        return os.stat(repository.objects / published_name(key)).st_size
+        return os.stat(f"{repository.path}/objects/{published_name(key)}").st_size
     except FileNotFoundError:
         raise ObjectMissingError(f"the {key.kind.name.lower()} object", key.id) from None
 
@@ -95,7 +95,7 @@ def read_batch(repository: Repository, batch: Batch) -> Iterator[bytes]:
     """The body of the batch in pieces of about 1 MiB, `batch.length` bytes together."""
     buffered = bytearray()
     for key in batch.keys:
-        path = repository.objects / published_name(key)
+        path = f"{repository.path}/objects/{published_name(key)}"
         with open(path, "rb", buffering=0) as stream:
             remaining = os.fstat(stream.fileno()).st_size
             buffered += encode_header(key, remaining)

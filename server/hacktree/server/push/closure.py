@@ -5,13 +5,13 @@ through this check too or was committed here. So what a directory shares with th
 the parent needs no look. Any other tree in `objects/` promises nothing and is walked.
 """
 
-from dataclasses import dataclass, field
+from contextlib import suppress
 from typing import Final
 
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
-from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.errors import FormatError, NameInvalidError
+from hacktree.common.objects.ids import ObjectId, hash_bytes, parse_object_id
 from hacktree.common.objects.tree import (
     MAX_TREE_SIZE,
     DirectoryEntry,
@@ -22,8 +22,10 @@ from hacktree.common.objects.tree import (
 from hacktree.common.objects.walk import check_totals
 from hacktree.common.push.framing import ObjectKey, ObjectKind
 from hacktree.common.repository.objectnames import archive_name
+from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import (
     ObjectCorruptError,
+    ObjectMissingError,
     Repository,
     content_chunks,
 )
@@ -37,16 +39,6 @@ class ObjectsMissingError(HacktreeError):
     """Objects that the commit reaches are neither staged nor published."""
 
 
-@dataclass(slots=True)
-class Closure:
-    """What a commit reaches beyond its parent; `staged` is what is to be published for it."""
-
-    missing: set[ObjectKey] = field(default_factory=set)
-    staged: set[ObjectKey] = field(default_factory=set)
-    published_contents: dict[ObjectId, int] = field(default_factory=dict)
-    """Size that the commit names, of contents in objects/ that the parent doesn't vouch for."""
-
-
 def load_pushed_commit(session: Session) -> Commit:
     """The commit that is being pushed, from wherever it is."""
     return decode_commit(_read_meta(session, session.record.commit, MAX_COMMIT_SIZE))
@@ -58,65 +50,115 @@ def check_closure(session: Session, commit: Commit) -> list[ObjectKey]:
     The caller holds the repository's shared lock, so that what was found stays. Raises
     `ObjectsMissingError` and `WrongCommitError`.
     """
-    parent = session.record.expected_head
+    repository = session.repository
+    if _is_vouched_for(repository, commit):
+        return []
     try:
-        base = None if parent is None else session.repository.load_commit(parent).root.id
-        closure = _survey(session, commit, base)
-        if closure.missing:
-            _refuse_missing(closure.missing)
-        _check_published_sizes(session.repository, closure.published_contents)
+        survey = _Survey(session)
+        survey.walk(commit)
+        if survey.missing:
+            _refuse_missing(survey.missing)
+        _check_published_sizes(repository, survey.published_contents)
         # Last, since it unfolds what must be known to be here.
         check_totals(lambda tree_id: _load_tree(session, tree_id), commit)
     except FormatError as error:
         raise WrongCommitError(f"the commit is not sound: {error.message}") from error
-    return sorted(closure.staged)
+    return sorted(survey.staged)
 
 
-def _survey(session: Session, commit: Commit, base: ObjectId | None) -> Closure:
-    """Walk the trees, each beside the one in the same place of the parent."""
-    closure = Closure()
-    root = commit.root
-    seen: set[ObjectId] = set()
-    stack: list[tuple[ObjectId, int, ObjectId | None]] = [(root.id, root.size, base)]
-    while stack:
-        tree_id, size, old_id = stack.pop()
-        if tree_id in seen or tree_id == old_id:
-            continue
-        seen.add(tree_id)
+def _is_vouched_for(repository: Repository, commit: Commit) -> bool:
+    """Whether a commit that is here has the same tree: a promotion, most often."""
+    candidates = set(list_refs(repository).values())
+    source = commit.metadata.get("promoted-from")
+    if isinstance(source, str):
+        with suppress(NameInvalidError):
+            candidates.add(parse_object_id(source))
+    for candidate in candidates:
+        with suppress(ObjectMissingError, ObjectCorruptError):
+            other = repository.load_commit(candidate)
+            if (other.root.id, other.root.size, other.totals) == (
+                commit.root.id,
+                commit.root.size,
+                commit.totals,
+            ):
+                return True
+    return False
+
+
+class _Survey:
+    """A walk of the commit's trees, each beside the one in the same place of the parent."""
+
+    def __init__(self, session: Session) -> None:
+        self.missing: set[ObjectKey] = set()
+        self.staged: set[ObjectKey] = set()
+        self.published_contents: dict[ObjectId, int] = {}
+        """Sizes that trees name, of contents in objects/ that the parent doesn't vouch for."""
+
+        self._session = session
+        self._sizes: dict[ObjectId, int] = {}
+        self._stack: list[tuple[ObjectId, ObjectId | None]] = []
+
+    def walk(self, commit: Commit) -> None:
+        """Find what there is and what is missing; raises `FormatError` for a wrong size."""
+        session, root = self._session, commit.root
+        parent = session.record.expected_head
+        base = None if parent is None else session.repository.load_commit(parent).root
+        self._meet_tree(root.id, root.size, None if base is None else (base.id, base.size))
+        while self._stack:
+            self._compare(*self._stack.pop())
+
+    def _meet_tree(self, tree_id: ObjectId, size: int, beside: tuple[ObjectId, int] | None) -> None:
+        """A reference to a tree: the first one is followed, unless the parent has it there too."""
+        known = self._sizes.get(tree_id)
+        if known is None and beside is not None and beside[0] == tree_id:
+            known = beside[1]
+        if known is None:
+            self._stack.append((tree_id, None if beside is None else beside[0]))
+        elif known != size:
+            raise _wrong_size(tree_id, known, size)
+        self._sizes[tree_id] = size
+
+    def _compare(self, tree_id: ObjectId, old_id: ObjectId | None) -> None:
+        session = self._session
         key = ObjectKey(ObjectKind.META, tree_id)
         if session.lacks(key):
-            closure.missing.add(key)
-            continue
+            self.missing.add(key)
+            return
         if key in session.staged:
-            closure.staged.add(key)
-        tree = _load_sized_tree(session, tree_id, size)
-        old = None if old_id is None else session.repository.load_tree(old_id)
-        known = {} if old is None else {entry.name: entry for entry in old.entries}
+            self.staged.add(key)
+        tree = _load_sized_tree(session, tree_id, self._sizes[tree_id])
+        old = () if old_id is None else session.repository.load_tree(old_id).entries
+        beside_of = {entry.name: entry for entry in old}
         for entry in tree.entries:
-            beside = known.get(entry.name)
+            beside = beside_of.get(entry.name)
             if isinstance(entry, DirectoryEntry):
-                old_directory = beside.id if isinstance(beside, DirectoryEntry) else None
-                stack.append((entry.id, entry.size, old_directory))
-            elif isinstance(entry, FileEntry):
-                same = isinstance(beside, FileEntry) and (
-                    (beside.id, beside.size) == (entry.id, entry.size)
+                self._meet_tree(
+                    entry.id,
+                    entry.size,
+                    (beside.id, beside.size) if isinstance(beside, DirectoryEntry) else None,
                 )
-                if not same:
-                    _survey_content(session, entry, closure)
-    return closure
+            elif isinstance(entry, FileEntry):
+                if isinstance(beside, FileEntry) and _content(beside) == _content(entry):
+                    continue
+                self._meet_content(entry)
+
+    def _meet_content(self, entry: FileEntry) -> None:
+        key = ObjectKey(ObjectKind.FILE, entry.id)
+        staged = self._session.staged.get(key)
+        if staged is not None:
+            self.staged.add(key)
+            known = staged.size
+        elif self._session.lacks(key):
+            self.missing.add(key)
+            return
+        else:
+            known = self.published_contents.setdefault(entry.id, entry.size)
+        if known != entry.size:
+            raise _wrong_size(entry.id, known, entry.size)
 
 
-def _survey_content(session: Session, entry: FileEntry, closure: Closure) -> None:
-    key = ObjectKey(ObjectKind.FILE, entry.id)
-    staged = session.staged.get(key)
-    if staged is not None:
-        closure.staged.add(key)
-        if staged.size != entry.size:
-            raise _wrong_size(entry.id, staged.size, entry.size)
-    elif session.lacks(key):
-        closure.missing.add(key)
-    elif closure.published_contents.setdefault(entry.id, entry.size) != entry.size:
-        raise _wrong_size(entry.id, closure.published_contents[entry.id], entry.size)
+def _content(entry: FileEntry) -> tuple[ObjectId, int]:
+    return entry.id, entry.size
 
 
 def _check_published_sizes(repository: Repository, sizes: dict[ObjectId, int]) -> None:
@@ -161,7 +203,7 @@ def _read_meta(session: Session, object_id: ObjectId, max_size: int) -> bytes:
     if key not in session.staged:
         return session.repository.read_meta(object_id, max_size)
     path = session.path(key)
-    with path.open("rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0) as stream:
         data = stream.read(max_size + 1)
     if len(data) > max_size or hash_bytes(data) != object_id:
         raise ObjectCorruptError(path, "its sha256 differs from its name")

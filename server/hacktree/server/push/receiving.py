@@ -133,7 +133,7 @@ class _Incoming:
         self._begin = begin
         is_meta = begin.key.kind is ObjectKind.META
         self._verifier: _Verifier = _MetaVerifier() if is_meta else _ContentVerifier(allowance)
-        self._path = session.directory / f".{secrets.token_hex(8)}"
+        self._path = f"{session.directory}/.{secrets.token_hex(8)}"
         self._named = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(self._path, flags, 0o600)
@@ -154,7 +154,7 @@ class _Incoming:
     def close(self) -> None:
         os.close(self._descriptor)
         if not self._named:
-            self._path.unlink()
+            os.unlink(self._path)
 
 
 class BatchReceiver:

@@ -86,9 +86,9 @@ class Session:
         """Bytes that the staged objects take."""
         return sum(staged.stored for staged in self.staged.values())
 
-    def path(self, key: ObjectKey) -> Path:
+    def path(self, key: ObjectKey) -> str:
         """Where the object is staged."""
-        return self.directory / published_name(key).replace("/", "", 1)
+        return f"{self.directory}/{_flat_name(key)}"
 
     def lacks(self, key: ObjectKey) -> bool:
         """Whether the object is neither staged nor published."""
@@ -172,6 +172,11 @@ def _read_record(directory: Path) -> SessionRecord | None:
         raise CorruptError(f"{path}: {error.message}", hint="Delete its directory.") from error
 
 
+def _flat_name(key: ObjectKey) -> str:
+    """The name that `publish_names` expects in a staging directory."""
+    return published_name(key).replace("/", "", 1)
+
+
 def _load(repository: Repository, directory: Path, record: SessionRecord) -> Session:
     journal = read_journal(directory / _JOURNAL)
     session = Session(repository, directory, record, {}, len(journal))
@@ -181,7 +186,7 @@ def _load(repository: Repository, directory: Path, record: SessionRecord) -> Ses
         if name.startswith("."):  # What it was receiving when it was killed.
             os.unlink(directory / name)
     session.staged.update(
-        (staged.key, staged) for staged in journal if session.path(staged.key).name in present
+        (staged.key, staged) for staged in journal if _flat_name(staged.key) in present
     )
     return session
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from hacktree.common.objects.commit import Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
@@ -87,8 +88,9 @@ def _stage_commit(session: Session, opening: Opening) -> None:
     key = ObjectKey(ObjectKind.META, opening.commit_id)
     if key in session.staged:
         return
-    session.path(key).unlink(missing_ok=True)
-    write_file(str(session.path(key)), opening.encoded, 0o644)
+    # Not written in place: a killed server may have linked it into objects/.
+    Path(session.path(key)).unlink(missing_ok=True)
+    write_file(session.path(key), opening.encoded, 0o644)
     session.settle([StagedObject(key, len(opening.encoded), len(opening.encoded))])
 
 
