@@ -21,7 +21,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.promotion.desk import Assignment
 from support.pulling import FakeTime, assert_whole, make_repository, patience
 from support.qa import FASTQA, QaFarm, scratch_left
-from support.servers import hacktree_program, hacktree_serving
+from support.servers import api_serving, hacktree_program
 from support.trusting import BUILDS, SignedFarm, trusting_remote
 
 COMMAND = "grep -q good $HACKTREE_ROOT/etc/version && echo fine"
@@ -206,7 +206,7 @@ def runner_repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def served(qa: QaFarm) -> Iterator[str]:
-    with hacktree_serving(qa.repository.path, "--api") as server:
+    with api_serving(qa.repository.path) as server:
         yield server.url
 
 
