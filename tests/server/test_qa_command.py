@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.promotion.desk import Assignment
 from support.pulling import FakeTime, assert_whole, make_repository, patience
 from support.qa import FASTQA, QaFarm, scratch_left
-from support.servers import hacktree_program, hacktree_serving
+from support.servers import api_serving, hacktree_program
 from support.trusting import BUILDS, SignedFarm, trusting_remote
 
 COMMAND = "grep -q good $HACKTREE_ROOT/etc/version && echo fine"
@@ -143,6 +144,47 @@ def test_a_signed_farm_without_its_key_moves_nothing(qa: QaFarm, tmp_path: Path)
     assert as_json(qa.repository, "branch", "status", "fastqa")["head"] is None
 
 
+def test_watching_runner_and_signer_move_the_branch_by_themselves(qa: QaFarm) -> None:
+    """Both look again and again, name each reason to wait once, and end by SIGTERM."""
+    watching = ["--watch", "--interval", "0.1", "--json"]
+    with (
+        started(qa, "qa", "run", "fastqa", *watching) as runner,
+        started(qa, "qa", "sign", "fastqa", *watching) as signer,
+    ):
+        assert "idle" in next_document(runner)
+        assert next_document(signer)["cause"] == "empty"
+        for number in (1, 2):
+            build = qa.build(f"good {number}")
+            promoted = await_document(signer, "head")
+            assert (promoted["promoted-from"], promoted["sequence"]) == (build.hex(), number)
+            assert await_document(runner, "outcome")["build"] == build.hex()
+        runner.terminate()
+        signer.terminate()
+        assert runner.wait(60) == 130
+    assert scratch_left(qa.repository) == []
+
+
+@contextmanager
+def started(qa: QaFarm, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    command = [hacktree_program(), "--repo", str(qa.repository.path), *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def next_document(process: subprocess.Popen[str]) -> Any:
+    assert process.stdout is not None
+    return json.loads(process.stdout.readline())
+
+
+def await_document(process: subprocess.Popen[str], key: str) -> Any:
+    while key not in (document := next_document(process)):
+        pass
+    return document
+
+
 @pytest.mark.parametrize("action", ["run", "sign"])
 def test_an_unknown_suite_is_refused(qa: QaFarm, action: str) -> None:
     hacktree(qa.repository, "qa", action, "slowqa", status=2)
@@ -164,7 +206,7 @@ def runner_repository(tmp_path: Path) -> Repository:
 
 @pytest.fixture
 def served(qa: QaFarm) -> Iterator[str]:
-    with hacktree_serving(qa.repository.path, "--api") as server:
+    with api_serving(qa.repository.path) as server:
         yield server.url
 
 
@@ -224,5 +266,5 @@ def test_a_runner_that_can_not_pull_gives_the_build_up(
     qa.build("good")
     token = token_file(qa, tmp_path / "token")
     arguments = ["qa", "run", "fastqa", "--server", served, "--token-file", token]
-    hacktree(runner_repository, *arguments, status=2)
+    hacktree(runner_repository, *arguments, status=4)
     assert isinstance(qa.desk().claim(FASTQA, "lab-9"), Assignment)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -137,10 +137,23 @@ def nginx_serving(
 
 
 @contextlib.contextmanager
-def hacktree_serving(
-    directory: Path, *options: str, tls: ServerTls | None = None
-) -> Iterator[RunningServer]:
+def hacktree_serving(directory: Path, *, tls: ServerTls | None = None) -> Iterator[RunningServer]:
     """`hacktree serve` in a process of its own over the archive repository `directory`."""
+    with _serving(directory, (), tls) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def api_serving(directory: Path) -> Iterator[RunningServer]:
+    """`hacktree serve --api` likewise."""
+    with _serving(directory, ("--api",), None) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _serving(
+    directory: Path, options: Sequence[str], tls: ServerTls | None
+) -> Iterator[RunningServer]:
     with tempfile.TemporaryDirectory(prefix="hacktree-serve-") as name:
         log = Path(name) / "stderr"
         arguments = ["--repo", str(directory), "serve", "--listen", "127.0.0.1:0", "--access-log"]

@@ -129,7 +129,7 @@ def _build_before(
     return load_build(repository, branch, parent)
 
 
-def _sign(build: _Build, answer: OpenAnswer, signer: Signer | None) -> bytes | None:
+def _sign(build: Build, answer: OpenAnswer, signer: Signer | None) -> bytes | None:
     """The next signed metadata of the branch; None where the server's heads are not signed."""
     if answer.role < 0:
         return None

@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
                 "time": made.time,
             }
         )
-    say(args, f"{subject} is held; `hacktree release {args.subject}` ends it")
+    say(args, f"{subject} is held; `hacktree release {subject}` ends it")
     return 0

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -24,7 +25,7 @@ from hacktree.server.promotion.running import Runner, judge_next
 from hacktree.server.promotion.sandbox import Confinement, Sandbox
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.status import verdict_as_json
-from hacktree.server.promotion.suites import Suite, find_suite
+from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Verdict
 
 _MAX_TOKEN_FILE = 4096
@@ -42,16 +43,13 @@ def run(args: argparse.Namespace) -> int:
     token = (Path(args.token_file),) if args.token_file else ()
     confinement = Confinement(Sandbox(args.sandbox), (repository.path, *token))
     confinement.require()
-    runner = Runner(
-        _desk(args, repository),
-        repository,
-        (lambda suite, build: _pull(args, suite, build)) if args.server else _here,
-        args.machine or socket.gethostname(),
-        confinement,
-    )
+    open_desk = _desk(args, repository)
+    fetch = (lambda suite, build: _pull(args, suite, build)) if args.server else _here
+    machine = args.machine or socket.gethostname()
     last = ""
     while True:
         try:
+            runner = Runner(open_desk(), repository, fetch, machine, confinement)
             done = judge_next(runner, args.suite, lambda claimed: _tell_claim(args, claimed))
         except (PeerError, BusyError) as error:
             if not args.watch:
@@ -74,13 +72,13 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _desk(args: argparse.Namespace, repository: Repository) -> Desk:
+def _desk(args: argparse.Namespace, repository: Repository) -> Callable[[], Desk]:
+    """Asked for at every turn: `server.toml` is edited while this runs."""
     if args.server is None:
         if args.token_file or args.remote or args.tls_ca:
             raise UserError("--token-file, --remote and --tls-ca go with --server URL")
-        suites = read_suites(repository)
-        find_suite(suites, args.suite)
-        return LocalDesk(repository, open_database(repository), suites, time.time)
+        database = open_database(repository)
+        return lambda: LocalDesk(repository, database, read_suites(repository), time.time)
     if args.token_file is None:
         raise UserError("no token for the server", hint="--token-file FILE")
     try:
@@ -89,7 +87,8 @@ def _desk(args: argparse.Namespace, repository: Repository) -> Desk:
         tls = ssl.create_default_context(cafile=args.tls_ca) if args.tls_ca else None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{args.token_file}, {args.tls_ca or 'no --tls-ca'}: {error}") from error
-    return RemoteDesk(args.server, secret, tls)
+    remote = RemoteDesk(args.server, secret, tls)
+    return lambda: remote
 
 
 def _here(suite: Suite, build: ObjectId) -> None:
@@ -110,13 +109,11 @@ def _pull(args: argparse.Namespace, suite: Suite, build: ObjectId) -> None:
         stdout=sys.stderr,
         check=False,
     )  # fmt: skip
-    if done.returncode == 2:
-        raise UserError(
+    if done.returncode:
+        raise PullFailedError(
             f"build {build.hex()[:12]} can't be pulled: see above",
             hint="Does --repo have a remote, added with `hacktree remote add`?",
         )
-    if done.returncode:
-        raise PullFailedError(f"build {build.hex()[:12]} can't be pulled: see above")
 
 
 def _tell_claim(args: argparse.Namespace, claimed: Assignment) -> None:

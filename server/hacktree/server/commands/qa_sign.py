@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         if isinstance(done, Promoted):
             _tell(args, promoted_as_json(done), describe(args.suite, done))
-        elif isinstance(done, Stay) and (done.reason != last or not args.watch):
+        elif done.reason != last or not args.watch:
             stays = {"promoted": False, "cause": done.cause.value, "reason": done.reason}
             _tell(args, stays, f"{args.suite} stays: {done.reason}")
         last = done.reason if isinstance(done, Stay) else ""

@@ -208,7 +208,7 @@ def _telling(blockers: Sequence[Blocker]) -> Blocker:
 
 def _nothing_later(suite: Suite, standing: Standing) -> Stay:
     if not standing.builds:
-        return Stay(Cause.EMPTY, f"{suite.source} has no build")
+        return Stay(Cause.EMPTY, f"{suite.source} has no build, or none that is signed")
     newest = max(standing.builds, key=lambda build: build.sequence)
     return Stay(Cause.UP_TO_DATE, f"{suite.source} has nothing newer than {newest}")
 

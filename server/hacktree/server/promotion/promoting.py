@@ -34,7 +34,7 @@ from hacktree.common.trust.editing import (
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.database import Database
 from hacktree.server.jobs import Kind, enqueue
-from hacktree.server.promotion.decision import Decision, Promote, Standing, decide, hold_of
+from hacktree.server.promotion.decision import Decision, Promote, Standing, Stay, decide, hold_of
 from hacktree.server.promotion.desk import standing_of
 from hacktree.server.promotion.history import (
     History,
@@ -85,7 +85,7 @@ class Promoted:
     finished: bool = False
 
 
-def promote_next(farm: Farm, suite: Suite, now: int) -> Promoted | Decision:
+def promote_next(farm: Farm, suite: Suite, now: int) -> Promoted | Stay:
     """Promote what may be promoted at `now`, or finish what was begun; else why nothing moves.
 
     Raises `KeyNeededError`, `UnfinishedError`, `RefConflictError`, and as trust does.
