@@ -10,6 +10,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.database import Database
 from hacktree.server.promotion.routes import add_promotion_routes
+from hacktree.server.promotion.steering_routes import add_steering_routes
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
 from hacktree.server.requests import FLIGHT, Api, Flight
@@ -26,7 +27,7 @@ def make_api(
 ) -> web.Application:
     """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970.
 
-    With a `database` it takes verdicts as well.
+    With a `database` it takes verdicts and promotions as well.
     """
     api = Api(repository, authenticator, clock)
     flight = Flight()
@@ -35,6 +36,7 @@ def make_api(
     add_push_routes(app, api)
     if database is not None:
         add_promotion_routes(app, api, database)
+        add_steering_routes(app, api, database)
 
     async def close(_: web.Application) -> None:
         api.threads.close()

@@ -54,6 +54,21 @@ class VerdictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise FormatError(error.message) from error
 
 
+class HoldRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hold, or release, a branch or a build."""
+
+    subject: Line
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Promote a build by hand."""
+
+    branch: Line
+    commit: Line
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
+
+
 class SuiteAnswer(msgspec.Struct, frozen=True):
     """What to run on the build."""
 
