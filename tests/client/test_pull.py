@@ -1,7 +1,8 @@
 """Pull: only what is missing travels, nothing unverified is kept, whatever the source."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import Repository, open_repository
 from support.faulty_server import faulty_server, replaced
 from support.pulling import assert_whole, make_repository, pull_from
-from support.servers import hacktree_serving, nginx_serving
+from support.servers import RunningServer, hacktree_serving, nginx_serving
 from support.trees import Directory, File, Spec, Symlink, make_commit
 
 LARGE = os.urandom(64) * (LARGE_FILE // 64 + 1000)
@@ -45,7 +46,10 @@ def origin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Rep
     """A publishing repository and its URL: the contract below holds for every source."""
     modes = {"bare directory": Mode.BARE, "bare-user directory": Mode.BARE_USER}
     repository = make_repository(tmp_path / "origin", modes.get(request.param, Mode.ARCHIVE))
-    servers = {"nginx": nginx_serving, "serve": hacktree_serving}
+    servers: dict[str, Callable[[Path], AbstractContextManager[RunningServer]]] = {
+        "nginx": nginx_serving,
+        "serve": hacktree_serving,
+    }
     if request.param in servers:
         with servers[request.param](repository.path) as server:
             yield repository, server.url

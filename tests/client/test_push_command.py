@@ -66,6 +66,19 @@ def test_a_commit_is_pushed_by_any_revision(source: Repository, host: PushHost) 
     assert said == f"builds has {head.hex()} already\n"
 
 
+def test_a_dry_run_says_what_is_sent_at_most(source: Repository, host: PushHost) -> None:
+    """And asks nobody."""
+    options = ["--repo", source.path, "push", "builds", "builds", "--dry-run"]
+    said = run(*options, "--server", host.url).stdout
+    assert "at most 2 objects" in said
+    plan = figures(run("--json", *options, "--server", host.url))
+    assert (plan["objects"], plan["batches"]) == (2, 1)
+    assert host.requests() == []
+    run(
+        "--repo", source.path, "push", "builds", source.path, "-n", "--server", "http://x", status=2
+    )
+
+
 def test_a_directory_is_pushed_build_by_build(tmp_path: Path, host: PushHost, cache: Path) -> None:
     """Without a repository: the commit follows the server's head, from the cache or pulled."""
     tree = tmp_path / "tree"

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.push.batches import NotPushableError
+from hacktree.client.push import connection
+from hacktree.client.push.batches import Batch, NotPushableError
 from hacktree.client.push.refused import (
     BranchMovedError,
     CommitRefusedError,
     PushRefusedError,
     TokenRefusedError,
 )
+from hacktree.client.remote import Remote
 from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.committing import CommitRequest, commit_existing
@@ -22,7 +24,7 @@ from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.objectnames import archive_name
 from hacktree.common.repository.refs import delete_ref, list_refs, read_ref
 from hacktree.common.repository.repository import Repository
-from support.pulling import assert_whole, make_repository, pull_from
+from support.pulling import FakeTime, assert_whole, make_repository, patience, pull_from
 from support.push_server import FASTQA_SECRET
 from support.pushing import (
     PushHost,
@@ -90,6 +92,16 @@ async def test_what_was_pushed_is_pulled_and_sound(
     assert assert_whole(mirror, head) == assert_whole(source, head)
     for name in ("objects", "refs", "branches"):
         assert names_below(host.repository.path / name) == names_below(source.path / name)
+
+
+async def test_many_objects_are_asked_about_in_batches(
+    source: Repository, host: PushHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_IDS", 3)
+    head = make_commit(source, TREE)
+    totals, traffic = await push_to(host.url, source)
+    assert (totals.objects, traffic.requests) == (8, 1 + 3 + 1 + 1)
+    assert_whole(host.repository, head)
 
 
 async def test_pushing_again_sends_nothing(source: Repository, host: PushHost) -> None:
@@ -171,6 +183,18 @@ async def test_a_token_that_does_not_allow_it_is_refused(
         await push_to(host.url, source, "builds", secret=secret)
     assert host.acknowledged() == []
     assert list_refs(host.repository) == {}
+
+
+async def test_a_token_that_is_revoked_in_between_ends_the_push_before_the_next_body(
+    host: PushHost,
+) -> None:
+    """The client waits to be asked for it."""
+    body = iter([b"never read"])
+    remote = Remote("server", host.url, "unsigned")
+    async with connection.connect_for_push(remote, "revoked", patience(FakeTime())) as server:
+        with pytest.raises(TokenRefusedError):
+            await server.send_batch("0" * 32, Batch((), 10), body)
+    assert list(body) == [b"never read"]
 
 
 async def test_another_branch_beside_or_below_is_refused(

@@ -104,6 +104,9 @@ class PushHost:
         """SIGTERM, unless it has ended."""
         if self._process is not None:
             process, self._process = self._process, None
+            # Below strace, too, which would leave it running.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             stop_server(process)
 
     def requests(self) -> list[LoggedRequest]:

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from hacktree.client.push.batches import require_archive
+from hacktree.client.push.batches import plan_push, require_archive
 from hacktree.client.push.connection import connect_for_push
-from hacktree.client.push.pushing import PushTotals, Report, push
+from hacktree.client.push.pushing import PushTotals, Report, load_build, push
 from hacktree.client.push.treecommit import cached_archive, follow_server
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
@@ -57,6 +57,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token-file", metavar="FILE", help="holds the token; default: $HACKTREE_TOKEN"
     )
+    parser.add_argument(
+        "--dry-run", "-n", action="store_true", help="only say what a commit's push sends at most"
+    )
     parser.add_argument("--subject", "-s", default="", help="of a directory's commit")
     parser.add_argument("--version", default="", help="of a directory's commit")
     parser.add_argument("--metadata", "-m", metavar="KEY=VALUE", action="append", default=[])
@@ -89,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     remote = Remote("server", args.server, "unsigned", args.tls_ca, args.tls_cert, args.tls_key)
     if remote.local_path is not None:
         raise UserError("--server takes an http:// or https:// URL")
+    if args.dry_run:
+        return _print_plan(args, branch)
     secret = _read_secret(args.token_file)
     if args.server.startswith("http:") and not args.server.startswith(_LOOPBACK):
         warn("without https the token can be read on its way")
@@ -97,6 +102,30 @@ def run(args: argparse.Namespace) -> int:
     report = _report(args)
     totals, traffic = asyncio.run(_push(repository, branch, commit_id, remote, secret, report))
     _summarise(args, commit_id, totals, traffic, time.monotonic() - started)
+    return 0
+
+
+def _print_plan(args: argparse.Namespace, branch: BranchName) -> int:
+    if os.path.isdir(args.what):
+        raise UserError("--dry-run is for a commit", hint="Commit the directory, then push that.")
+    repository = repository_from(args)
+    require_archive(repository)
+    build = load_build(repository, branch, resolve(repository, args.what))
+    plan = plan_push(repository, build.id, build.commit)
+    if args.json:
+        emit_json(
+            {
+                "commit": build.id.hex(),
+                "objects": plan.objects,
+                "bytes": plan.bytes,
+                "batches": plan.batches,
+            }
+        )
+        return 0
+    print(
+        f"{build.id.hex()}: at most {plan.objects} objects, {format_size(plan.bytes)} in "
+        f"{plan.batches} batches, if the server has its parent"
+    )
     return 0
 
 

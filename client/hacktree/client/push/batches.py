@@ -38,6 +38,27 @@ class Batch:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class PushPlan:
+    """What a push sends at most: what its parent, which the server has, does not reach."""
+
+    objects: int
+    bytes: int
+    batches: int
+
+
+def plan_push(repository: Repository, commit_id: ObjectId, commit: Commit) -> PushPlan:
+    """The plan of one build's push, without asking the server what it lacks."""
+    keys = objects_to_push(repository, commit_id, commit)
+    objects, sent, batches = len(keys), 0, 0
+    while keys:
+        batch = next_batch(repository, keys)
+        keys = keys[len(batch.keys) :]
+        sent += batch.length
+        batches += 1
+    return PushPlan(objects, sent, batches)
+
+
 def require_archive(repository: Repository) -> None:
     """Refuse what doesn't hold content in the form in which it is published."""
     if repository.mode is not Mode.ARCHIVE:

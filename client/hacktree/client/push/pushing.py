@@ -44,7 +44,7 @@ class PushTotals:
 
 
 @dataclass(frozen=True, slots=True)
-class _Build:
+class Build:
     """A commit of the repository that is pushed from."""
 
     id: ObjectId
@@ -53,9 +53,11 @@ class _Build:
 
     @property
     def parent(self) -> ObjectId | None:
+        """The branch's build before."""
         return self.commit.parents[0] if self.commit.parents else None
 
     def opening(self) -> OpenRequest:
+        """What opens its push."""
         return OpenRequest(1, self.commit.branch, self.parent or b"", self.encoded)
 
 
@@ -74,7 +76,7 @@ async def push(
     require_archive(repository)
     totals = PushTotals()
     with repository.lock(LockKind.SHARED):
-        chain = [_load(repository, branch, commit_id)]
+        chain = [load_build(repository, branch, commit_id)]
         conflict: BranchMovedError | None = None
         while chain:
             try:
@@ -93,7 +95,8 @@ async def push(
     return totals
 
 
-def _load(repository: Repository, branch: BranchName, commit_id: ObjectId) -> _Build:
+def load_build(repository: Repository, branch: BranchName, commit_id: ObjectId) -> Build:
+    """The commit, which must be one of `branch`; raises `NotPushableError`."""
     encoded = repository.read_meta(commit_id, MAX_COMMIT_SIZE)
     commit = decode_commit(encoded)
     if commit.branch != branch:
@@ -102,22 +105,22 @@ def _load(repository: Repository, branch: BranchName, commit_id: ObjectId) -> _B
             hint=f"Push it to {commit.branch}, or make it one: "
             f"hacktree commit {branch} --from {commit_id.hex()[:12]}",
         )
-    return _Build(commit_id, encoded, commit)
+    return Build(commit_id, encoded, commit)
 
 
 def _build_before(
-    repository: Repository, branch: BranchName, chain: list[_Build], error: BranchMovedError
-) -> _Build:
+    repository: Repository, branch: BranchName, chain: list[Build], error: BranchMovedError
+) -> Build:
     """The parent of the oldest of `chain`, if it is here; else the conflict is final."""
     parent = chain[-1].parent
     if parent is None or len(chain) >= _MAX_BUILDS or not repository.has_meta(parent):
         raise error
-    return _load(repository, branch, parent)
+    return load_build(repository, branch, parent)
 
 
 async def _push_build(
     repository: Repository,
-    build: _Build,
+    build: Build,
     answer: OpenAnswer,
     server: PushServer,
     report: Report,
