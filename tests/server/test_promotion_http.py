@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from hacktree.common.errors import PeerError
 from hacktree.common.repository.layout import Mode
+from hacktree.common.repository.refs import read_ref
 from hacktree.server.api import make_api
 from hacktree.server.grants import parse_grant
 from hacktree.server.promotion.desk import LEASE_SECONDS, Assignment, Idle, LeaseLostError, Report
@@ -29,6 +30,7 @@ from hacktree.server.token_authenticator import DatabaseAuthenticator
 from hacktree.server.tokens import create_token, revoke_token
 from support.pulling import make_repository, pull_from
 from support.qa import FAIL, FASTQA, PASS, START, QaFarm
+from support.trusting import BUILDS, SignedFarm
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
 
@@ -188,6 +190,57 @@ async def test_status_answers_anybody_with_a_token(qa: QaFarm, url: str) -> None
     assert f"verdict {verdict.number}" in answer["reason"]
     assert (await ask(url, "GET", "qa/status/nowhere", secret))[0] == 404
     assert (await ask(url, "GET", "qa/status/fastqa", "nonsense"))[0] == 401
+
+
+async def post(url: str, path: str, secret: str, message: dict[str, str]) -> tuple[int, str]:
+    """The status, and the code of a refusal."""
+    status, answer = await ask(url, "POST", path, secret, json.dumps(message).encode())
+    return status, answer.get("error", {}).get("code", "")
+
+
+async def test_a_person_elsewhere_holds_releases_and_promotes(qa: QaFarm, url: str) -> None:
+    build = qa.build()
+    token, secret = secret_for(qa, "promote:fastqa")
+    why = "demo on Monday"
+    assert await post(url, "qa/hold", secret, {"subject": "fastqa", "reason": why}) == (200, "")
+    wanted = {"branch": "fastqa", "commit": build.hex(), "reason": why}
+    assert await post(url, "qa/promote", secret, wanted) == (409, "not-promotable")
+    assert await post(url, "qa/release", secret, {"subject": "fastqa", "reason": why}) == (200, "")
+    assert await post(url, "qa/promote", secret, wanted) == (200, "")
+    head = read_ref(qa.repository, FASTQA)
+    assert head is not None
+    metadata = qa.repository.load_commit(head).metadata
+    assert metadata["promoted-from"] == build.hex()
+    assert (metadata["promotion-reason"], metadata["promoted-by"]) == (why, f"token {token}")
+
+
+async def test_steering_is_refused_with_its_reason(qa: QaFarm, url: str) -> None:
+    build = qa.build().hex()
+    _, secret = secret_for(qa, "promote:fastqa")
+    _, all_of_it = secret_for(qa, "promote:**")
+    _, runner = secret_for(qa, "verdict:**")
+    fastqa = {"subject": "fastqa", "reason": "x"}
+    assert await post(url, "qa/hold", runner, fastqa) == (403, "forbidden")
+    promotion = {"branch": "fastqa", "commit": build, "reason": "x"}
+    assert await post(url, "qa/promote", runner, promotion) == (403, "forbidden")
+    assert await post(url, "qa/release", secret, fastqa) == (404, "not-held")
+    assert await post(url, "qa/hold", secret, {**fastqa, "reason": ""}) == (400, "malformed")
+    unknown = {**fastqa, "subject": "0123456789abcdef"}
+    assert await post(url, "qa/hold", secret, unknown) == (404, "no-such-build")
+    # It would stop dailyqa as well.
+    held = {"subject": build, "reason": "x"}
+    assert await post(url, "qa/hold", secret, held) == (403, "forbidden")
+    assert await post(url, "qa/hold", all_of_it, held) == (200, "")
+
+
+async def test_a_signed_farm_has_no_keys_of_others(qa: QaFarm, url: str) -> None:
+    signed = SignedFarm(qa.repository)
+    build = qa.build()
+    signed.sign(build, BUILDS)
+    _, secret = secret_for(qa, "promote:fastqa")
+    promotion = {"branch": "fastqa", "commit": build.hex(), "reason": "x"}
+    assert await post(url, "qa/promote", secret, promotion) == (409, "not-promotable")
+    assert read_ref(qa.repository, FASTQA) is None
 
 
 async def test_an_unreachable_farm_is_said_so_and_a_verdict_is_sent_again(qa: QaFarm) -> None:

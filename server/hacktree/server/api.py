@@ -15,6 +15,7 @@ from hacktree.server.database import Database
 from hacktree.server.jobroutes import add_job_routes
 from hacktree.server.openapi import describe_api, json_of, operation
 from hacktree.server.promotion.routes import add_promotion_routes
+from hacktree.server.promotion.steering_routes import add_steering_routes
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
 from hacktree.server.requests import FLIGHT, Api, Flight
@@ -43,6 +44,7 @@ def make_api(
     if database is not None:
         add_job_routes(app, api, database)
         add_promotion_routes(app, api, database)
+        add_steering_routes(app, api, database)
     app.router.add_route("GET", "/openapi.json", _describe(app))
 
     async def close(_: web.Application) -> None:

@@ -242,8 +242,9 @@ class _Run:
                 continue  # Retired a week ago, deleted just now: nothing names it.
             size += staged.stat().st_size
             count += 1
-            make_directories(self.copy.path, relative.parent, mode=0o755)
-            publish_file(staged, target)
+            private = relative.parts[0] == "state"
+            make_directories(self.copy.path, relative.parent, mode=0o700 if private else 0o755)
+            publish_file(staged, target, mode=0o600 if private else 0o644)
         return count, size
 
     def _take(self, source: Path | str, staged: Path | str) -> None:

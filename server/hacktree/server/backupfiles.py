@@ -19,7 +19,8 @@ _TRUST: Final = "trust"
 _TIMESTAMP: Final = Path("trust/timestamp.json")
 _KEYS: Final = "state/trust"
 _PUBLISHED: Final = ("branches", "graph", "packs")
-_CONFIGURATION: Final = Path("config.toml")
+_CONFIGURATION: Final = (Path("config.toml"), Path("server.toml"))
+_LOGS: Final = "state/qa/logs"
 _SEALED: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,13 +38,12 @@ def changing_files(repository: Repository) -> Iterator[Path]:
     yield from _files(repository, _REFS)
     for folder in _PUBLISHED:
         yield from (path for path in _files(repository, folder) if not _is_sealed(path))
-    if (repository.path / _CONFIGURATION).exists():
-        yield _CONFIGURATION
+    yield from (path for path in _CONFIGURATION if (repository.path / path).exists())
 
 
 def sealed_files(repository: Repository) -> Iterator[Path]:
-    """History pages, segments of the graph, and packs: they never change."""
-    for folder in _PUBLISHED:
+    """History pages, segments of the graph, packs, and logs of verdicts: they never change."""
+    for folder in (*_PUBLISHED, _LOGS):
         yield from (path for path in _files(repository, folder) if _is_sealed(path))
 
 

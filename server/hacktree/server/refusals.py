@@ -12,9 +12,16 @@ from aiohttp import hdrs, web
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
+from hacktree.common.repository.revision import RevisionError
 from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.jobs import JobMissingError
 from hacktree.server.promotion.desk import LeaseLostError
+from hacktree.server.promotion.holding import HoldInvalidError, NotHeldError
+from hacktree.server.promotion.promoting import (
+    KeyNeededError,
+    PromotionRefusedError,
+    UnfinishedError,
+)
 from hacktree.server.promotion.status import NoBranchError
 from hacktree.server.promotion.suites import SuiteMissingError
 from hacktree.server.promotion.verdicts import VerdictInvalidError
@@ -43,6 +50,12 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         JobMissingError: (404, RefusalCode.NO_SUCH_JOB),
         SuiteMissingError: (404, RefusalCode.NO_SUCH_SUITE),
         NoBranchError: (404, RefusalCode.NO_SUCH_BRANCH),
+        RevisionError: (404, RefusalCode.NO_SUCH_BUILD),
+        NotHeldError: (404, RefusalCode.NOT_HELD),
+        HoldInvalidError: (400, RefusalCode.MALFORMED),
+        PromotionRefusedError: (409, RefusalCode.NOT_PROMOTABLE),
+        KeyNeededError: (409, RefusalCode.NOT_PROMOTABLE),
+        UnfinishedError: (409, RefusalCode.NOT_PROMOTABLE),
         LeaseLostError: (409, RefusalCode.LEASE_LOST),
         VerdictInvalidError: (400, RefusalCode.MALFORMED),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),

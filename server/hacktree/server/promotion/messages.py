@@ -27,6 +27,7 @@ MAX_SMALL: Final = 16 << 10
 
 T = TypeVar("T")
 
+Revision = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE)]
 Machine = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE, pattern="^[ -~]+$")]
 SuiteName = Annotated[
     str,
@@ -59,6 +60,21 @@ class VerdictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return Report(Finding(self.outcome, self.reason), self.duration, self.machine, self.log)
         except VerdictInvalidError as error:
             raise FormatError(error.message) from error
+
+
+class HoldRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Hold, or release, a branch or a build."""
+
+    subject: Revision
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
+
+
+class PromoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Promote a build by hand."""
+
+    branch: SuiteName
+    commit: Revision
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
 
 
 class SuiteAnswer(msgspec.Struct, frozen=True):

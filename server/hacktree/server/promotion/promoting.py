@@ -147,7 +147,7 @@ def require_key(farm: Farm, branch: BranchName) -> None:
         return
     if farm.signer is None:
         raise KeyNeededError(
-            f"{farm.repository.path} is signed, and a promotion to {branch} needs its key",
+            f"the farm is signed, and a promotion to {branch} needs its key",
             hint="--key FILE; `hacktree trust status` names the keys.",
         )
     if farm.signer.public_key.keyid not in keys_of_branch(store.load(), branch):

@@ -1,0 +1,106 @@
+"""The HTTP side of what people decide: promote, hold, release. docs/format.md, "API"."""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from aiohttp import web
+
+from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.repository.revision import resolve
+from hacktree.server.database import Database
+from hacktree.server.grants import Action
+from hacktree.server.openapi import json_of, operation
+from hacktree.server.promotion.holding import Subject, find_subject, hold, release
+from hacktree.server.promotion.messages import (
+    MAX_SMALL,
+    HoldRequest,
+    PromoteRequest,
+    decode,
+    encode,
+)
+from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
+from hacktree.server.promotion.settings import read_suites
+from hacktree.server.promotion.suites import Suites
+from hacktree.server.refusals import continue_if_authenticated
+from hacktree.server.requests import TOKEN, Api, read_body
+
+_Change = Callable[[Database, Subject, str, str, int], object]
+
+_ACTION: Final = Action.PROMOTE
+
+
+def add_steering_routes(app: web.Application, api: Api, database: Database) -> None:
+    """Add what people with a token for `promote` ask for."""
+    routes = _Routes(api, database)
+
+    async def expect(request: web.Request) -> web.Response | None:
+        return await continue_if_authenticated(api, request)
+
+    router = app.router
+    # aiohttp's types say that an expect_handler returns nothing; it may return the answer.
+    router.add_route("POST", "/qa/promote", routes.promote, expect_handler=expect)
+    router.add_route("POST", "/qa/hold", routes.hold, expect_handler=expect)
+    router.add_route("POST", "/qa/release", routes.release, expect_handler=expect)
+
+
+_ANSWER: Final = json_of(dict[str, Any])
+_REFUSALS: Final = (403, 404, 409, 422)
+
+
+class _Routes:
+    def __init__(self, api: Api, database: Database) -> None:
+        self._api = api
+        self._database = database
+
+    @operation("promote", body=json_of(PromoteRequest), answer=_ANSWER, refusals=_REFUSALS)
+    async def promote(self, request: web.Request) -> web.Response:
+        """Promote by hand, on a farm without signatures: the keys of others are not kept here."""
+        message = decode(PromoteRequest, await read_body(request, MAX_SMALL))
+        branch = parse_branch_name(message.branch)
+        api, token = self._api, request[TOKEN]
+        api.require(token, _ACTION, branch)
+
+        def work() -> Promoted:
+            repository = api.repository
+            suite = read_suites(repository).get(branch)
+            build = resolve(repository, message.commit)
+            note = (message.reason, f"token {token.id}")
+            farm = Farm(repository, self._database)
+            return promote_by_hand(farm, suite, branch, build, note, int(api.clock()))
+
+        done = await api.threads.run(work)
+        return _json({"head": done.head.hex(), "promoted-from": done.build.hex()})
+
+    @operation("hold", body=json_of(HoldRequest), answer=_ANSWER, refusals=_REFUSALS)
+    async def hold(self, request: web.Request) -> web.Response:
+        """Keep a branch, or a build, from moving."""
+        return await self._change(request, hold)
+
+    @operation("release", body=json_of(HoldRequest), answer=_ANSWER, refusals=_REFUSALS)
+    async def release(self, request: web.Request) -> web.Response:
+        """End a hold."""
+        return await self._change(request, release)
+
+    async def _change(self, request: web.Request, change: _Change) -> web.Response:
+        message = decode(HoldRequest, await read_body(request, MAX_SMALL))
+        api, token = self._api, request[TOKEN]
+
+        def work() -> None:
+            suites = read_suites(api.repository)
+            subject = find_subject(api.repository, suites, message.subject)
+            self._require(request, subject, suites)
+            who = f"token {token.id}"
+            change(self._database, subject, message.reason, who, int(api.clock()))
+
+        await api.threads.run(work)
+        return _json({})
+
+    def _require(self, request: web.Request, subject: Subject, suites: Suites) -> None:
+        """A hold on a build stops it on its way to every branch."""
+        branches = suites if subject.branch is None else (subject.branch,)
+        for branch in branches:
+            self._api.require(request[TOKEN], _ACTION, branch)
+
+
+def _json(message: object) -> web.Response:
+    return web.Response(body=encode(message), content_type="application/json")
