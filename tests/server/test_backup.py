@@ -36,7 +36,7 @@ from hacktree.server.backup import BackupReport, back_up
 from hacktree.server.backupplace import BackupPlaceError
 from hacktree.server.database import NotAFarmError, database_path, open_database
 from hacktree.server.grants import parse_grant
-from hacktree.server.promotion.logs import keep_log
+from hacktree.server.promotion.logs import keep_log, log_path
 from hacktree.server.tokens import authenticate, create_token, list_tokens
 from support.backups import assert_whole
 from support.documents import commands_in
@@ -596,6 +596,6 @@ def test_suites_and_logs_of_verdicts_are_copied(farm: Repository, tmp_path: Path
     log = keep_log(farm, b"what it said")
     back_up(farm, tmp_path / "copy", LinkPolicy.COPY, NOW)
     assert (tmp_path / "copy/server.toml").read_text().startswith("[suites")
-    copied = tmp_path / "copy/state/qa/logs" / log
+    copied = log_path(open_repository(tmp_path / "copy"), log)
     assert copied.read_bytes() == b"what it said"
     assert copied.stat().st_mode & 0o777 == 0o600
