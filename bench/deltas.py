@@ -62,9 +62,12 @@ def revision(number: int) -> str:
 class Deltas:
     """The measurements, in the order in which they build on one another."""
 
-    def __init__(self, trees: Path, sites: Sites, turns: int, rates: Iterable[int]) -> None:
+    def __init__(
+        self, trees: Path, sites: Sites, turns: int, rates: Iterable[int], place: Path | None = None
+    ) -> None:
         self.trees = trees
         self.work = trees / "compare"
+        self.place = place or self.work
         self.packs = self.work / "packs"
         self.ostree = Ostree(self.work / "ostree")
         self.sites = sites
@@ -119,7 +122,7 @@ class Deltas:
 
         So it is no beginner: whether its libraries compress as the farm's do is known.
         """
-        ours, theirs = self.work / "delta-client", self.work / "delta-ostree-client"
+        ours, theirs = self.place / "delta-client", self.place / "delta-ostree-client"
         self.clear(ours, theirs)
         pairs.new_client(ours, self.sites.url("packs"))
         for build in range(number + 1):
@@ -137,7 +140,7 @@ class Deltas:
         for turn in range(turns):
             for tool in (*PREFERENCES, "ostree"):
                 source, site = (theirs, "ostree-deltas") if tool == "ostree" else (ours, "packs")
-                copy = self.work / f"delta-copy-{turn}-{tool}"
+                copy = self.place / f"delta-copy-{turn}-{tool}"
                 self.clear(copy)
                 copies.append(copy)
                 subprocess.run(["cp", "-al", str(source), str(copy)], check=True)
@@ -197,7 +200,7 @@ class Deltas:
 
     def route(self) -> None:
         """0→2 over build 1's tree, against ostree without a delta."""
-        copy, peer = self.work / "delta-route", self.work / "delta-ostree-route"
+        copy, peer = self.place / "delta-route", self.place / "delta-ostree-route"
         with linked(), self.sites.served(), self.clients(0) as (ours, theirs):
             self.clear(copy, peer)
             subprocess.run(["cp", "-al", str(theirs), str(peer)], check=True)
@@ -258,6 +261,11 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=names, default=names)
     parser.add_argument("--rates", nargs="*", type=int, default=RATES, help="Mbit/s; 0 loopback")
     parser.add_argument("--turns", type=int, default=TURNS)
+    parser.add_argument(
+        "--place", type=Path, metavar="DIR",
+        help="for the clients: on ext4, a file system where nothing was deleted for five minutes "
+        "(it passes over the inodes that were, which costs whoever creates files)",
+    )  # fmt: skip
     args = parser.parse_args()
     work = args.dir / "compare"
     roots = {
@@ -266,7 +274,9 @@ def main() -> int:
     }  # fmt: skip
     # An end of the program that removes the link and stops nginx.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    deltas = Deltas(args.dir, Sites(work, HOST, args.port, roots), args.turns, args.rates)
+    deltas = Deltas(
+        args.dir, Sites(work, HOST, args.port, roots), args.turns, args.rates, args.place
+    )
     deltas.repositories()
     steps: dict[str, Callable[[], None]] = {name: getattr(deltas, name) for name in names}
     for name in args.only:
