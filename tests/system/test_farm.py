@@ -123,6 +123,24 @@ def test_from_a_push_to_a_testers_machine(farm: Path, tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text().count("Traceback") == 0
 
 
+def test_the_log_can_be_json(farm: Path, tmp_path: Path) -> None:
+    """A refusal is found in it by the id that the client was told."""
+    with serving(farm, tmp_path / "log", "--api", "--access-log", "--log-json") as (url, _):
+        with urllib.request.urlopen(f"{url}/trust/timestamp.json") as response:
+            assert response.status == 200
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{url}/api/v1/jobs")
+        told = refused.value.headers["X-Request-Id"]
+        refused.value.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert all({"time", "level", "logger", "message"} <= set(line) for line in lines)
+    answered = [line for line in lines if line.get("path") == "/trust/timestamp.json"]
+    assert [line["status"] for line in answered] == [200]
+    of_refusal = [line for line in lines if line.get("request-id") == told]
+    assert {line["logger"] for line in of_refusal} >= {"hacktree.server.api"}
+    assert all(line["status"] == 401 for line in of_refusal)
+
+
 def test_a_second_server_does_not_take_the_api(farm: Path, tmp_path: Path) -> None:
     with serving(farm, tmp_path / "log", "--api"):
         assert "locked" in hacktree("--repo", farm, "serve", "--api", fails=6)

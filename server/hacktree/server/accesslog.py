@@ -29,7 +29,25 @@ class CombinedAccessLogger(AbstractAccessLogger):
             _body_length(request, response),
             _escaped(request.headers.get(hdrs.REFERER, "-")),
             _escaped(request.headers.get(hdrs.USER_AGENT, "-")),
+            extra={"fields": _fields(request, response, time)},
         )
+
+
+def _fields(
+    request: web.BaseRequest, response: web.StreamResponse, seconds: float
+) -> dict[str, int | float | str]:
+    """What a log in JSON says of a request."""
+    fields: dict[str, int | float | str] = {
+        "address": request.remote or "unix",
+        "method": request.method,
+        "path": request.raw_path,
+        "status": response.status,
+        "bytes": int(_body_length(request, response)),
+        "seconds": round(seconds, 4),
+    }
+    if "X-Request-Id" in response.headers:
+        fields["request-id"] = response.headers["X-Request-Id"]
+    return fields
 
 
 def _body_length(request: web.BaseRequest, response: web.StreamResponse) -> str:

@@ -135,11 +135,23 @@ def _describe(request: web.Request, error: Exception, request_id: str) -> tuple[
         error = SpaceError(str(error))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, HacktreeError) and isinstance(error, kind):
-            _LOG.info("%s %s %s: %s", request_id, request.method, request.path, error.message)
+            fields = _fields(request, request_id, status=status, code=code.value)
+            _LOG.info(
+                "%s %s %s: %s", request_id, request.method, request.path, error.message,
+                extra={"fields": fields},
+            )  # fmt: skip
             # Those speak of paths and processes, which are for the log.
             message = _DISCREET.get(kind, error.message)
             hint = "" if kind in _DISCREET else error.hint
             return status, Refusal(code.value, message, request_id, hint)
-    _LOG.error("%s %s %s failed", request_id, request.method, request.path, exc_info=error)
+    _LOG.error(
+        "%s %s %s failed", request_id, request.method, request.path, exc_info=error,
+        extra={"fields": _fields(request, request_id, status=500)},
+    )  # fmt: skip
     message = "the server failed; its log says why"
     return 500, Refusal(RefusalCode.INTERNAL.value, message, request_id)
+
+
+def _fields(request: web.Request, request_id: str, **more: int | str) -> dict[str, int | str]:
+    """What a log in JSON says of a request besides its message."""
+    return {"request-id": request_id, "method": request.method, "path": request.path, **more}

@@ -70,6 +70,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--access-log", action="store_true", help="write a line a request to standard error"
     )
     parser.add_argument(
+        "--log-json", action="store_true", help="write the log as JSON, a document a line"
+    )
+    parser.add_argument(
         "--api", action="store_true", help="take pushes and verdicts too, from those with a token"
     )
     parser.add_argument(
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     from hacktree.server.serving import serve, tls_context
 
     tls = tls_context(args.tls_cert, args.tls_key) if args.tls_cert else None
-    _log_to_stderr(with_requests=args.access_log)
+    _log_to_stderr(with_requests=args.access_log, as_json=args.log_json)
 
     def announce(urls: Sequence[str]) -> None:
         for url in urls:
@@ -147,10 +150,16 @@ def _check_publishable(repository: Path) -> None:
         )
 
 
-def _log_to_stderr(*, with_requests: bool) -> None:
+def _log_to_stderr(*, with_requests: bool, as_json: bool) -> None:
     from hacktree.server.serving import ACCESS_LOG, strip_traceback_of_bad_request
 
     handler = logging.StreamHandler()
     handler.addFilter(strip_traceback_of_bad_request)
+    if as_json:
+        from hacktree.server.jsonlog import JsonFormatter
+
+        handler.setFormatter(JsonFormatter())
     logging.getLogger().addHandler(handler)
+    # Refusals, which clients are told the id of, and jobs.
+    logging.getLogger("hacktree.server").setLevel(logging.INFO)
     ACCESS_LOG.setLevel(logging.INFO if with_requests else logging.WARNING)
