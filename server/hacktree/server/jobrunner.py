@@ -91,12 +91,12 @@ class JobRunner:
 
     async def _execute(self, job: Job) -> tuple[int, bytes]:
         process = await asyncio.create_subprocess_exec(
-            *self._command(job),
+            # nice(1), not preexec_fn: this process has threads, which a fork does not take along.
+            *("nice", "-n", str(_NICENESS), *self._command(job)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            preexec_fn=_be_nice,
         )
         try:
             _, output = await process.communicate()
@@ -107,10 +107,6 @@ class JobRunner:
 
     def _now(self) -> int:
         return int(self._clock())
-
-
-def _be_nice() -> None:
-    os.nice(_NICENESS)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
