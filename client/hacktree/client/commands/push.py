@@ -19,10 +19,10 @@ from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Traffic
 from hacktree.common.cli.context import repository_from
+from hacktree.common.cli.metadata import parse_metadata
 from hacktree.common.cli.output import emit_json, say, warn
 from hacktree.common.cli.progress import terminal_count
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import MetadataValue
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.objects.tree import Entry
@@ -36,7 +36,6 @@ from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory
 
 _MAX_SECRET: Final = 4096
-_LOOPBACK: Final = ("http://127.", "http://localhost", "http://[::1]")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _print_plan(args, branch)
     secret = _read_secret(args.token_file)
-    if args.server.startswith("http:") and not args.server.startswith(_LOOPBACK):
+    if args.server.startswith("http:") and not remote.is_near:
         warn("without https the token can be read on its way")
     signer = None if args.sign_with is None else _signer(args)
     started = time.monotonic()
@@ -206,21 +205,11 @@ def _commit(repository: Repository, branch: BranchName, args: argparse.Namespace
         time=int(time.time()),
         subject=args.subject,
         version=args.version,
-        metadata=_parse_metadata(args.metadata),
+        metadata=parse_metadata(args.metadata),
         allow_renumbering=args.allow_renumbering,
         only_if_changed=True,
     )
     return commit_source(repository, ingest, request)
-
-
-def _parse_metadata(pairs: list[str]) -> dict[str, MetadataValue]:
-    metadata: dict[str, MetadataValue] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UserError(f"metadata is KEY=VALUE, not {pair!r}")
-        metadata[key] = value
-    return metadata
 
 
 def _report(args: argparse.Namespace) -> Report:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import cast
 
 from hacktree.common.cli.context import repository_from
+from hacktree.common.cli.metadata import parse_metadata
 from hacktree.common.cli.output import emit_json, say, terminal_progress, warn
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import MetadataValue
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.objects.tree import Entry
 from hacktree.common.repository.committing import (
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         body=args.body,
         version=args.version,
         architecture=args.architecture,
-        metadata=_parse_metadata(args.metadata),
+        metadata=parse_metadata(args.metadata),
         allow_renumbering=args.allow_renumbering,
         only_if_changed=args.if_changed,
     )
@@ -135,16 +135,6 @@ def _parse_time(text: str | None) -> int:
     except ValueError:
         raise UserError(f"not a time: {text!r}", hint="Example: 2026-11-23T09:34:00Z") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _parse_metadata(pairs: list[str]) -> dict[str, MetadataValue]:
-    metadata: dict[str, MetadataValue] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UserError(f"metadata is KEY=VALUE, not {pair!r}")
-        metadata[key] = value
-    return metadata
 
 
 def _report(args: argparse.Namespace, result: CommitResult, seconds: float) -> None:
