@@ -18,7 +18,7 @@ from hacktree.server.promotion.routes import add_promotion_routes
 from hacktree.server.promotion.steering_routes import add_steering_routes
 from hacktree.server.push.routes import add_push_routes
 from hacktree.server.refusals import add_headers, new_request_id, refuse
-from hacktree.server.requests import FLIGHT, Api, Flight
+from hacktree.server.requests import FLIGHT, Api, Flight, tell_nobody
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,7 +28,7 @@ def make_api(
     authenticator: Authenticator,
     *,
     clock: Callable[[], float] = time.time,
-    on_published: Callable[[BranchName], None] = lambda _branch: None,
+    on_published: Callable[[BranchName], None] = tell_nobody,
     database: Database | None = None,
 ) -> web.Application:
     """The application that `make_app` mounts below `/api/v1`; `clock` in seconds since 1970.

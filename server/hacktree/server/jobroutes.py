@@ -1,7 +1,5 @@
 """Jobs over HTTP, for whoever may administer. docs/format.md, "API"."""
 
-from typing import Final
-
 import msgspec
 from aiohttp import web
 
@@ -10,7 +8,7 @@ from hacktree.server.database import Database
 from hacktree.server.grants import Action
 from hacktree.server.jobs import find_job, list_jobs, retry
 from hacktree.server.openapi import json_of, operation
-from hacktree.server.requests import TOKEN, Api
+from hacktree.server.requests import TOKEN, Api, json_answer
 
 
 class JobAnswer(msgspec.Struct, frozen=True):
@@ -34,9 +32,6 @@ class JobsAnswer(msgspec.Struct, frozen=True):
     jobs: list[JobAnswer]
 
 
-_ENCODER: Final = msgspec.json.Encoder()
-
-
 def add_job_routes(app: web.Application, api: Api, database: Database) -> None:
     """Add what shows jobs and has them tried again."""
     routes = _Routes(api, database)
@@ -58,8 +53,7 @@ class _Routes:
             for job in await self._api.threads.run(list_jobs, self._database)
             if token.allows(Action.ADMIN, BranchName(job.subject))
         ]
-        answer = JobsAnswer(jobs)
-        return web.Response(body=_ENCODER.encode(answer), content_type="application/json")
+        return json_answer(JobsAnswer(jobs))
 
     @operation("retry-job", refusals=(403, 404), status=204)
     async def retry(self, request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
+import msgspec
 from aiohttp import hdrs, web
 
 from hacktree.common.errors import BusyError, CorruptError, HacktreeError, SystemFault
@@ -63,8 +64,8 @@ class Threads:
         self._executor.shutdown()
 
 
-def _nothing(_branch: BranchName) -> None:
-    return
+def tell_nobody(_branch: BranchName) -> None:
+    """For an API without jobs after a publication."""
 
 
 class StoppingError(HacktreeError):
@@ -116,7 +117,7 @@ class Api:
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
 
-    on_published: Callable[[BranchName], None] = _nothing
+    on_published: Callable[[BranchName], None] = tell_nobody
     """Told, in a thread, of each branch that moved."""
 
     threads: Threads = field(default_factory=Threads)
@@ -191,6 +192,11 @@ async def read_piece(request: web.Request, size: int) -> bytes:
     except (ConnectionError, web.RequestPayloadError) as error:
         raise BodyStalledError("the connection broke within the body") from error
     return b"".join(pieces)
+
+
+def json_answer(message: object) -> web.Response:
+    """An answer in JSON."""
+    return web.Response(body=msgspec.json.encode(message), content_type="application/json")
 
 
 def packed(data: bytes) -> web.Response:

@@ -19,12 +19,11 @@ from hacktree.server.promotion.messages import (
     VerdictRequest,
     claim_answer,
     decode,
-    encode,
 )
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.status import as_json, branch_status, verdict_as_json
 from hacktree.server.refusals import continue_if_authenticated
-from hacktree.server.requests import TOKEN, Api, read_body
+from hacktree.server.requests import TOKEN, Api, json_answer, read_body
 
 T = TypeVar("T")
 
@@ -73,14 +72,14 @@ class _Routes:
         claimed = await self._at_desk(
             request, lambda desk: desk.claim(message.suite, message.holder)
         )
-        return _json(claim_answer(claimed))
+        return json_answer(claim_answer(claimed))
 
     @operation("renew-lease", answer=_EMPTY, refusals=(403, *_LATER))
     async def renew(self, request: web.Request) -> web.Response:
         """Hold a lease for longer."""
         lease = await self._lease(request)
         await self._at_desk(request, lambda desk: desk.renew(lease))
-        return _json({})
+        return json_answer({})
 
     @operation(
         "report-verdict",
@@ -93,7 +92,7 @@ class _Routes:
         report = decode(VerdictRequest, await read_body(request, MAX_MESSAGE)).report()
         lease = await self._lease(request)
         recorded = await self._at_desk(request, lambda desk: desk.report(lease, report))
-        return _json(verdict_as_json(recorded))
+        return json_answer(verdict_as_json(recorded))
 
     @operation("give-up-lease", answer=_EMPTY, refusals=_LATER)
     async def give_up(self, request: web.Request) -> web.Response:
@@ -101,7 +100,7 @@ class _Routes:
         lease = request.match_info["lease"]
         # The desk lets go only of what this token claimed.
         await self._at_desk(request, lambda desk: desk.give_up(lease))
-        return _json({})
+        return json_answer({})
 
     @operation("show-branch", answer=_EMPTY, refusals=(404,))
     async def status(self, request: web.Request) -> web.Response:
@@ -114,7 +113,7 @@ class _Routes:
             now = int(api.clock())
             return as_json(branch_status(api.repository, self._database, suites, branch, now))
 
-        return _json(await api.threads.run(read))
+        return json_answer(await api.threads.run(read))
 
     async def _lease(self, request: web.Request) -> str:
         """The lease in the path, if the token still may judge its suite."""
@@ -134,7 +133,3 @@ class _Routes:
             return ask(LocalDesk(api.repository, self._database, suites, api.clock, token))
 
         return await api.threads.run(work)
-
-
-def _json(message: Any) -> web.Response:
-    return web.Response(body=encode(message), content_type="application/json")

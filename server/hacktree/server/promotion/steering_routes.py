@@ -16,13 +16,12 @@ from hacktree.server.promotion.messages import (
     HoldRequest,
     PromoteRequest,
     decode,
-    encode,
 )
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.suites import Suites
 from hacktree.server.refusals import continue_if_authenticated
-from hacktree.server.requests import TOKEN, Api, read_body
+from hacktree.server.requests import TOKEN, Api, json_answer, read_body
 
 _Change = Callable[[Database, Subject, str, str, int], object]
 
@@ -69,7 +68,7 @@ class _Routes:
             return promote_by_hand(farm, suite, branch, build, note, int(api.clock()))
 
         done = await api.threads.run(work)
-        return _json({"head": done.head.hex(), "promoted-from": done.build.hex()})
+        return json_answer({"head": done.head.hex(), "promoted-from": done.build.hex()})
 
     @operation("hold", body=json_of(HoldRequest), answer=_ANSWER, refusals=_REFUSALS)
     async def hold(self, request: web.Request) -> web.Response:
@@ -93,14 +92,10 @@ class _Routes:
             change(self._database, subject, message.reason, who, int(api.clock()))
 
         await api.threads.run(work)
-        return _json({})
+        return json_answer({})
 
     def _require(self, request: web.Request, subject: Subject, suites: Suites) -> None:
         """A hold on a build stops it on its way to every branch."""
         branches = suites if subject.branch is None else (subject.branch,)
         for branch in branches:
             self._api.require(request[TOKEN], _ACTION, branch)
-
-
-def _json(message: object) -> web.Response:
-    return web.Response(body=encode(message), content_type="application/json")
