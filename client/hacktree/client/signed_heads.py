@@ -128,7 +128,6 @@ class SignedHeads:
         lock = self._directory / "lock"
         lock.touch(mode=0o600)
         with hold_lock(lock, LockKind.EXCLUSIVE, timeout=60):
-            seen = _stamp(self._directory)
             updater = Updater(
                 str(self._directory), _BASE, fetcher=fetcher, config=_CONFIG, bootstrap=anchor
             )
@@ -137,8 +136,7 @@ class SignedHeads:
                 target = updater.get_targetinfo(str(branch))
             finally:
                 # What was seen must not be forgotten in a power cut: older would count again.
-                if _stamp(self._directory) != seen:
-                    _sync(self._directory)
+                _sync(self._directory)
         if target is None:
             raise TrustError(
                 f"{self._remote.shown_url} signs no branch {branch}",
@@ -202,16 +200,6 @@ def _explain(
             f"`hacktree trust status`. {nothing}",
         )
     return TrustError(f"{url}: its signed metadata can't be used: {said}", hint=nothing)
-
-
-def _stamp(directory: Path) -> set[tuple[str, int]]:
-    """What changes when something new is seen; python-tuf writes known roots again each time."""
-    roots = {(path.name, 0) for path in (directory / "root_history").glob("*.json")}
-    return roots | {
-        (path.name, path.lstat().st_mtime_ns)
-        for path in directory.glob("*.json")
-        if not path.is_symlink()
-    }
 
 
 def _sync(directory: Path) -> None:
