@@ -210,7 +210,10 @@ class _Fork:
     def wait(self, timeout: float | None = None) -> int:
         """As `_Process` says."""
         if self._status is None:
-            if not select.select([self._descriptor], [], [], timeout)[0]:
+            # Not select(2), which takes no descriptor beyond 1,023.
+            poller = select.poll()
+            poller.register(self._descriptor, select.POLLIN)
+            if not poller.poll(None if timeout is None else timeout * 1000):
                 raise subprocess.TimeoutExpired("a decoder", timeout or 0.0)
             self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
             os.close(self._descriptor)
