@@ -70,3 +70,19 @@ async def test_a_pull_keeps_all_trees_of_its_commit_and_no_others(
             lie = {name: data for name, data in kept.items() if name != root}
             write_trees(client, [*lie.values(), b"no tree at all"])
     assert assert_whole(client, commits[-1]) == assert_whole(farm, commits[-1])
+
+
+async def test_a_pull_that_is_published_does_not_fail_for_its_cache(
+    farm: Repository, client: Repository
+) -> None:
+    commits = [make_commit(farm, build(1))]
+    await pull_from(client, f"file://{farm.path}")
+    commits.append(make_commit(farm, build(2)))
+    publish_packs(farm, [(commits[0], commits[1])])
+    cache(client).mkdir()  # Nothing can be renamed over it.
+    (cache(client) / "f").touch()
+    with pytest.raises(OSError, match="directory"):
+        write_trees(client, [b"x"])
+    result, _ = await pull_from(client, f"file://{farm.path}")
+    assert result.packs.objects == 1
+    assert_whole(client, commits[1])

@@ -6,6 +6,7 @@ and what a prune took meanwhile is fetched again first. docs/architecture.md, "L
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -159,8 +160,10 @@ async def pull(
 def _keep_trees(repository: Repository, plan: PullPlan) -> None:
     encoded = {} if plan.choice is None else plan.choice.encoded
     trees = [data for name, data in encoded.items() if meta_name(name) in plan.needed]
-    if trees:
-        write_trees(repository, trees)
+    # Only a cache: a disk that is full now does not undo what is published.
+    with suppress(OSError):
+        if trees:
+            write_trees(repository, trees)
 
 
 def decoders() -> DecoderPool:

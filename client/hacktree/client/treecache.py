@@ -21,12 +21,12 @@ _DECODER: Final = msgspec.msgpack.Decoder(list[bytes])
 
 
 def read_trees(repository: Repository) -> dict[ObjectId, bytes]:
-    """What the cache holds; nothing if there is none, or it is damaged."""
+    """What the cache holds; nothing if there is none, or it is damaged or unreadable."""
     try:
         with _path(repository).open("rb") as stream:
             data = stream.read(MAX_CACHE + 1)
         trees = _DECODER.decode(data) if len(data) <= MAX_CACHE else []
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError):
         return {}
     return {hash_bytes(tree): tree for tree in trees}
 
