@@ -18,9 +18,9 @@ from hacktree.server.jobs import JobMissingError
 from hacktree.server.promotion.desk import LeaseLostError
 from hacktree.server.promotion.holding import HoldInvalidError, NotHeldError
 from hacktree.server.promotion.promoting import (
+    HeadUnsignedError,
     KeyNeededError,
     PromotionRefusedError,
-    UnfinishedError,
 )
 from hacktree.server.promotion.status import NoBranchError
 from hacktree.server.promotion.suites import SuiteMissingError
@@ -55,7 +55,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         HoldInvalidError: (400, RefusalCode.MALFORMED),
         PromotionRefusedError: (409, RefusalCode.NOT_PROMOTABLE),
         KeyNeededError: (409, RefusalCode.NOT_PROMOTABLE),
-        UnfinishedError: (409, RefusalCode.NOT_PROMOTABLE),
+        HeadUnsignedError: (409, RefusalCode.NOT_PROMOTABLE),
         LeaseLostError: (409, RefusalCode.LEASE_LOST),
         VerdictInvalidError: (400, RefusalCode.MALFORMED),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),

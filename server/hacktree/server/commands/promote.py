@@ -11,6 +11,7 @@ from hacktree.common.cli.output import emit_json, say
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.revision import resolve
 from hacktree.server.database import open_database
+from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, promote_by_hand
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.signingkey import read_signing_key
@@ -23,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         come after the one that was promoted last; what is held is released first. The reason is
         kept in the commit.""")
     parser.epilog = textwrap.dedent("""\
-        Run again after an interruption: it finishes what was begun.
+        Run again after an interruption: a build that the head carries already is answered at once.
 
         Examples:
           hacktree --repo /srv/hacktree promote fastqa builds~0 --reason "the lab is down"
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     farm = Farm(repository, open_database(repository), signer)
     suite = read_suites(repository).get(branch)
     build = resolve(repository, args.commit)
-    note = (args.reason, args.by or getpass.getuser())
+    note = Note(args.reason, args.by or getpass.getuser())
     done = promote_by_hand(farm, suite, branch, build, note, int(time.time()))
     if args.json:
         emit_json(
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
                 "head": done.head.hex(),
                 "sequence": done.commit.sequence,
                 "promoted-from": done.build.hex(),
-                "finished": done.finished,
+                "repeated": done.repeated,
             }
         )
     say(args, f"{branch} is at {done.head.hex()[:12]}, which carries {done.build.hex()[:12]}")

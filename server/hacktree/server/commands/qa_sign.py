@@ -55,15 +55,13 @@ def promoted_as_json(done: Promoted) -> dict[str, object]:
         "head": done.head.hex(),
         "sequence": done.commit.sequence,
         "promoted-from": done.build.hex(),
-        "finished": done.finished,
     }
 
 
 def describe(branch: str, done: Promoted) -> str:
     """One line for a person."""
-    how = "is now signed" if done.finished else "moved"
     return (
-        f"{branch} {how}: {done.head.hex()[:12]} (number {done.commit.sequence}) carries "
+        f"{branch} moved: {done.head.hex()[:12]} (number {done.commit.sequence}) carries "
         f"{done.build.hex()[:12]}"
     )
 

@@ -13,9 +13,9 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.trust.editing import head_signed
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.promotion.decision import Build
+from hacktree.server.promotion.promoted import PROMOTED_FROM
 from hacktree.server.promotion.suites import Suite
 
-PROMOTED_FROM: Final = "promoted-from"
 MAX_BUILDS: Final = 1000
 """Builds of a source that are looked at; what is older waits for nothing any more."""
 

@@ -1,8 +1,7 @@
 """Promotion: a commit on the target with the tree of a build of the source, and its signature.
 
-The commit comes first and moves the ref, then it is signed. Whoever is killed in between leaves a
-head that nobody's key stands for; testers of a signed repository don't see it. The next promotion
-finishes it first, after checking it as if it were to be made.
+The commit is stored first, then `publish_head` signs and moves the branch, as after a push: one
+commit point, and one way to complete what a crash cut off (`recover_heads`).
 """
 
 import os
@@ -19,37 +18,22 @@ from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
-from hacktree.common.repository.committing import CommitRequest, CommitResult, commit_existing
 from hacktree.common.repository.durable import make_directories
 from hacktree.common.repository.locks import LockKind, hold_lock
 from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import LOCK_TIMEOUT, Repository
-from hacktree.common.trust.editing import (
-    commit_length,
-    head_signed,
-    keys_of_branch,
-    publish_branch,
-    sign_head,
-)
+from hacktree.common.repository.transaction import begin_transaction
+from hacktree.common.trust.editing import head_signed, keys_of_branch, sign_head
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.database import Database
 from hacktree.server.jobs import Kind, enqueue
 from hacktree.server.promotion.decision import Decision, Promote, Standing, Stay, decide, hold_of
 from hacktree.server.promotion.desk import standing_of
-from hacktree.server.promotion.history import (
-    History,
-    build_of,
-    history_from,
-    published_head,
-    read_history,
-    source_of,
-)
+from hacktree.server.promotion.history import History, build_of, read_history, source_of
+from hacktree.server.promotion.promoted import NewCommit, Note, Place, promoted_commit
 from hacktree.server.promotion.suites import Suite
-from hacktree.server.promotion.verdicts import Outcome, check_line
-
-REASON: Final = "promotion-reason"
-BY: Final = "promoted-by"
-"""Names in a promoted commit's metadata."""
+from hacktree.server.promotion.verdicts import check_line
+from hacktree.server.publication import NewHead, publish_head, recover_heads
 
 MAX_NOTE: Final = 500
 
@@ -62,8 +46,8 @@ class KeyNeededError(UserError):
     """The repository is signed, and there is no key to sign the promotion with."""
 
 
-class UnfinishedError(UserError):
-    """The branch's head is not signed, and is none that this signer would have made."""
+class HeadUnsignedError(UserError):
+    """Somebody committed to the branch and did not sign: no promotion may follow that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,62 +61,59 @@ class Farm:
 
 @dataclass(frozen=True, slots=True)
 class Promoted:
-    """`build` of the source is on the target as `head`; `finished`: it was, unsigned, before."""
+    """`build` of the source is on the target as `head`; `repeated`: it was before."""
 
     build: ObjectId
     head: ObjectId
     commit: Commit
-    finished: bool = False
+    repeated: bool = False
 
 
 def promote_next(farm: Farm, suite: Suite, now: int) -> Promoted | Stay:
-    """Promote what may be promoted at `now`, or finish what was begun; else why nothing moves.
+    """Promote what may be promoted at `now`; else why nothing moves.
 
-    Raises `KeyNeededError`, `UnfinishedError`, `RefConflictError`, and as trust does.
+    Raises `KeyNeededError`, `HeadUnsignedError`, `RefConflictError`, and as trust does.
     """
     require_key(farm, suite.target)
-    with _promoting(farm):
-        finished = _finish(farm, suite, now)
-        if finished is not None:
-            return finished
+    with _promoting(farm, suite.target, now):
         decision = standing_decision(farm, suite, now)
         if not isinstance(decision, Promote):
             return decision
-        verdict = decision.verdict
-        reason = f"passed {suite.target}: verdict {verdict.number} of {verdict.machine}"
-        return _promote(farm, suite.target, decision.build.id, (reason, "qa sign"), now)
+        return _promote(farm, suite.target, decision.build.id, note_of(suite, decision), now)
+
+
+def note_of(suite: Suite, decision: Promote) -> Note:
+    """What the commit says of a promotion that nobody asked for by hand."""
+    verdict = decision.verdict
+    reason = f"passed {suite.target}: verdict {verdict.number} of {verdict.machine}"
+    return Note(reason, "qa sign")
 
 
 def promote_by_hand(
-    farm: Farm, suite: Suite | None, branch: BranchName, build: ObjectId, note: tuple[str, str],
-    now: int,
-) -> Promoted:  # fmt: skip
+    farm: Farm, suite: Suite | None, branch: BranchName, build: ObjectId, note: Note, now: int
+) -> Promoted:
     """Promote a build whatever its verdicts say; `note`: a person's reason, and who it is.
 
-    `suite`: the branch's, if it has one. Done before, but not signed: it is finished. Raises
-    `PromotionRefusedError` for a build of another branch, a held one, and one that does not come
-    after what was promoted last.
+    `suite`: the branch's, if it has one. Nothing happens if the head carries the build already.
+    Raises `PromotionRefusedError` for a build of another branch, a held one, and one that does not
+    come after what was promoted last.
     """
-    for text in note:
-        check_line(text, MAX_NOTE, "reason")
-    if not note[0]:
-        raise PromotionRefusedError("a promotion by hand needs a reason", hint="--reason TEXT")
+    check_note(note)
     require_key(farm, branch)
-    with _promoting(farm):
-        unsigned = _unsigned_head(farm, branch)
+    with _promoting(farm, branch, now):
         carried = _carried(farm, branch, build)
         if carried is not None:
-            if unsigned is not None:
-                _require_follows(farm, branch, carried)
-                _sign(farm, branch, carried, now)
-            return Promoted(build, carried, farm.repository.load_commit(carried), finished=True)
-        if unsigned is not None:
-            raise UnfinishedError(
-                f"the head of {branch}, {unsigned.hex()[:12]}, is not signed",
-                hint=f"hacktree qa sign {branch}, or hacktree trust sign {branch}, finishes it.",
-            )
+            return Promoted(build, carried, farm.repository.load_commit(carried), repeated=True)
         _require_free(farm, suite, branch, build, now)
         return _promote(farm, branch, build, note, now)
+
+
+def check_note(note: Note) -> None:
+    """Refuse a promotion by hand without a reason, or with more than a line."""
+    for text in (note.reason, note.by):
+        check_line(text, MAX_NOTE, "reason")
+    if not note.reason:
+        raise PromotionRefusedError("a promotion by hand needs a reason", hint="--reason TEXT")
 
 
 def standing_decision(farm: Farm, suite: Suite, now: int) -> Decision:
@@ -158,54 +139,63 @@ def require_key(farm: Farm, branch: BranchName) -> None:
 
 
 @contextmanager
-def _promoting(farm: Farm) -> Iterator[None]:
-    """One at a time: of two that decide at once, the slower would promote what is past."""
+def _promoting(farm: Farm, branch: BranchName, now: int) -> Iterator[None]:
+    """One at a time: of two that decide at once, the slower would promote what is past.
+
+    What a crash cut off is completed first. Raises `HeadUnsignedError`.
+    """
     make_directories(farm.repository.state, Path("qa"), mode=0o700)
     path = farm.repository.state / "qa" / "promoting.lock"
     os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
     with hold_lock(path, LockKind.EXCLUSIVE, timeout=LOCK_TIMEOUT):
+        for moved in recover_heads(farm.repository):
+            enqueue(farm.database, Kind.DELTAS, moved, now)
+        _require_signed_head(farm.repository, branch)
         yield
 
 
-def _promote(
-    farm: Farm, branch: BranchName, build: ObjectId, note: tuple[str, str], now: int
-) -> Promoted:
-    original = farm.repository.load_commit(build)
-    request = CommitRequest(
-        branch=branch,
-        time=now,
-        subject=original.subject,
-        body=original.body,
-        version=original.version,
-        architecture=original.architecture,
-        metadata={REASON: note[0], BY: note[1]},
-        # Whoever committed the build has been asked; here nobody is.
-        allow_renumbering=True,
-    )
-    result: CommitResult = commit_existing(farm.repository, build, request)
-    _sign(farm, branch, result.id, now)
+def _promote(farm: Farm, branch: BranchName, build: ObjectId, note: Note, now: int) -> Promoted:
+    repository = farm.repository
+    head = read_ref(repository, branch)
+    place = Place(branch, head, None if head is None else repository.load_commit(head))
+    new = promoted_commit(place, build, repository.load_commit(build), note, now)
+    publish_promotion(farm, new, _role(farm, branch, new, now), now)
+    return Promoted(build, new.id, new.commit)
+
+
+def publish_promotion(farm: Farm, new: NewCommit, role: bytes | None, now: int) -> None:
+    """Store a promoted commit, whose tree is here, and make it its branch's head."""
+    branch = new.commit.branch_name
+    expected = new.commit.parents[0] if new.commit.parents else None
+    with begin_transaction(farm.repository) as transaction:
+        transaction.put_commit(new.encoded)
+        transaction.publish()
+        head = NewHead(branch, new.id, expected, role)
+        publish_head(farm.repository, head, datetime.fromtimestamp(now, UTC))
     enqueue(farm.database, Kind.DELTAS, branch, now)
-    return Promoted(build, result.id, result.commit)
 
 
-def _sign(farm: Farm, branch: BranchName, head: ObjectId, now: int) -> None:
+def _role(farm: Farm, branch: BranchName, new: NewCommit, now: int) -> bytes | None:
     store = TrustStore(farm.repository)
     if not store.exists or farm.signer is None:
-        return
-    moment = datetime.fromtimestamp(now, UTC)
-    with store.hold():
-        length = commit_length(store, head)
-        role = sign_head(store.load(), branch, head, length, farm.signer, moment)
-        publish_branch(store, branch, role, moment)
-
-
-def _unsigned_head(farm: Farm, branch: BranchName) -> ObjectId | None:
-    """The head of a branch, where it is signed at another commit or at none."""
-    store = TrustStore(farm.repository)
-    head = read_ref(farm.repository, branch)
-    if head is None or not store.exists or head_signed(store.load(), branch) == head:
         return None
-    return head
+    moment = datetime.fromtimestamp(now, UTC)
+    role = sign_head(store.load(), branch, new.id, len(new.encoded), farm.signer, moment)
+    data: bytes = role.to_bytes()
+    return data
+
+
+def _require_signed_head(repository: Repository, branch: BranchName) -> None:
+    """A signature vouches for the builds before as well: they must have one."""
+    store = TrustStore(repository)
+    head = read_ref(repository, branch)
+    if head is None or not store.exists or head_signed(store.load(), branch) == head:
+        return
+    raise HeadUnsignedError(
+        f"the head of {branch}, {head.hex()[:12]}, is not signed: it was not promoted",
+        hint=f"See `hacktree log {branch}`. If it is right: hacktree trust sign {branch} --key "
+        "FILE.",
+    )
 
 
 def _carried(farm: Farm, branch: BranchName, build: ObjectId) -> ObjectId | None:
@@ -216,62 +206,6 @@ def _carried(farm: Farm, branch: BranchName, build: ObjectId) -> ObjectId | None
     commit = farm.repository.load_commit(head)
     same_tree = commit.root == farm.repository.load_commit(build).root
     return head if source_of(commit) == build and same_tree else None
-
-
-def _require_follows(farm: Farm, branch: BranchName, head: ObjectId) -> None:
-    """A signature vouches for the builds before as well: they must have one."""
-    if not _follows(farm, branch, farm.repository.load_commit(head)):
-        raise UnfinishedError(
-            f"{head.hex()[:12]} does not follow the head of {branch} that is signed",
-            hint=f"See `hacktree log {branch}`; `hacktree trust sign {branch}` signs it all.",
-        )
-
-
-def _follows(farm: Farm, branch: BranchName, commit: Commit) -> bool:
-    signed = published_head(farm.repository, branch)
-    return commit.branch == branch and commit.parents == (() if signed is None else (signed,))
-
-
-def _finish(farm: Farm, suite: Suite, now: int) -> Promoted | None:
-    """Sign what an earlier run promoted and did not sign, if it is what a signer may make."""
-    head = _unsigned_head(farm, suite.target)
-    if head is None:
-        return None
-    commit = farm.repository.load_commit(head)
-    build = source_of(commit)
-    why = _why_not(farm, suite, commit, build, now)
-    if why or build is None:
-        raise UnfinishedError(
-            f"the head of {suite.target}, {head.hex()[:12]}, is not signed, and is not signed "
-            f"now: {why}",
-            hint=f"If it is right: hacktree trust sign {suite.target} --key FILE.",
-        )
-    _sign(farm, suite.target, head, now)
-    return Promoted(build, head, commit, finished=True)
-
-
-def _why_not(farm: Farm, suite: Suite, commit: Commit, build: ObjectId | None, now: int) -> str:
-    """Why a signer would not have made this commit; empty if it might have."""
-    if build is None:
-        return "it was not promoted from anywhere"
-    if not _follows(farm, suite.target, commit):
-        return "it does not follow the commit that is signed"
-    before = history_from(farm.repository, suite, published_head(farm.repository, suite.target))
-    known = {one.id: one for one in before.builds}
-    if build not in known:
-        return f"{build.hex()[:12]} is no build of {suite.source} after the last promoted one"
-    if farm.repository.load_commit(build).root != commit.root:
-        return f"its tree is not that of {build.hex()[:12]}"
-    standing = _standing(farm, suite, before, now)
-    if known[build].sequence <= (standing.promoted or 0):
-        return f"{known[build]} is not newer than what was promoted before"
-    hold = hold_of(known[build], standing.holds)
-    if hold is not None:
-        return f"{known[build]} is {hold}"
-    verdict = standing.verdicts.get(build)
-    if verdict is None or verdict.outcome is not Outcome.PASS:
-        return f"{known[build]} has not passed {suite.target}"
-    return ""
 
 
 def _require_free(

@@ -53,7 +53,9 @@ class BranchStatus:
     def reason(self) -> str:
         """One sentence: why it does not move, or what moves next."""
         if self.signed is False:
-            return "its head is not signed: the next `hacktree qa sign` or `trust sign` does it"
+            return (
+                "its head is not signed; nothing is promoted until `hacktree trust sign` signs it"
+            )
         if isinstance(self.decision, Promote):
             verdict = self.decision.verdict.number
             return f"{self.decision.build} passed (verdict {verdict}): the signer promotes it next"

@@ -17,6 +17,7 @@ from hacktree.server.promotion.messages import (
     PromoteRequest,
     decode,
 )
+from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.suites import Suites
@@ -63,7 +64,7 @@ class _Routes:
             repository = api.repository
             suite = read_suites(repository).get(branch)
             build = resolve(repository, message.commit)
-            note = (message.reason, f"token {token.id}")
+            note = Note(message.reason, f"token {token.id}")
             farm = Farm(repository, self._database)
             return promote_by_hand(farm, suite, branch, build, note, int(api.clock()))
 
