@@ -13,7 +13,6 @@ from hacktree.client.connect import open_source
 from hacktree.client.remote import Remote
 from hacktree.client.signed_heads import (
     SignedHeads,
-    TrustError,
     fetch_anchor,
     keep_anchor,
     trust_directory,
@@ -34,6 +33,7 @@ from hacktree.common.trust.roles import (
     role_of_branch,
     target_of,
 )
+from hacktree.common.trust.verifying import TrustError
 from support.faulty_server import endless, faulty_server, replaced, status
 from support.pulling import FakeTime, make_repository, patience
 from support.servers import nginx_serving

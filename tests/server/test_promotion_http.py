@@ -17,12 +17,13 @@ from hacktree.common.repository.refs import read_ref
 from hacktree.server.api import make_api
 from hacktree.server.grants import parse_grant
 from hacktree.server.promotion.desk import LEASE_SECONDS, Assignment, Idle, LeaseLostError, Report
-from hacktree.server.promotion.logs import MAX_LOG, log_path
-from hacktree.server.promotion.remote_desk import (
+from hacktree.server.promotion.farm_client import (
+    FarmClient,
     FarmRefusedError,
     FarmUnreachableError,
-    RemoteDesk,
 )
+from hacktree.server.promotion.logs import MAX_LOG, log_path
+from hacktree.server.promotion.remote_desk import RemoteDesk
 from hacktree.server.promotion.running import Runner, judge_next
 from hacktree.server.promotion.verdicts import Finding, Outcome, Verdict
 from hacktree.server.static import make_app
@@ -57,13 +58,14 @@ async def url(qa: QaFarm, aiohttp_server: Serve) -> str:
 
 def desk(qa: QaFarm, url: str, *grants: str) -> RemoteDesk:
     waits: list[float] = []
-    return RemoteDesk(url, secret_for(qa, *(grants or ("verdict:fastqa",)))[1], sleep=waits.append)
+    secret = secret_for(qa, *(grants or ("verdict:fastqa",)))[1]
+    return RemoteDesk(FarmClient(url, secret, sleep=waits.append))
 
 
 async def test_a_build_is_claimed_renewed_and_judged(qa: QaFarm, url: str) -> None:
     build = qa.build()
     token, secret = secret_for(qa, "verdict:fastqa")
-    remote = RemoteDesk(url, secret)
+    remote = RemoteDesk(FarmClient(url, secret))
     claimed = await asyncio.to_thread(remote.claim, FASTQA, "lab-1")
     assert isinstance(claimed, Assignment)
     assert (claimed.build, claimed.suite, claimed.seconds) == (build, qa.suite(), LEASE_SECONDS)
@@ -119,11 +121,11 @@ async def test_a_lease_needs_the_token_that_claimed_it(qa: QaFarm, url: str) -> 
 
 async def test_bad_tokens_and_suites_are_refused(qa: QaFarm, url: str) -> None:
     with pytest.raises(FarmRefusedError, match="not valid"):
-        await asyncio.to_thread(RemoteDesk(url, "ht_00000000_x").claim, FASTQA, "lab-1")
+        await asyncio.to_thread(RemoteDesk(FarmClient(url, "ht_00000000_x")).claim, FASTQA, "lab-1")
     token, secret = secret_for(qa, "verdict:fastqa")
     revoke_token(qa.database, token, START)
     with pytest.raises(FarmRefusedError, match="not valid"):
-        await asyncio.to_thread(RemoteDesk(url, secret).claim, FASTQA, "lab-1")
+        await asyncio.to_thread(RemoteDesk(FarmClient(url, secret)).claim, FASTQA, "lab-1")
     with pytest.raises(FarmRefusedError, match="no suite 'slowqa'"):
         await asyncio.to_thread(desk(qa, url, "verdict:**").claim, "slowqa", "lab-1")
 
@@ -156,7 +158,7 @@ async def test_malformed_claims_are_refused(qa: QaFarm, url: str, body: bytes) -
 async def test_malformed_verdicts_are_refused_and_the_lease_stays(qa: QaFarm, url: str) -> None:
     qa.build()
     _, secret = secret_for(qa, "verdict:fastqa")
-    remote = RemoteDesk(url, secret)
+    remote = RemoteDesk(FarmClient(url, secret))
     claimed = await asyncio.to_thread(remote.claim, FASTQA, "lab-1")
     assert isinstance(claimed, Assignment)
     good = {"outcome": "fail", "reason": "why", "duration": 1, "machine": "m"}
@@ -245,7 +247,7 @@ async def test_a_signed_farm_has_no_keys_of_others(qa: QaFarm, url: str) -> None
 
 async def test_an_unreachable_farm_is_said_so_and_a_verdict_is_sent_again(qa: QaFarm) -> None:
     waits: list[float] = []
-    remote = RemoteDesk("http://127.0.0.1:1", "secret", sleep=waits.append)
+    remote = RemoteDesk(FarmClient("http://127.0.0.1:1", "secret", sleep=waits.append))
     with pytest.raises(FarmUnreachableError):
         await asyncio.to_thread(remote.renew, "0" * 32)
     assert waits == []
@@ -264,7 +266,7 @@ async def test_the_token_follows_no_redirect(qa: QaFarm, aiohttp_server: Serve) 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", elsewhere)
     server = await aiohttp_server(app)
-    remote = RemoteDesk(str(server.make_url("")), "secret")
+    remote = RemoteDesk(FarmClient(str(server.make_url("")), "secret"))
     with pytest.raises(FarmUnreachableError):
         await asyncio.to_thread(remote.claim, FASTQA, "lab-1")
     assert asked == ["/api/v1/qa/claim"]

@@ -18,6 +18,7 @@ from hacktree.common.objects.ids import parse_object_id
 from hacktree.common.repository.durable import write_durably
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
+from hacktree.common.trust.report import fingerprint
 from hacktree.server.promotion.desk import Assignment
 from support.pulling import FakeTime, assert_whole, make_repository, patience
 from support.qa import FASTQA, QaFarm, scratch_left
@@ -268,3 +269,68 @@ def test_a_runner_that_can_not_pull_gives_the_build_up(
     arguments = ["qa", "run", "fastqa", "--server", served, "--token-file", token]
     hacktree(runner_repository, *arguments, status=4)
     assert isinstance(qa.desk().claim(FASTQA, "lab-9"), Assignment)
+
+
+def test_people_and_the_signer_work_from_elsewhere(
+    qa: QaFarm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over HTTP, with a token and the key: nothing of the farm's is on this machine."""
+    signed = SignedFarm(qa.repository)
+    key = key_file(tmp_path / "fastqa-key", signed.keys[FASTQA])
+    root = fingerprint(signed.store.first_root())
+    builds = []
+    for content in ("good 1", "good 2"):
+        builds.append(qa.build(content))
+        signed.sign(builds[-1], BUILDS)
+    secret = hacktree(qa.repository, "token", "create", "--can", "promote:**", "--expires", "1d")
+    (tmp_path / "token").write_text(secret)
+    with api_serving(qa.repository.path) as server:
+        farm = ("--server", server.url, "--token-file", str(tmp_path / "token"))
+        signer = (
+            *farm, "--sign-with", key, "--source", "builds", "--state", str(tmp_path / "state"),
+        )  # fmt: skip
+        why = ("--reason", "demo on Monday")
+
+        def ask(*words: str, status: int = 0) -> Any:
+            assert main([*words, "--json"]) == status, f"{words}: {capsys.readouterr()}"
+            shown = capsys.readouterr()
+            return json.loads(shown.out or shown.err)
+
+        # Nobody has told it yet whom to believe.
+        assert "--root-fingerprint" in str(ask("qa", "sign", "fastqa", *signer, status=2))
+        first = ask("qa", "sign", "fastqa", *signer, "--root-fingerprint", root)
+        assert first["cause"] == "untested"
+        assert "--sign-with" in str(ask("promote", "fastqa", "builds~1", *why, *farm, status=4))
+        done = ask("promote", "fastqa", "builds~1", *why, *signer)
+        assert done["promoted-from"] == builds[0].hex()
+        assert ask("promote", "fastqa", "builds~1", *why, *signer)["repeated"]
+        ask("hold", "fastqa", *why, *farm)
+        hacktree(qa.repository, "qa", "run", "fastqa")
+        assert ask("qa", "sign", "fastqa", *signer)["cause"] == "branch-held"
+        assert ask("branch", "status", "fastqa", *farm)["cause"] == "branch-held"
+        ask("release", "fastqa", *why, *farm)
+        ask("release", "fastqa", *why, *farm, status=4)
+        assert ask("qa", "sign", "fastqa", *signer)["promoted-from"] == builds[1].hex()
+        assert main(["branch", "status", "fastqa", *farm]) == 0
+        assert builds[1].hex()[:12] in capsys.readouterr().out
+    assert as_json(qa.repository, "branch", "status", "fastqa")["signed"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("qa", "sign", "fastqa", "--source", "builds"),
+        ("qa", "sign", "fastqa", "--server", "http://127.0.0.1:1"),
+        ("hold", "fastqa", "--reason", "x", "--token-file", "t"),
+        ("hold", "fastqa", "--reason", "x", "--by", "me", "--server", "http://127.0.0.1:1"),
+        ("promote", "fastqa", "x", "--reason", "x", "--by", "me", "--server", "http://127.0.0.1:1"),
+        ("branch", "status", "fastqa", "--server", "ftp://127.0.0.1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    qa: QaFarm, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HACKTREE_TOKEN", "secret")
+    assert main(["--repo", str(qa.repository.path), *words]) == 2
+    assert capsys.readouterr().err.startswith("hacktree: ")

@@ -85,6 +85,17 @@ def publish_head(repository: Repository, head: NewHead, now: datetime) -> None:
         move_ref(repository, head.branch, head.id, expected=head.expected)
 
 
+def renew_head(repository: Repository, head: NewHead, now: datetime) -> None:
+    """Publish a newer signature of what is the head already; nothing happens for the same one.
+
+    Raises `SignatureWrongError`.
+    """
+    store = TrustStore(repository)
+    role = _decode_role(store, head)
+    if role is not None and role.signed.version != branch_version(store.load(), head.branch):
+        _publish_role(store, head, role, now)
+
+
 def published_version(repository: Repository, branch: BranchName) -> int:
     """The version of the branch's signed metadata, or `UNSIGNED`."""
     store = TrustStore(repository)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
 
 from hacktree.client.push.batches import plan_push, require_archive
 from hacktree.client.push.connection import connect_for_push
@@ -18,6 +17,7 @@ from hacktree.client.push.treecommit import cached_archive, follow_server
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Traffic
+from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.metadata import parse_metadata
 from hacktree.common.cli.output import emit_json, say, warn
@@ -34,8 +34,6 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.revision import resolve
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory
-
-_MAX_SECRET: Final = 4096
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--server takes an http:// or https:// URL")
     if args.dry_run:
         return _print_plan(args, branch)
-    secret = _read_secret(args.token_file)
+    secret = read_secret(args.token_file)
     if args.server.startswith("http:") and not remote.is_near:
         warn("without https the token can be read on its way")
     signer = None if args.sign_with is None else _signer(args)
@@ -135,20 +133,6 @@ def _print_plan(args: argparse.Namespace, branch: BranchName) -> int:
         f"{plan.batches} batches, if the server has its parent"
     )
     return 0
-
-
-def _read_secret(token_file: str | None) -> str:
-    if token_file is None:
-        secret = os.environ.get("HACKTREE_TOKEN", "")
-    else:
-        with open(token_file, encoding="ascii", errors="replace") as stream:
-            secret = stream.read(_MAX_SECRET)
-    secret = secret.strip()
-    if not secret or not secret.isascii() or not secret.isprintable():
-        raise UserError(
-            "a push needs a token", hint="--token-file FILE, or the variable HACKTREE_TOKEN."
-        )
-    return secret
 
 
 def _signer(args: argparse.Namespace) -> Signer:

@@ -127,7 +127,7 @@ def _add(repository: Repository, args: argparse.Namespace) -> None:
 
 
 def _anchor(remote: Remote, args: argparse.Namespace) -> bytes:
-    from hacktree.client.signed_heads import FIRST_ROOT, check_anchor, limit_of
+    from hacktree.common.trust.verifying import FIRST_ROOT, check_anchor, limit_of
 
     if args.root_file is not None:
         with open(args.root_file, "rb") as stream:

@@ -37,13 +37,13 @@ CATALOG: tuple[CommandInfo, ...] = (
         name="hold",
         group="farm",
         summary="Stop a branch, or a build on its way",
-        module="hacktree.server.commands.hold",
+        module="hacktree.server.commands.holds",
     ),
     CommandInfo(
         name="release",
         group="farm",
         summary="End a hold",
-        module="hacktree.server.commands.release",
+        module="hacktree.server.commands.holds",
     ),
     CommandInfo(
         name="branch",

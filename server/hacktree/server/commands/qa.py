@@ -6,6 +6,8 @@ import textwrap
 from types import ModuleType
 from typing import Final
 
+from hacktree.server.promotion.connecting import add_farm_options, add_signer_options
+
 _MODULES: Final = {
     "run": "hacktree.server.commands.qa_run",
     "sign": "hacktree.server.commands.qa_sign",
@@ -37,7 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
           hacktree --repo /srv/hacktree qa run fastqa
           hacktree --repo /var/lib/qa qa run fastqa --watch --server https://farm.example \\
               --token-file /etc/hacktree/verdict-token --sandbox container
-          hacktree --repo /srv/hacktree qa sign fastqa --key /etc/hacktree/fastqa-key --watch
+          hacktree --repo /srv/hacktree qa sign fastqa --sign-with /etc/hacktree/fastqa-key --watch
+          hacktree qa sign fastqa --source builds --server https://farm.example \\
+              --root-fingerprint 9f86d081… --token-file /etc/hacktree/promote-token \\
+              --sign-with /etc/hacktree/fastqa-key --watch
 
         Exit statuses: 0 done, whatever the verdict, or nothing to do; 2 wrong usage, suite, command
         or key; 4 the farm or the remote is unreachable or refuses; 5 local data is damaged; 6 the
@@ -60,14 +65,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help="print a JSON document a line",
         )  # fmt: skip
     _configure_run(run_parser)
-    sign.add_argument("--key", metavar="FILE", help="the suite's private key, for a signed farm")
-    sign.add_argument("--passphrase-file", metavar="FILE", help="if the key is encrypted")
+    add_farm_options(sign, "promote:SUITE")
+    add_signer_options(sign)
 
 
 def _configure_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="URL", help="the farm; else --repo is the farm's own")
-    parser.add_argument("--token-file", metavar="FILE", help="holds a token for verdict:SUITE")
-    parser.add_argument("--tls-ca", metavar="FILE", help="authority of the server's certificate")
+    add_farm_options(parser, "verdict:SUITE")
     parser.add_argument(
         "--remote", metavar="NAME", help="of --repo, from which builds are pulled with --server"
     )

@@ -4,7 +4,6 @@ import argparse
 import json
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -13,12 +12,14 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from, repository_path
 from hacktree.common.cli.output import say, warn
-from hacktree.common.errors import BusyError, PeerError, UserError
+from hacktree.common.errors import BusyError, PeerError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import open_database
+from hacktree.server.promotion.connecting import connect, require_local
 from hacktree.server.promotion.desk import Assignment, Desk, Idle, LocalDesk
 from hacktree.server.promotion.remote_desk import RemoteDesk
 from hacktree.server.promotion.running import Runner, judge_next
@@ -27,8 +28,6 @@ from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.status import verdict_as_json
 from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Verdict
-
-_MAX_TOKEN_FILE = 4096
 
 
 class PullFailedError(PeerError):
@@ -75,19 +74,10 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
 def _desk(args: argparse.Namespace, repository: Repository) -> Callable[[], Desk]:
     """Asked for at every turn: `server.toml` is edited while this runs."""
     if args.server is None:
-        if args.token_file or args.remote or args.tls_ca:
-            raise UserError("--token-file, --remote and --tls-ca go with --server URL")
+        require_local(args, "token_file", "remote", "tls_ca")
         database = open_database(repository)
         return lambda: LocalDesk(repository, database, read_suites(repository), time.time)
-    if args.token_file is None:
-        raise UserError("no token for the server", hint="--token-file FILE")
-    try:
-        with Path(args.token_file).open() as stream:
-            secret = stream.read(_MAX_TOKEN_FILE).strip()
-        tls = ssl.create_default_context(cafile=args.tls_ca) if args.tls_ca else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{args.token_file}, {args.tls_ca or 'no --tls-ca'}: {error}") from error
-    remote = RemoteDesk(args.server, secret, tls)
+    remote = RemoteDesk(connect(args.server, read_secret(args.token_file), args.tls_ca))
     return lambda: remote
 
 

@@ -4,36 +4,39 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from hacktree.common.cli.connection import read_secret, state_directory
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import say, warn
-from hacktree.common.errors import BusyError
+from hacktree.common.errors import BusyError, PeerError, UserError
+from hacktree.common.objects.names import parse_branch_name
 from hacktree.server.database import open_database
+from hacktree.server.promotion.connecting import connect, require_local, trust_farm
 from hacktree.server.promotion.decision import Stay
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_next
+from hacktree.server.promotion.remote_signing import RemoteSigner
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.signingkey import read_signing_key
 from hacktree.server.promotion.suites import find_suite
 
+_Turn = Callable[[int], Promoted | Stay]
+
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
-    repository = repository_from(args)
-    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
-    signer = read_signing_key(Path(args.key) if args.key else None, passphrase)
-    farm = Farm(repository, open_database(repository), signer)
+    turn = _here(args) if args.server is None else _elsewhere(args)
     last = ""
     while True:
-        # Read again each time: suites are edited while this runs.
-        suite = find_suite(read_suites(repository), args.suite)
         try:
-            done = promote_next(farm, suite, int(time.time()))
-        except BusyError as error:
+            done = turn(int(time.time()))
+        except (BusyError, PeerError) as error:
             if not args.watch:
                 raise
-            warn(error.message)
+            if error.message != last:
+                warn(error.message)
+            last = error.message
             time.sleep(args.interval)
             continue
         if isinstance(done, Promoted):
@@ -46,6 +49,32 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if isinstance(done, Stay):
             time.sleep(args.interval)
+
+
+def _here(args: argparse.Namespace) -> _Turn:
+    """At the farm's own repository."""
+    require_local(args, "token_file", "tls_ca", "source", "root_fingerprint", "state")
+    repository = repository_from(args)
+    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
+    signer = read_signing_key(Path(args.key) if args.key else None, passphrase)
+    farm = Farm(repository, open_database(repository), signer)
+    # Read again each time: suites are edited while this runs.
+    return lambda now: promote_next(farm, find_suite(read_suites(repository), args.suite), now)
+
+
+def _elsewhere(args: argparse.Namespace) -> _Turn:
+    """On a machine of its own, over HTTP."""
+    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
+    signer = read_signing_key(Path(args.key) if args.key else None, passphrase)
+    if signer is None or args.source is None:
+        raise UserError(
+            "a signer elsewhere needs its key, and the branch whose builds it may sign",
+            hint="--sign-with FILE --source BRANCH",
+        )
+    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    trusted = trust_farm(farm, state_directory(args.state), args.root_fingerprint)
+    target, source = parse_branch_name(args.suite), parse_branch_name(args.source)
+    return RemoteSigner(farm, trusted, signer, target, source).promote_next
 
 
 def promoted_as_json(done: Promoted) -> dict[str, object]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.errors import NameInvalidError
@@ -20,6 +20,16 @@ MAX_BUILDS: Final = 1000
 """Builds of a source that are looked at; what is older waits for nothing any more."""
 
 _MAX_ORIGINS: Final = 16
+
+
+class Commits(Protocol):
+    """Where commits are read: a repository, or a farm whose commits are verified."""
+
+    def has_meta(self, object_id: ObjectId) -> bool:
+        """Whether the commit is there."""
+
+    def load_commit(self, object_id: ObjectId) -> Commit:
+        """The commit with this id, verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,34 +63,33 @@ def published_head(repository: Repository, branch: BranchName) -> ObjectId | Non
 
 
 def walk_branch(
-    repository: Repository, branch: BranchName, start: ObjectId | None
+    commits: Commits, branch: BranchName, start: ObjectId | None
 ) -> Iterator[tuple[ObjectId, Commit]]:
     """The builds of a branch from `start` on, newest first, as far as they are here.
 
-    A first parent that is a build of another branch ends the walk: it is no ancestor in this one.
+    A first parent that is a build of another branch, or has another number than its child's - 1,
+    ends the walk: it is no ancestor in this one.
     """
-    current = start
-    while current is not None and repository.has_meta(current):
-        commit = repository.load_commit(current)
-        if commit.branch != branch:
+    current, expected = start, None
+    while current is not None and commits.has_meta(current):
+        commit = commits.load_commit(current)
+        if commit.branch != branch or expected not in (None, commit.sequence):
             return
         yield current, commit
-        current = commit.parents[0] if commit.parents else None
+        current, expected = (commit.parents[0] if commit.parents else None), commit.sequence - 1
 
 
-def last_promotion(
-    repository: Repository, suite: Suite, start: ObjectId | None
-) -> Promotion | None:
+def last_promotion(commits: Commits, suite: Suite, start: ObjectId | None) -> Promotion | None:
     """The newest commit of the target, from `start` on, that carries a build of the source.
 
     Builds that were committed to the target, or promoted from elsewhere, by hand are passed over.
     """
-    for object_id, commit in walk_branch(repository, suite.target, start):
+    for object_id, commit in walk_branch(commits, suite.target, start):
         source = source_of(commit)
-        if source is None or not repository.has_meta(source):
+        if source is None or not commits.has_meta(source):
             # Pruned: older than everything that is left of the source.
             continue
-        build = repository.load_commit(source)
+        build = commits.load_commit(source)
         if build.branch == suite.source and build.root == commit.root:
             return Promotion(object_id, commit, source, build.sequence)
     return None
@@ -96,39 +105,43 @@ class History:
 
 def read_history(repository: Repository, suite: Suite) -> History:
     """How a suite's branches are."""
-    return history_from(repository, suite, read_ref(repository, suite.target))
+    target = read_ref(repository, suite.target)
+    return history_from(repository, suite, target, published_head(repository, suite.source))
 
 
-def history_from(repository: Repository, suite: Suite, head: ObjectId | None) -> History:
-    """How they are, or were, with the target's head at `head`."""
-    last = last_promotion(repository, suite, head)
+def history_from(
+    commits: Commits, suite: Suite, target: ObjectId | None, source: ObjectId | None
+) -> History:
+    """How they are with the heads of target and source at these commits."""
+    last = last_promotion(commits, suite, target)
     after = None if last is None else last.source_sequence
-    return History(tuple(read_builds(repository, suite, after)), last)
+    return History(tuple(_read_builds(commits, suite, source, after)), last)
 
 
-def read_builds(repository: Repository, suite: Suite, after: int | None) -> list[Build]:
+def _read_builds(
+    commits: Commits, suite: Suite, start: ObjectId | None, after: int | None
+) -> list[Build]:
     """The builds of the source, newest first: those after sequence `after`, and one before them."""
     builds = []
-    start = published_head(repository, suite.source)
-    for object_id, commit in walk_branch(repository, suite.source, start):
-        builds.append(Build(object_id, commit.sequence, _origins(repository, commit)))
+    for object_id, commit in walk_branch(commits, suite.source, start):
+        builds.append(Build(object_id, commit.sequence, _origins(commits, commit)))
         if commit.sequence <= (after or 0) or len(builds) == MAX_BUILDS:
             break
     return builds
 
 
-def build_of(repository: Repository, build: ObjectId) -> Build:
+def build_of(commits: Commits, build: ObjectId) -> Build:
     """A commit as a build."""
-    commit = repository.load_commit(build)
-    return Build(build, commit.sequence, _origins(repository, commit))
+    commit = commits.load_commit(build)
+    return Build(build, commit.sequence, _origins(commits, commit))
 
 
-def _origins(repository: Repository, commit: Commit) -> tuple[ObjectId, ...]:
+def _origins(commits: Commits, commit: Commit) -> tuple[ObjectId, ...]:
     origins: list[ObjectId] = []
     source = source_of(commit)
     while source is not None and source not in origins and len(origins) < _MAX_ORIGINS:
         origins.append(source)
-        if not repository.has_meta(source):
+        if not commits.has_meta(source):
             break
-        source = source_of(repository.load_commit(source))
+        source = source_of(commits.load_commit(source))
     return tuple(origins)

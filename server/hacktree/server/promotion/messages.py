@@ -25,6 +25,9 @@ MAX_MESSAGE: Final = 2 * MAX_LOG
 
 MAX_SMALL: Final = 16 << 10
 
+BRANCH: Final = "[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*"
+"""What a branch's name looks like, for paths and documents; `parse_branch_name` decides."""
+
 T = TypeVar("T")
 
 Revision = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE)]
@@ -33,7 +36,7 @@ SuiteName = Annotated[
     str,
     Meta(
         max_length=MAX_BRANCH_LENGTH,
-        pattern="^[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*$",
+        pattern=f"^{BRANCH}$",
     ),
 ]
 
@@ -138,6 +141,45 @@ class VerdictAnswer(msgspec.Struct, frozen=True):
             )  # fmt: skip
         except (NameInvalidError, VerdictInvalidError) as error:
             raise FormatError(f"not a verdict: {error.message}") from error
+
+
+class SuiteStatus(msgspec.Struct, frozen=True, rename="kebab"):
+    """A suite, in a branch's status."""
+
+    name: str
+    source: str
+    command: tuple[str, ...]
+    limit_seconds: float
+    every_seconds: float | None
+
+
+class BlockerStatus(msgspec.Struct, frozen=True, rename="kebab"):
+    """A build that may not be promoted, and why."""
+
+    build: str
+    sequence: int
+    cause: str
+    explanation: str
+    verdict: VerdictAnswer | None
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, rename="kebab"):
+    """Where a branch is and why it does not move: what `branch status --json` prints."""
+
+    branch: str
+    head: str | None
+    sequence: int | None
+    time: int | None
+    signed: bool | None
+    suite: SuiteStatus | None
+    promoted_from: str | None
+    promoted_sequence: int | None
+    promoted_at: int | None
+    due: int | None
+    moving: bool
+    cause: str
+    reason: str
+    blockers: tuple[BlockerStatus, ...]
 
 
 def claim_answer(claimed: Assignment | Idle) -> ClaimAnswer:

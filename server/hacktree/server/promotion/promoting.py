@@ -75,7 +75,7 @@ def promote_next(farm: Farm, suite: Suite, now: int) -> Promoted | Stay:
     Raises `KeyNeededError`, `HeadUnsignedError`, `RefConflictError`, and as trust does.
     """
     require_key(farm, suite.target)
-    with _promoting(farm, suite.target, now):
+    with one_promotion(farm, suite.target, now):
         decision = standing_decision(farm, suite, now)
         if not isinstance(decision, Promote):
             return decision
@@ -100,11 +100,11 @@ def promote_by_hand(
     """
     check_note(note)
     require_key(farm, branch)
-    with _promoting(farm, branch, now):
+    with one_promotion(farm, branch, now):
         carried = _carried(farm, branch, build)
         if carried is not None:
             return Promoted(build, carried, farm.repository.load_commit(carried), repeated=True)
-        _require_free(farm, suite, branch, build, now)
+        require_free(farm, suite, branch, build, now)
         return _promote(farm, branch, build, note, now)
 
 
@@ -118,7 +118,9 @@ def check_note(note: Note) -> None:
 
 def standing_decision(farm: Farm, suite: Suite, now: int) -> Decision:
     """What `decide` says of a suite as things are."""
-    return decide(suite, _standing(farm, suite, read_history(farm.repository, suite), now), now)
+    return decide(
+        suite, standing_of_suite(farm, suite, read_history(farm.repository, suite), now), now
+    )
 
 
 def require_key(farm: Farm, branch: BranchName) -> None:
@@ -129,7 +131,7 @@ def require_key(farm: Farm, branch: BranchName) -> None:
     if farm.signer is None:
         raise KeyNeededError(
             f"the farm is signed, and a promotion to {branch} needs its key",
-            hint="--key FILE; `hacktree trust status` names the keys.",
+            hint="--sign-with FILE; `hacktree trust status` names the keys.",
         )
     if farm.signer.public_key.keyid not in keys_of_branch(store.load(), branch):
         raise KeyNeededError(
@@ -139,7 +141,7 @@ def require_key(farm: Farm, branch: BranchName) -> None:
 
 
 @contextmanager
-def _promoting(farm: Farm, branch: BranchName, now: int) -> Iterator[None]:
+def one_promotion(farm: Farm, branch: BranchName, now: int) -> Iterator[None]:
     """One at a time: of two that decide at once, the slower would promote what is past.
 
     What a crash cut off is completed first. Raises `HeadUnsignedError`.
@@ -208,10 +210,10 @@ def _carried(farm: Farm, branch: BranchName, build: ObjectId) -> ObjectId | None
     return head if source_of(commit) == build and same_tree else None
 
 
-def _require_free(
+def require_free(
     farm: Farm, suite: Suite | None, branch: BranchName, build: ObjectId, now: int
 ) -> None:
-    """Refuse what a person may not do either."""
+    """Refuse what a person may not do either; raises `PromotionRefusedError`."""
     commit = farm.repository.load_commit(build)
     if suite is None:
         if commit.branch == branch:
@@ -224,7 +226,7 @@ def _require_free(
             hint=f"`hacktree log {suite.source}` lists its builds.",
         )
     history = read_history(farm.repository, suite)
-    standing = _standing(farm, suite, history, now)
+    standing = standing_of_suite(farm, suite, history, now)
     last = standing.promoted or 0
     if commit.sequence <= last or build not in {one.id for one in history.builds}:
         why = "not newer than" if commit.sequence <= last else "not in the history after"
@@ -238,6 +240,7 @@ def _require_free(
             raise PromotionRefusedError(f"{subject} is {hold}", hint=f"hacktree release {subject}")
 
 
-def _standing(farm: Farm, suite: Suite, history: History, now: int) -> Standing:
+def standing_of_suite(farm: Farm, suite: Suite, history: History, now: int) -> Standing:
+    """How things are for a suite."""
     with farm.database.reading() as connection:
         return standing_of(connection, suite, history, now)

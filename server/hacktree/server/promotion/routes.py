@@ -11,10 +11,12 @@ from hacktree.server.grants import Action
 from hacktree.server.openapi import json_of, operation
 from hacktree.server.promotion.desk import LocalDesk
 from hacktree.server.promotion.messages import (
+    BRANCH,
     MAX_MESSAGE,
     MAX_SMALL,
     ClaimAnswer,
     ClaimRequest,
+    StatusAnswer,
     VerdictAnswer,
     VerdictRequest,
     claim_answer,
@@ -27,7 +29,6 @@ from hacktree.server.requests import TOKEN, Api, json_answer, read_body
 
 T = TypeVar("T")
 
-_BRANCH: Final = "[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*"
 _LEASE: Final = "/qa/leases/{lease:[0-9a-f]{32}}"
 
 
@@ -44,9 +45,7 @@ def add_promotion_routes(app: web.Application, api: Api, database: Database) -> 
     router.add_route("POST", f"{_LEASE}/renew", routes.renew, expect_handler=expect)
     router.add_route("POST", f"{_LEASE}/verdict", routes.verdict, expect_handler=expect)
     router.add_route("DELETE", _LEASE, routes.give_up, expect_handler=expect)
-    router.add_route(
-        "GET", f"/qa/status/{{branch:{_BRANCH}}}", routes.status, expect_handler=expect
-    )
+    router.add_route("GET", f"/qa/status/{{branch:{BRANCH}}}", routes.status, expect_handler=expect)
 
 
 _EMPTY: Final = json_of(dict[str, Any])
@@ -102,7 +101,7 @@ class _Routes:
         await self._at_desk(request, lambda desk: desk.give_up(lease))
         return json_answer({})
 
-    @operation("show-branch", answer=_EMPTY, refusals=(404,))
+    @operation("show-branch", answer=json_of(StatusAnswer), refusals=(404,))
     async def status(self, request: web.Request) -> web.Response:
         """Say why a branch does not move: anybody with a token may know."""
         branch = parse_branch_name(request.match_info["branch"])

@@ -112,6 +112,7 @@ def as_json(status: BranchStatus) -> dict[str, Any]:
         "branch": status.branch,
         "head": None if status.head is None else status.head.hex(),
         "sequence": None if commit is None else commit.sequence,
+        "time": None if commit is None else commit.time,
         "signed": status.signed,
         "suite": None if status.suite is None else suite_as_json(status.suite),
         "promoted-from": None if last is None else last.source.hex(),

@@ -10,8 +10,14 @@ from hacktree.common.repository.revision import resolve
 from hacktree.server.database import Database
 from hacktree.server.grants import Action
 from hacktree.server.openapi import json_of, operation
+from hacktree.server.promotion.accepting import (
+    SignedPromotion,
+    accept_promotion,
+    facts_of,
+)
 from hacktree.server.promotion.holding import Subject, find_subject, hold, release
 from hacktree.server.promotion.messages import (
+    BRANCH,
     MAX_SMALL,
     HoldRequest,
     PromoteRequest,
@@ -20,6 +26,12 @@ from hacktree.server.promotion.messages import (
 from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
 from hacktree.server.promotion.settings import read_suites
+from hacktree.server.promotion.signing_messages import (
+    MAX_PROMOTION,
+    FactsAnswer,
+    PromotionAnswer,
+    PromotionRequest,
+)
 from hacktree.server.promotion.suites import Suites
 from hacktree.server.refusals import continue_if_authenticated
 from hacktree.server.requests import TOKEN, Api, json_answer, read_body
@@ -39,6 +51,8 @@ def add_steering_routes(app: web.Application, api: Api, database: Database) -> N
     router = app.router
     # aiohttp's types say that an expect_handler returns nothing; it may return the answer.
     router.add_route("POST", "/qa/promote", routes.promote, expect_handler=expect)
+    router.add_route("POST", "/qa/promotions", routes.accept, expect_handler=expect)
+    router.add_route("GET", f"/qa/facts/{{branch:{BRANCH}}}", routes.facts, expect_handler=expect)
     router.add_route("POST", "/qa/hold", routes.hold, expect_handler=expect)
     router.add_route("POST", "/qa/release", routes.release, expect_handler=expect)
 
@@ -70,6 +84,41 @@ class _Routes:
 
         done = await api.threads.run(work)
         return json_answer({"head": done.head.hex(), "promoted-from": done.build.hex()})
+
+    @operation("show-facts", answer=json_of(FactsAnswer), refusals=(403,))
+    async def facts(self, request: web.Request) -> web.Response:
+        """Say what a signer can't learn from signatures: suite, verdicts, holds."""
+        branch = parse_branch_name(request.match_info["branch"])
+        api = self._api
+        api.require(request[TOKEN], _ACTION, branch)
+
+        def work() -> FactsAnswer:
+            suite = read_suites(api.repository).get(branch)
+            return facts_of(Farm(api.repository, self._database), suite, int(api.clock()))
+
+        return json_answer(await api.threads.run(work))
+
+    @operation(
+        "publish-promotion",
+        body=json_of(PromotionRequest),
+        answer=json_of(PromotionAnswer),
+        refusals=(403, 413, 422, *_REFUSALS),
+    )
+    async def accept(self, request: web.Request) -> web.Response:
+        """Publish a promotion that was made and signed elsewhere, or renew its signature."""
+        message = decode(PromotionRequest, await read_body(request, MAX_PROMOTION))
+        branch = parse_branch_name(message.branch)
+        api = self._api
+        api.require(request[TOKEN], _ACTION, branch)
+        sent = SignedPromotion(branch, message.commit, message.role, message.by_hand)
+
+        def work() -> Promoted:
+            suite = read_suites(api.repository).get(branch)
+            farm = Farm(api.repository, self._database)
+            return accept_promotion(farm, suite, sent, int(api.clock()))
+
+        done = await api.threads.run(work)
+        return json_answer(PromotionAnswer(done.head.hex(), done.repeated))
 
     @operation("hold", body=json_of(HoldRequest), answer=_ANSWER, refusals=_REFUSALS)
     async def hold(self, request: web.Request) -> web.Response:
