@@ -10,15 +10,15 @@ _MAX_SECRET: Final = 4096
 
 
 def read_secret(token_file: str | None) -> str:
-    """The token's secret, from `--token-file` or $HACKTREE_TOKEN; raises `UserError`."""
+    """The token's secret, from `--token-file` or $HACKTREE_TOKEN.
+
+    Raises `UserError`, `OSError`.
+    """
     if token_file is None:
         secret = os.environ.get("HACKTREE_TOKEN", "")
     else:
-        try:
-            with open(token_file, encoding="ascii", errors="replace") as stream:
-                secret = stream.read(_MAX_SECRET)
-        except OSError as error:
-            raise UserError(f"{token_file}: {error.strerror}") from error
+        with open(token_file, encoding="ascii", errors="replace") as stream:
+            secret = stream.read(_MAX_SECRET)
     secret = secret.strip()
     if not secret or not secret.isascii() or not secret.isprintable():
         raise UserError(
