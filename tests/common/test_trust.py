@@ -13,8 +13,9 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.durable import replace_published
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import editing
-from hacktree.common.trust.editing import Founders, RootEdit
+from hacktree.common.trust import changes, editing
+from hacktree.common.trust.changes import RootEdit
+from hacktree.common.trust.editing import Founders
 from hacktree.common.trust.keys import KeyFileError, generate_key, load_public, load_signer
 from hacktree.common.trust.report import describe
 from hacktree.common.trust.roles import (
@@ -110,15 +111,15 @@ def test_root_keys_sign_together(repository: Repository) -> None:
     trust.keep_online_key(new_online)
     edit = RootEdit(ONLINE_ROLES, (new_online.public_key,), (online.public_key.keyid,))
     with pytest.raises(SignatureMissingError):
-        editing.change_root(trust, edit, keys[:1], [], NOW)
+        changes.change_root(trust, edit, keys[:1], [], NOW)
     assert trust.load().root.signed.version == 1
-    editing.change_root(trust, edit, keys[1:], [], NOW)
+    changes.change_root(trust, edit, keys[1:], [], NOW)
     assert trust.load().root.signed.version == 2
     trust.forget_online_keys(trust.load().root.signed)
     assert len(list(trust.private.glob("online-*"))) == 1
     last = RootEdit((ROOT,), revoke=tuple(key.public_key.keyid for key in keys[:2]))
     with pytest.raises(UserError, match="fewer keys"):
-        editing.change_root(trust, last, keys, [], NOW)
+        changes.change_root(trust, last, keys, [], NOW)
 
 
 def test_renewal_signs_again_what_is_past_half_of_its_life(farm: SignedFarm) -> None:
@@ -173,7 +174,7 @@ def test_a_crash_between_root_and_timestamp_is_mended_by_the_next_renewal(
     edit = RootEdit(ONLINE_ROLES, (new.public_key,), (farm.online.public_key.keyid,))
     monkeypatch.setattr(TrustStore, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        editing.change_root(farm.store, edit, [farm.root], [], farm.now)
+        changes.change_root(farm.store, edit, [farm.root], [], farm.now)
     monkeypatch.undo()
     later = farm.now + timedelta(days=4)
     assert editing.renew(farm.store, later, {}) == list(ONLINE_ROLES)

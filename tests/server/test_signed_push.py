@@ -17,7 +17,7 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.refs import hold_refs, read_ref
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import editing
+from hacktree.common.trust import changes, editing
 from hacktree.common.trust.keys import generate_key
 from hacktree.server.publication import NewHead, SignatureWrongError, publish_head, recover_heads
 from support.pulling import FakeTime, assert_whole, make_repository, patience, pull_from
@@ -124,7 +124,7 @@ async def test_the_command_signs(server: SignedFarm, source: Repository, tmp_pat
     """From CI's key file to a tester who believes nothing else."""
     (tmp_path / "pass").write_text("secret\n")
     key = generate_key(tmp_path / "ci", b"secret")
-    editing.change_branch(
+    changes.change_branch(
         server.store, BUILDS, [key.public_key], [], [server.targets], None, server.now
     )
     head = make_commit(source, {"f": b"1"}, branch="builds")

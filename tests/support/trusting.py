@@ -15,7 +15,7 @@ from hacktree.client.signed_heads import keep_anchor
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import editing
+from hacktree.common.trust import changes, editing
 from hacktree.common.trust.roles import SNAPSHOT, TIMESTAMP, expiry
 from hacktree.common.trust.store import TrustStore
 from support.trees import Spec, make_commit
@@ -45,7 +45,7 @@ class SignedFarm:
         editing.initialise(self.store, founders, self.online, self.now)
         for branch in (BUILDS, FASTQA):
             self.keys[branch] = new_signer()
-            editing.delegate(
+            changes.delegate(
                 self.store, branch, [self.keys[branch].public_key], [self.targets], self.now
             )
 

@@ -19,6 +19,8 @@ _SUMMARIES: Final = {
     "add-key": "Let one more key sign for a role or a branch",
     "rotate": "Replace or revoke a key of a role or a branch",
     "sign": "Sign where a branch is",
+    "cosign": "Show a pending change and add a signature to it, on any machine",
+    "apply": "Publish a pending change that enough keys have signed",
     "renew": "Sign again what expires soon",
     "status": "Show roles, keys, heads and when each signature expires",
 }
@@ -30,6 +32,9 @@ on the server. docs/operations.md goes through it all.
 
 ROLE is root, targets, online, or the name of a branch.
 
+Where several keys must sign, and are not in one place, --pending FILE writes the change instead of
+publishing it; `cosign` shows and signs it where each key is, `apply` publishes it.
+
 Examples:
   hacktree --repo /srv/tree trust init --root-key /media/key/root --targets-key /media/key/targets
   hacktree trust new-key ~/.config/hacktree/ci-builds
@@ -37,10 +42,13 @@ Examples:
     --sign-with /media/key/targets
   hacktree --repo /srv/tree trust sign builds --key ~/.config/hacktree/ci-builds
   hacktree --repo /srv/tree trust renew
+  hacktree --repo /srv/tree trust rotate root --revoke 3f9c21ab --key new.pub --pending change.json
+  hacktree trust cosign change.json --key /media/key/root
+  hacktree --repo /srv/tree trust apply change.json
   hacktree --repo /srv/tree trust status
 
 Exit statuses: 0 done, 2 wrong usage, key or passphrase, or a signature is missing, 5 the metadata
-is damaged, 6 somebody else publishes, 8 the system refused."""
+is damaged, 6 somebody else publishes, or a pending change is out of date, 8 the system refused."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,8 +80,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     added["add-key"].add_argument("--key", metavar="FILE", required=True)
     added["add-key"].add_argument("--threshold", metavar="N", type=int, help="of root or targets")
     added["rotate"].add_argument("--revoke", metavar="KEYID", action="append", default=[])
-    added["rotate"].add_argument("--key", metavar="FILE", help="a private key that signs from now")
-    for name in ("delegate", "add-key", "rotate"):
+    added["rotate"].add_argument(
+        "--key",
+        metavar="FILE",
+        help="a private key that signs from now (--pending: or a public one)",
+    )
+    added["renew"].add_argument(
+        "--role", choices=["root", "targets"], help="sign this role again with --sign-with"
+    )
+    for name in ("delegate", "add-key", "rotate", "renew"):
+        added[name].add_argument(
+            "--pending", metavar="FILE", help="write the change to FILE, for others to sign"
+        )
         added[name].add_argument(
             "--sign-with", metavar="FILE", action="append", default=[],
             help="private keys: of targets for a branch, else of root",
@@ -82,7 +100,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--branch", metavar="BRANCH", help="renew the signature of this branch with --key as well"
     )
     added["renew"].add_argument("--key", metavar="FILE", help="the branch's key")
-    for name in ("renew", "status"):
+    added["cosign"].add_argument("file", metavar="FILE")
+    added["cosign"].add_argument("--key", metavar="FILE", help="sign with it; else only show")
+    added["cosign"].add_argument(
+        "--current-root", metavar="SHA256", help="refuse a change that begins with another root"
+    )
+    added["cosign"].add_argument("--yes", action="store_true", help="don't ask")
+    added["apply"].add_argument("file", metavar="FILE", nargs="+", help="copies are merged")
+    added["apply"].add_argument(
+        "--resign-with", metavar="FILE", action="append", default=[],
+        help="keys of branches whose old key is revoked, to sign their heads again",
+    )  # fmt: skip
+    for name in ("renew", "status", "cosign", "apply"):
         added[name].add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
         )
@@ -103,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
         _status(args)
         return 0
     # What signs needs cryptography, which takes longer to import than --help may.
-    module: ModuleType = importlib.import_module(f"{_PACKAGE}.trust_actions")
+    name = "trust_pending" if args.action in ("cosign", "apply") else "trust_actions"
+    module: ModuleType = importlib.import_module(f"{_PACKAGE}.{name}")
     status: int = module.run(args, datetime.now(UTC))
     return status
 
@@ -118,6 +148,8 @@ def _status(args: argparse.Namespace) -> None:
         emit_json(report.as_json())
         return
     print(f"Root fingerprint  {report.fingerprint}")
+    if report.current_root != report.fingerprint:
+        print(f"Current root      {report.current_root}")
     for role in report.roles:
         due = " — EXPIRED" if role.expired else " — renew soon" if role.due else ""
         print(f"{role.name:<24} version {role.version}, until {format_time(role.expires)}{due}")

@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say, warn
 from hacktree.common.cli.signing import load_key, passphrase_in
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.repository.durable import write_durably
 from hacktree.common.repository.packs import require_archive
 from hacktree.common.repository.revision import resolve
-from hacktree.common.trust import editing
+from hacktree.common.trust import changes, editing
+from hacktree.common.trust.changes import Change
+from hacktree.common.trust.editing import Signers
 from hacktree.common.trust.keys import (
     KeyFileError,
     generate_key,
     load_public,
     public_path,
 )
+from hacktree.common.trust.pending import Pending, encode_pending
 from hacktree.common.trust.report import fingerprint
 from hacktree.common.trust.roles import ONLINE_ROLES, ROOT, TARGETS, role_of_branch
 from hacktree.common.trust.store import TrustStore
@@ -61,54 +65,84 @@ def _init(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
 def _delegate(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     branch = parse_branch_name(args.branch)
     keys = [load_public(Path(name)) for name in args.key]
-    editing.delegate(store, branch, keys, _signers(args), now)
-    say(args, f"{branch} may be signed by {' '.join(key.keyid[:16] for key in keys)}")
+    change = changes.propose_delegation(store.load(), branch, keys, now)
+    if _finish(store, args, change, (), now):
+        say(args, f"{branch} may be signed by {' '.join(key.keyid[:16] for key in keys)}")
 
 
 def _add_key(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
-    key = load_public(Path(args.key))
+    key, state = load_public(Path(args.key)), store.load()
+    resign: list[CryptoSigner] = []
     if args.role in _TOP:
-        edit = editing.RootEdit(_TOP[args.role], add=(key,), threshold=args.threshold)
-        resign = [load_key(args, args.key)] if args.role == TARGETS and args.threshold else []
-        editing.change_root(store, edit, _signers(args), resign, now)
+        edit = changes.RootEdit(_TOP[args.role], add=(key,), threshold=args.threshold)
+        change = changes.propose_root(state, edit, now)
+        if change.targets is not None and args.pending is None:
+            resign = [load_key(args, args.key)]
     else:
         branch = parse_branch_name(args.role)
-        editing.change_branch(store, branch, [key], [], _signers(args), None, now)
-    say(args, f"{args.role} may be signed by {key.keyid[:16]} as well")
+        change = changes.propose_branch(state, branch, [key], [], now)
+    if _finish(store, args, change, resign, now):
+        say(args, f"{args.role} may be signed by {key.keyid[:16]} as well")
 
 
 def _rotate(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     if args.role == "online":
         _rotate_online(store, args, now)
         return
-    new = None if args.key is None else load_key(args, args.key)
-    if not args.revoke and new is None:
+    if not args.revoke and args.key is None:
         raise UserError("nothing to do", hint="--revoke KEYID, --key FILE, or both.")
-    add = () if new is None else (new.public_key,)
+    resign: list[CryptoSigner] = []
+    add: list[SSlibKey] = []
+    if args.key is not None and args.pending is not None:
+        add = [load_public(Path(args.key))]
+    elif args.key is not None:
+        resign = [load_key(args, args.key)]
+        add = [resign[0].public_key]
+    state = store.load()
     if args.role in _TOP:
-        state = store.load()
         revoke = [_full(state.root.signed.roles[args.role].keyids, k) for k in args.revoke]
-        edit = editing.RootEdit(_TOP[args.role], add, tuple(revoke))
-        resign = [new] if new is not None and args.role == TARGETS else []
-        editing.change_root(store, edit, _signers(args), resign, now)
+        edit = changes.RootEdit(_TOP[args.role], tuple(add), tuple(revoke))
+        change = changes.propose_root(state, edit, now)
     else:
         branch = parse_branch_name(args.role)
-        keyids = editing.keys_of_branch(store.load(), branch)
+        keyids = editing.keys_of_branch(state, branch)
         revoke = [_full(keyids, keyid) for keyid in args.revoke]
-        editing.change_branch(store, branch, add, revoke, _signers(args), new, now)
-    say(args, f"{args.role} is signed by other keys from now on")
+        change = changes.propose_branch(state, branch, add, revoke, now)
+    if _finish(store, args, change, resign, now):
+        say(args, f"{args.role} is signed by other keys from now on")
 
 
 def _rotate_online(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     if args.key is not None or args.revoke:
         raise UserError("the online key is made here", hint="hacktree trust rotate online")
-    new = CryptoSigner.generate_ed25519()
+    new, state = CryptoSigner.generate_ed25519(), store.load()
     store.keep_online_key(new)
-    old = store.load().root.signed.roles[ONLINE_ROLES[0]].keyids
-    edit = editing.RootEdit(ONLINE_ROLES, (new.public_key,), tuple(old))
-    editing.change_root(store, edit, _signers(args), [], now)
-    store.forget_online_keys(store.load().root.signed)
-    say(args, f"The online key is {new.public_key.keyid[:16]} from now on")
+    old = state.root.signed.roles[ONLINE_ROLES[0]].keyids
+    edit = changes.RootEdit(ONLINE_ROLES, (new.public_key,), tuple(old))
+    if _finish(store, args, changes.propose_root(state, edit, now), (), now):
+        store.forget_online_keys(store.load().root.signed)
+        say(args, f"The online key is {new.public_key.keyid[:16]} from now on")
+
+
+def _finish(
+    store: TrustStore, args: argparse.Namespace, change: Change, resign: Signers, now: datetime
+) -> bool:
+    """Sign and publish a change; or write it to --pending, with the signatures that there are."""
+    state = store.load()
+    for signer in _signers(args) if args.pending is None else _given(args):
+        if not changes.sign_change(change, state.root.signed, signer) and args.pending is not None:
+            raise UserError(f"the key {signer.public_key.keyid[:16]} doesn't count for this")
+    if args.pending is None:
+        for signer in resign:
+            changes.sign_change(change, state.root.signed, signer)
+        changes.publish_change(store, change, resign, now)
+        return True
+    pending = Pending.of(state, change)
+    write_durably(Path(args.pending), encode_pending(pending), mode=0o644)
+    for line in changes.missing_signatures(change, state.root.signed):
+        say(args, f"Missing: {line}")
+    say(args, f"Next, where a key is: hacktree trust cosign {args.pending} --key KEY")
+    return False
 
 
 def _sign(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
@@ -126,6 +160,19 @@ def _sign(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
 
 
 def _renew(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
+    if args.role is not None:
+        state = store.load()
+        edit = changes.RootEdit((ROOT,))
+        change = (
+            changes.propose_root(state, edit, now)
+            if args.role == ROOT
+            else changes.propose_targets(state, now)
+        )
+        if _finish(store, args, change, (), now):
+            say(args, f"Renewed: {args.role}")
+        return
+    if args.pending is not None or args.sign_with:
+        raise UserError("--pending and --sign-with go with --role")
     if (args.branch is None) != (args.key is None):
         raise UserError("--branch and --key go together")
     signers = {}
@@ -152,6 +199,10 @@ _ACTIONS = {
 def _signers(args: argparse.Namespace) -> list[CryptoSigner]:
     if not args.sign_with:
         raise UserError("no key to sign with", hint="--sign-with FILE: of targets or root.")
+    return _given(args)
+
+
+def _given(args: argparse.Namespace) -> list[CryptoSigner]:
     return [load_key(args, name) for name in args.sign_with]
 
 

@@ -1,4 +1,4 @@
-"""Changing who is trusted and what is signed: each function makes new metadata and publishes it.
+"""What is signed, by whom: each function makes new metadata and publishes it.
 
 All of them take the private keys they need as signers and the time as an argument. The caller holds
 `TrustStore.hold`.
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Role, Root, Targets
+from tuf.api.metadata import Delegations, Metadata, Role, Root, Targets
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE
@@ -84,28 +84,6 @@ def initialise(store: TrustStore, founders: Founders, online: CryptoSigner, now:
     store.publish(root.signed, {TARGETS: targets}, None, online, now)
 
 
-def delegate(
-    store: TrustStore, branch: BranchName, keys: Sequence[SSlibKey], signers: Signers, now: datetime
-) -> None:
-    """Let `keys`, any one of them, move `branch`. `signers`: of the targets role."""
-    state = store.load()
-    targets = deepcopy(state.targets.signed)
-    name = role_of_branch(branch)
-    roles = _delegations(targets).roles or {}
-    if name in roles:
-        raise TrustExistsError(
-            f"{branch} is delegated already", hint=f"hacktree trust add-key {branch} --key FILE.pub"
-        )
-    delegations = _delegations(targets)
-    delegations.roles = {
-        **roles,
-        name: DelegatedRole(name, [], 1, terminating=True, paths=[str(branch)]),
-    }
-    for key in keys:
-        targets.add_key(key, name)
-    _publish(store, state, {TARGETS: _next(targets, TARGETS, signers, now)}, now)
-
-
 def sign_head(
     state: TrustState,
     branch: BranchName,
@@ -169,7 +147,7 @@ def publish_branch(
     `SignatureMissingError`.
     """
     state = store.load()
-    _require_role(state, branch)
+    require_role(state, branch)
     due = branch_version(state, branch) + 1
     if role.signed.version != due:
         raise FormatError(
@@ -203,7 +181,7 @@ def signed_heads(state: TrustState) -> dict[BranchName, ObjectId]:
 
 def keys_of_branch(state: TrustState, branch: BranchName) -> list[str]:
     """The ids of the keys that may move a branch; raises `RoleMissingError`."""
-    keyids: list[str] = state.targets.signed.get_delegated_role(_require_role(state, branch)).keyids
+    keyids: list[str] = state.targets.signed.get_delegated_role(require_role(state, branch)).keyids
     return keyids
 
 
@@ -216,7 +194,7 @@ def renew(store: TrustStore, now: datetime, signers: Mapping[str, Signers]) -> l
     changes = {}
     for name, role in state.roles.items():
         if is_due(name, role.signed.expires, now) and signers.get(name):
-            changes[name] = _next(role.signed, name, signers[name], now)
+            changes[name] = next_version(role.signed, name, signers[name], now)
     online = [
         name
         for name, signed in ((SNAPSHOT, state.snapshot.signed), (TIMESTAMP, state.timestamp.signed))
@@ -228,75 +206,6 @@ def renew(store: TrustStore, now: datetime, signers: Mapping[str, Signers]) -> l
     return []
 
 
-def change_root(
-    store: TrustStore,
-    edit: "RootEdit",
-    signers: Signers,
-    resign: Signers,
-    now: datetime,
-) -> None:
-    """Change whose keys count for a top-level role. `signers`: of root, enough of the old and new.
-
-    `resign`: keys of the targets role, where its old signature no longer counts.
-    """
-    state = store.load()
-    root = deepcopy(state.root.signed)
-    for role in edit.roles:
-        for key in edit.add:
-            root.add_key(key, role)
-        for keyid in edit.revoke:
-            _revoke(root, keyid, role)
-    if edit.threshold is not None:
-        for role in edit.roles:
-            root.roles[role].threshold = edit.threshold
-    for role in edit.roles:
-        if root.roles[role].threshold > len(root.roles[role].keyids):
-            raise UserError(f"the role {role} would have fewer keys than must sign together")
-    metadata = _next(root, ROOT, signers, now)
-    roles = dict(state.roles)
-    if TARGETS in edit.roles and resign:
-        roles[TARGETS] = _next(state.targets.signed, TARGETS, resign, now)
-    online = store.online_signer(root)
-    store.publish_root(metadata, state.root)
-    store.publish(root, roles, state, online, now)
-
-
-@dataclass(frozen=True, slots=True)
-class RootEdit:
-    """Keys to add to and revoke from top-level roles; `threshold`: how many must sign together."""
-
-    roles: tuple[str, ...]
-    add: tuple[SSlibKey, ...] = ()
-    revoke: tuple[str, ...] = ()
-    threshold: int | None = None
-
-
-def change_branch(
-    store: TrustStore,
-    branch: BranchName,
-    add: Sequence[SSlibKey],
-    revoke: Sequence[str],
-    signers: Signers,
-    resign: CryptoSigner | None,
-    now: datetime,
-) -> None:
-    """Change whose keys may move a branch. `signers`: of targets; `resign`: a key that stays.
-
-    What a revoked key signed last is signed anew by `resign`: else nobody could verify the branch.
-    """
-    state = store.load()
-    name = _require_role(state, branch)
-    targets = deepcopy(state.targets.signed)
-    for key in add:
-        targets.add_key(key, name)
-    for keyid in revoke:
-        _revoke(targets, keyid, name)
-    changes = {TARGETS: _next(targets, TARGETS, signers, now)}
-    if resign is not None and name in state.roles:
-        changes[name] = _next(state.roles[name].signed, name, [resign], now)
-    _publish(store, state, changes, now)
-
-
 def _publish(
     store: TrustStore, state: TrustState, changes: Mapping[str, Metadata[Targets]], now: datetime
 ) -> None:
@@ -304,7 +213,7 @@ def _publish(
     store.publish(state.root.signed, {**state.roles, **changes}, state, signer, now)
 
 
-def _next(signed: Any, name: str, signers: Signers, now: datetime) -> Metadata[Any]:
+def next_version(signed: Any, name: str, signers: Signers, now: datetime) -> Metadata[Any]:
     """The next version of a role's metadata, signed by all of `signers`."""
     signed = deepcopy(signed)
     signed.version += 1
@@ -319,15 +228,17 @@ def _sign(metadata: Metadata[Any], signers: Signers) -> None:
         metadata.sign(signer, append=True)
 
 
-def _delegations(targets: Targets) -> Delegations:
+def delegations_of(targets: Targets) -> Delegations:
+    """The delegations of the targets role, which has some from now on."""
     if targets.delegations is None:
         targets.delegations = Delegations({}, {})
     return targets.delegations
 
 
-def _require_role(state: TrustState, branch: BranchName) -> str:
+def require_role(state: TrustState, branch: BranchName) -> str:
+    """The name of the role of a branch; raises `RoleMissingError` unless it is delegated."""
     name = role_of_branch(branch)
-    if name not in (_delegations(state.targets.signed).roles or {}):
+    if name not in (delegations_of(state.targets.signed).roles or {}):
         raise RoleMissingError(
             f"nobody may sign {branch} yet", hint=f"hacktree trust delegate {branch} --key FILE.pub"
         )
@@ -340,10 +251,3 @@ def _require_key(state: TrustState, branch: BranchName, signer: CryptoSigner) ->
             f"the key {signer.public_key.keyid[:16]} may not sign {branch}",
             hint="`hacktree trust status` names the keys that may.",
         )
-
-
-def _revoke(delegator: Root | Targets, keyid: str, role: str) -> None:
-    try:
-        delegator.revoke_key(keyid, role)
-    except ValueError as error:
-        raise UserError(f"can't revoke the key {keyid[:16]}: {error}") from error

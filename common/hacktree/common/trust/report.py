@@ -34,14 +34,20 @@ class RoleReport:
 
 @dataclass(frozen=True, slots=True)
 class TrustReport:
-    """`fingerprint`: what clients are told to expect of the first root."""
+    """`fingerprint`: what clients are told to expect of the first root; `current_root`: of the
+    newest, which a pending change begins with."""
 
     fingerprint: str
+    current_root: str
     roles: tuple[RoleReport, ...]
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        return {"root-fingerprint": self.fingerprint, "roles": [asdict(r) for r in self.roles]}
+        return {
+            "root-fingerprint": self.fingerprint,
+            "current-root": self.current_root,
+            "roles": [asdict(r) for r in self.roles],
+        }
 
 
 def fingerprint(root: bytes) -> str:
@@ -64,7 +70,9 @@ def describe(store: TrustStore, now: datetime) -> TrustReport:
     for name, role in roles.items():
         branch = parse_branch_name((role.paths or [""])[0])
         branches.append(_branch(store, state, name, branch, now))
-    return TrustReport(fingerprint(store.first_root()), (*top, *branches))
+    return TrustReport(
+        fingerprint(store.first_root()), fingerprint(state.root_bytes), (*top, *branches)
+    )
 
 
 def _branch(

@@ -151,9 +151,7 @@ class TrustStore:
 
         Raises `SignatureMissingError`, before anything is written, if one of them does not count.
         """
-        targets = roles[TARGETS].signed
-        for name, metadata in roles.items():
-            _check(root if name == TARGETS else targets, name, metadata)
+        self.require_signed(root, roles)
         meta: dict[str, MetaFile] = {}
         for name, metadata in roles.items():
             data = metadata.to_bytes()
@@ -181,6 +179,12 @@ class TrustStore:
         self._sweep(
             {f"{old + 1}.snapshot.json", *(f"{m.version}.{n}" for n, m in meta.items())}, now
         )
+
+    def require_signed(self, root: Root, roles: Mapping[str, Metadata[Targets]]) -> None:
+        """Raise `SignatureMissingError` if one of `roles` is not signed by keys that count."""
+        targets = roles[TARGETS].signed
+        for name, metadata in roles.items():
+            _check(root if name == TARGETS else targets, name, metadata)
 
     def forget_online_keys(self, root: Root) -> None:
         """Delete the online keys that the root no longer names."""
