@@ -42,6 +42,8 @@ look_for() {
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
         need systemd systemd command -v systemd-analyze
+        need qemu-system-x86 qemu-system-x86-core command -v qemu-system-x86_64
+        need busybox-static busybox test -x /bin/busybox
         ;;
     bench)
         look_for tests
@@ -74,17 +76,36 @@ install_missing() {
     fi
 }
 
+# A kernel for the tests that boot one: unpacked, never installed on this machine. Elsewhere than on
+# Debian they take the machine's own.
+fetch_kernel() {
+    local -r place=build/kernel
+    if [[ -d $place/boot ]] || ! grep -qx ID=debian /etc/os-release; then
+        return
+    fi
+    download_kernel "$place.new" || { apt-get -q update && download_kernel "$place.new"; }
+    rm -rf "$place"
+    mv "$place.new" "$place"
+}
+
+download_kernel() { # DIRECTORY
+    rm -rf "$1"
+    mkdir -p "$1"
+    local package
+    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p' | head -n 1)
+    [[ -n $package ]] && (cd "$1" && apt-get -q download "$package") &&
+        dpkg-deb -x "$1"/*.deb "$1" && rm "$1"/*.deb
+}
+
 explain() {
     echo "hacktree: missing system packages: ${missing[*]}"
     echo "  Debian, Ubuntu:  sudo apt-get install ${missing[*]}"
     echo "  Fedora, RHEL:    sudo dnf install ${missing_fedora[*]}"
 } >&2
 
+cd "$(dirname "$0")/.."
 look_for "${1:-}"
-if ((${#missing[@]} == 0)); then
-    exit 0
-fi
-if ((EUID == 0)) && command -v apt-get >/dev/null; then
+if ((${#missing[@]} > 0 && EUID == 0)) && command -v apt-get >/dev/null; then
     echo "hacktree: installing ${missing[*]}"
     install_missing || echo "hacktree: apt-get failed" >&2
     missing=()
@@ -94,4 +115,7 @@ fi
 if ((${#missing[@]} > 0)); then
     explain
     exit 1
+fi
+if [[ $1 != venv ]]; then
+    fetch_kernel
 fi

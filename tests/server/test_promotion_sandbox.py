@@ -80,8 +80,9 @@ def test_it_is_gone_after_the_limit(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     script = "trap '' TERM; (setsid sleep 3600 &) ; touch ready; while :; do sleep 3600; done"
-    command = Confinement(Sandbox.CONTAINER).confine(["/bin/sh", "-c", script], place, place)
-    marked = Job(command, {"HACKTREE_TEST": str(place), "PATH": "/bin:/usr/bin"}, place, 1e6, 0.2)
+    environment = {"HACKTREE_TEST": str(place), "PATH": "/bin:/usr/bin"}
+    job = Job(["/bin/sh", "-c", script], environment, place, 1e6, 0.2)
+    marked = Confinement(Sandbox.CONTAINER).contained(job, place)
     done = run_command(
         marked,
         Heartbeat(lambda: None, 0.05),
@@ -101,7 +102,7 @@ def _carries(pid: str, mark: str) -> bool:
 def test_a_missing_command_is_no_verdict(tmp_path: Path) -> None:
     confinement = Confinement(Sandbox.CONTAINER)
     with pytest.raises(CommandMissingError):
-        confinement.confine(["/no/such/suite"], tmp_path, tmp_path)
+        confinement.contained(Job(["/no/such/suite"], {}, tmp_path, 60), tmp_path)
 
 
 def test_a_machine_without_containers_is_told_before_anything_is_claimed(

@@ -33,12 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
           every = "1d"                         # moves so often at most
 
         The command finds HACKTREE_ROOT (the build, checked out), HACKTREE_BUILD (its id) and
-        HACKTREE_BRANCH (its branch) in its environment.
+        HACKTREE_BRANCH (its branch) in its environment. With --sandbox vm it runs in the build,
+        booted with its own kernel: HACKTREE_ROOT is /. Programs in /bin and /usr/bin are the
+        build's; of others the directory comes along from this machine.
 
         Examples:
           hacktree --repo /srv/hacktree qa run fastqa
           hacktree --repo /var/lib/qa qa run fastqa --watch --server https://farm.example \\
               --token-file /etc/hacktree/verdict-token --sandbox container
+          hacktree --repo /srv/hacktree qa run fastqa --sandbox vm --memory 4GiB
           hacktree --repo /srv/hacktree qa sign fastqa --sign-with /etc/hacktree/fastqa-key --watch
           hacktree qa sign fastqa --source builds --server https://farm.example \\
               --root-fingerprint 9f86d081… --token-file /etc/hacktree/promote-token \\
@@ -76,9 +79,14 @@ def _configure_run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--machine", metavar="NAME", help="in verdicts (default: the host's name)")
     parser.add_argument(
-        "--sandbox", choices=["none", "container"], default="none",
-        help="none: it acts as this user; container: no network, host read-only (needs bwrap)",
+        "--sandbox", choices=["none", "container", "vm"], default="none",
+        help="none: it acts as this user; container: no network, host read-only (needs bwrap); "
+        "vm: in the build, booted, and nothing of the host (needs QEMU)",
     )  # fmt: skip
+    parser.add_argument("--memory", metavar="SIZE", help="of the virtual machine (default: 2GiB)")
+    parser.add_argument(
+        "--processors", metavar="N", type=int, help="of the virtual machine (default: 2)"
+    )
 
 
 def _interval(text: str) -> float:

@@ -15,12 +15,14 @@ from typing import NoReturn
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from, repository_path
 from hacktree.common.cli.output import say, warn
-from hacktree.common.errors import BusyError, PeerError
+from hacktree.common.errors import BusyError, PeerError, UserError
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.config import parse_size
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import open_database
 from hacktree.server.promotion.connecting import connect, require_local
 from hacktree.server.promotion.desk import Assignment, Desk, Idle, LocalDesk
+from hacktree.server.promotion.machine.qemu import DEFAULT_SIZE, Size
 from hacktree.server.promotion.remote_desk import RemoteDesk
 from hacktree.server.promotion.running import Runner, judge_next
 from hacktree.server.promotion.sandbox import Confinement, Sandbox
@@ -40,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     repository = repository_from(args)
     token = (Path(args.token_file),) if args.token_file else ()
-    confinement = Confinement(Sandbox(args.sandbox), (repository.path, *token))
+    hidden = (repository.path, *token)
+    confinement = Confinement(Sandbox(args.sandbox), hidden, _size(args))
     confinement.require()
     open_desk = _desk(args, repository)
     fetch = (lambda suite, build: _pull(args, suite, build)) if args.server else _here
@@ -69,6 +72,15 @@ def run(args: argparse.Namespace) -> int:
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _size(args: argparse.Namespace) -> Size:
+    given = (args.memory, args.processors)
+    if args.sandbox != Sandbox.VM and given != (None, None):
+        raise UserError("--memory and --processors go with --sandbox vm")
+    memory = DEFAULT_SIZE.memory if args.memory is None else parse_size(args.memory)
+    processors = DEFAULT_SIZE.processors if args.processors is None else args.processors
+    return Size(memory, processors)
 
 
 def _desk(args: argparse.Namespace, repository: Repository) -> Callable[[], Desk]:

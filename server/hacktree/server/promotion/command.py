@@ -39,13 +39,17 @@ class CommandMissingError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to run: `directory` is where it starts; `limit` and `grace` in seconds."""
+    """What to run: `directory` is where it starts; `limit` and `grace` in seconds.
+
+    `judge` says what its exit status means, negative for the signal that ended it.
+    """
 
     command: Sequence[str]
     environment: Mapping[str, str]
     directory: Path
     limit: float
     grace: float = GRACE_SECONDS
+    judge: Callable[[int], Finding] = judge_exit
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def run_command(job: Job, heartbeat: Heartbeat, monotonic: Callable[[], float]) 
             ended = _watch(process, log, job.limit, heartbeat, monotonic)
         duration = monotonic() - began
         _drain(output, log)
-        finding = judge_exit(process.returncode) if ended else judge_timeout(job.limit)
+        finding = job.judge(process.returncode) if ended else judge_timeout(job.limit)
     return CommandRun(finding, duration, log.value())
 
 

@@ -20,6 +20,7 @@ from hacktree.server.promotion.command import (
     suite_environment,
 )
 from hacktree.server.promotion.desk import Assignment, Desk, Idle, Report
+from hacktree.server.promotion.machine.kernel import UnfitBuildError
 from hacktree.server.promotion.sandbox import UNCONFINED, Confinement
 from hacktree.server.promotion.scratch import scratch_root
 from hacktree.server.promotion.suites import Suite
@@ -83,8 +84,12 @@ def _test(runner: Runner, claimed: Assignment) -> Verdict:
             lambda: stack.enter_context(scratch_root(runner.repository, build))
         )
         environment = suite_environment(root, build.hex(), suite.source, scratch)
-        command = runner.confinement.confine(suite.command, root.parent, scratch)
-        job = Job(command, environment, scratch, suite.limit, runner.grace)
+        job = Job(suite.command, environment, scratch, suite.limit, runner.grace)
+        confined = runner.confinement.confined(job, runner.repository, build, root)
+        try:
+            job = keeper.during(lambda: stack.enter_context(confined))
+        except UnfitBuildError as error:
+            return runner.desk.report(claimed.lease, Report(error.finding, 0, runner.machine))
         heartbeat = Heartbeat(keeper.renew, keeper.seconds)
         run = run_command(job, heartbeat, runner.monotonic)
         # Before the scratch root is removed: if that fails, the verdict is not lost.

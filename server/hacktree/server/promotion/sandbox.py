@@ -1,19 +1,25 @@
-"""Confining a suite's command by bubblewrap.
+"""Confining a suite's command, by bubblewrap or in a virtual machine.
 
 In a container it sees the host's programs, read-only, its build and its working directory, and
 nothing else of worth: no network, no other process, no repository, no token, no home directories.
+In a virtual machine (`machine/`) it sees its build alone, booted.
 """
 
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from hacktree.common.errors import UserError
-from hacktree.server.promotion.command import SEARCH_PATH, CommandMissingError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.repository import Repository
+from hacktree.server.promotion.command import SEARCH_PATH, CommandMissingError, Job
+from hacktree.server.promotion.machine.initramfs import BusyboxMissingError, read_busybox
+from hacktree.server.promotion.machine.qemu import DEFAULT_SIZE, QEMU, Size, booted_build
 
 _EMPTIED: Final = ("/tmp", "/var/tmp", "/run", "/home", "/root")  # noqa: S108 - in the container
 
@@ -27,19 +33,57 @@ class Sandbox(StrEnum):
 
     NONE = "none"
     CONTAINER = "container"
+    VM = "vm"
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """`hidden`: files and directories that a command in a container must not see."""
+    """`hidden`: files and directories that a confined command must not see.
+
+    `size`: of a virtual machine.
+    """
 
     sandbox: Sandbox = Sandbox.NONE
     hidden: tuple[Path, ...] = ()
+    size: Size = DEFAULT_SIZE
 
     def require(self) -> None:
         """Raise `SandboxMissingError` unless this machine can do it: no build is at fault then."""
-        if self.sandbox is Sandbox.NONE:
-            return
+        match self.sandbox:
+            case Sandbox.CONTAINER:
+                self._require_container()
+            case Sandbox.VM:
+                _require_machine()
+
+    @contextmanager
+    def confined(
+        self, job: Job, repository: Repository, build: ObjectId, root: Path
+    ) -> Iterator[Job]:
+        """The job to be run for `job`, whose directory, and the build's `root`, are for it alone.
+
+        Raises `CommandMissingError`, which a container could not tell from a failure,
+        `UnfitBuildError` for a build that can't be booted, and what `booted_build` does.
+        """
+        match self.sandbox:
+            case Sandbox.NONE:
+                yield job
+            case Sandbox.CONTAINER:
+                yield self.contained(job, root.parent)
+            case Sandbox.VM:
+                with booted_build(job, self.size, repository, build, root, self.hidden) as booted:
+                    yield booted
+
+    def contained(self, job: Job, place: Path) -> Job:
+        """`job` in a container, which may write below `place`."""
+        if shutil.which(job.command[0], path=SEARCH_PATH) is None:
+            raise CommandMissingError(
+                f"can't run {job.command[0]}: there is no such program",
+                hint="Install the suite's command on this machine; server.toml names it.",
+            )
+        writable = ("--bind", str(place), str(place), "--chdir", str(job.directory))
+        return replace(job, command=[*self._container(), *writable, "--", *job.command])
+
+    def _require_container(self) -> None:
         if shutil.which("bwrap", path=SEARCH_PATH) is None:
             raise SandboxMissingError(
                 "bwrap is not here, which --sandbox container needs",
@@ -52,21 +96,6 @@ class Confinement:
                 f"no container can be made here: {done.stderr.strip()[:300]}",
                 hint="Are user namespaces allowed (kernel.unprivileged_userns_clone)?",
             )
-
-    def confine(self, command: Sequence[str], place: Path, directory: Path) -> Sequence[str]:
-        """What to run for `command`, which may write below `place` and starts in `directory`.
-
-        Raises `CommandMissingError`, which a container could not tell from a failure.
-        """
-        if self.sandbox is Sandbox.NONE:
-            return command
-        if shutil.which(command[0], path=SEARCH_PATH) is None:
-            raise CommandMissingError(
-                f"can't run {command[0]}: there is no such program",
-                hint="Install the suite's command on this machine; server.toml names it.",
-            )
-        writable = ("--bind", str(place), str(place), "--chdir", str(directory))
-        return [*self._container(), *writable, "--", *command]
 
     def _container(self) -> list[str]:
         arguments = [
@@ -87,6 +116,20 @@ class Confinement:
             elif not any(real.is_relative_to(name) for name in _EMPTIED):
                 arguments += ["--ro-bind", "/dev/null", str(real)]
         return arguments
+
+
+def _require_machine() -> None:
+    packages = {QEMU: "qemu-system-x86", "mkfs.ext4": "e2fsprogs", "debugfs": "e2fsprogs"}
+    for program, package in packages.items():
+        if shutil.which(program, path=SEARCH_PATH) is None:
+            raise SandboxMissingError(
+                f"{program} is not here, which --sandbox vm needs",
+                hint=f"Install the package {package}.",
+            )
+    try:
+        read_busybox()
+    except BusyboxMissingError as error:
+        raise SandboxMissingError(error.message, hint=error.hint) from error
 
 
 UNCONFINED: Final = Confinement()
