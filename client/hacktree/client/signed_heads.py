@@ -24,6 +24,15 @@ def trust_directory(repository: Repository, remote: str) -> Path:
     return repository.state / "remote-trust" / remote
 
 
+def trust_of(repository: Repository, remote: Remote) -> TrustedRemote:
+    """What is known of a remote's metadata."""
+    return TrustedRemote(
+        trust_directory(repository, remote.name),
+        remote.shown_url,
+        f"hacktree remote remove {remote.name}, then `remote add` with --root-fingerprint.",
+    )
+
+
 async def fetch_anchor(source: Source, fingerprint: str) -> bytes:
     """The remote's first root, if it is the one with this sha256; raises `TrustError`."""
     data = await source.read_trust(FIRST_ROOT, limit_of(FIRST_ROOT))
@@ -41,11 +50,7 @@ class SignedHeads:
     """Believes what the keys sign that the remote's root leads to."""
 
     def __init__(self, repository: Repository, remote: Remote, source: Source) -> None:
-        self._trusted = TrustedRemote(
-            trust_directory(repository, remote.name),
-            remote.shown_url,
-            f"hacktree remote remove {remote.name}, then `remote add` with --root-fingerprint.",
-        )
+        self._trusted = trust_of(repository, remote)
         self._source = source
 
     async def read_head(self, branch: BranchName) -> ObjectId:

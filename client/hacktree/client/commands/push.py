@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import random
 import textwrap
@@ -13,10 +14,17 @@ from pathlib import Path
 from hacktree.client.push.batches import plan_push, require_archive
 from hacktree.client.push.connection import connect_for_push
 from hacktree.client.push.pushing import PushTotals, Report, Signer, load_build, push
-from hacktree.client.push.treecommit import cached_archive, follow_server
+from hacktree.client.push.treecommit import (
+    cached_archive,
+    follow_server,
+    inherit_root,
+    knows_root,
+    learn_root,
+)
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Traffic
+from hacktree.client.sysroot import DIRECTORY
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.metadata import parse_metadata
@@ -30,7 +38,8 @@ from hacktree.common.repository.committing import CommitRequest, CommitResult, c
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.directory import ingest_directory
 from hacktree.common.repository.ingest import IngestOptions, IngestReport
-from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.layout import NotARepositoryError
+from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.revision import resolve
 from hacktree.common.repository.transaction import Transaction
 from hacktree.common.repository.treebuilder import BuildDirectory
@@ -44,7 +53,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         which the server lacks brings them too, oldest first.
 
         A directory is committed first: to the archive that --repo names, else to one in the
-        cache directory, on top of the server's head.""")
+        cache directory, on top of the server's head: the signed one, where --root-fingerprint or a
+        remote of this machine says whose signatures count.""")
     parser.add_argument("branch", metavar="BRANCH")
     parser.add_argument(
         "what",
@@ -70,6 +80,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sign-with", metavar="FILE", help="the branch's key, where the server's heads are signed"
     )
     parser.add_argument("--passphrase-file", metavar="FILE", help="of that key; else asked for")
+    parser.add_argument(
+        "--root-fingerprint",
+        metavar="SHA256",
+        help="for a directory: of the root whose signatures say where the branch is; remembered",
+    )
     parser.add_argument("--tls-ca", metavar="FILE", help="authorities of the server's certificate")
     parser.add_argument("--tls-cert", metavar="FILE", help="client certificate")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
@@ -82,6 +97,8 @@ Examples:
   hacktree push builds ./root --server https://builds.example --token-file /run/secrets/push
   hacktree --repo build.ht push builds builds --server https://builds.example \\
       --sign-with /etc/hacktree/keys/builds
+  hacktree push builds ./root --server https://builds.example --sign-with /run/secrets/builds \\
+      --root-fingerprint 9f86d081…
   HACKTREE_TOKEN=… hacktree push gnomeos/x86_64/builds ./root -s nightly --version 48.1 \\
       --server https://builds.example
 
@@ -169,11 +186,37 @@ def _prepare(
     else:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         repository = cached_archive(Path(home), args.server, branch)
+        _require_root(args, repository, remote)
         asyncio.run(follow_server(repository, remote, branch, _patience()))
     result = _commit(repository, branch, args)
     for line in result.report.warnings():
         warn(line)
     return repository, result.id
+
+
+def _require_root(args: argparse.Namespace, repository: Repository, remote: Remote) -> None:
+    """Find whom to believe about the head that the commit follows, before it is read.
+
+    A signature vouches for the builds before, too: nothing is signed on top of a server's word.
+    """
+    if args.root_fingerprint is not None:
+        asyncio.run(learn_root(repository, remote, _patience(), args.root_fingerprint))
+    elif not knows_root(repository, remote):
+        with contextlib.suppress(NotARepositoryError, PermissionError):
+            inherit_root(repository, remote, open_repository(Path(args.sysroot) / DIRECTORY))
+    if knows_root(repository, remote):
+        return
+    if args.sign_with is not None:
+        raise UserError(
+            "a signature vouches for the builds before, and nothing says whether the server's head "
+            f"of {args.branch} is genuine",
+            hint="--root-fingerprint SHA256, once: `hacktree trust status` shows it on the farm.",
+        )
+    if not remote.is_near:
+        warn(
+            f"the head of {args.branch} is what {remote.shown_url} says: nothing verifies it. "
+            "--root-fingerprint does, where heads are signed"
+        )
 
 
 def _commit(repository: Repository, branch: BranchName, args: argparse.Namespace) -> CommitResult:

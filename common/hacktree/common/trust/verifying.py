@@ -47,6 +47,10 @@ class TrustError(PeerError):
     """The remote's signed metadata does not show where a branch is; nothing was changed."""
 
 
+class UnsignedYetError(TrustError):
+    """The branch is delegated, and nobody has signed it yet: the metadata says so."""
+
+
 class AnchorMissingError(UserError):
     """There is no root to begin with."""
 
@@ -122,12 +126,15 @@ class TrustedRemote:
 
     def check_anchor(self, fingerprint: str) -> None:
         """Refuse a fingerprint that is not that of the root which is there; raises `TrustError`."""
-        data = (self._directory / _ANCHOR).read_bytes()
-        if not _is_fingerprint_of(data, fingerprint):
+        if not _is_fingerprint_of(self.read_anchor(), fingerprint):
             raise TrustError(
                 f"{self._url} was believed by another root until now",
                 hint=f"Is the fingerprint right? To begin anew, delete {self._directory}.",
             )
+
+    def read_anchor(self) -> bytes:
+        """The root to begin with, which is there."""
+        return (self._directory / _ANCHOR).read_bytes()
 
     def keep_anchor(self, data: bytes) -> None:
         """Begin to trust a root, which the caller has checked, in a directory that is there."""
@@ -140,7 +147,7 @@ class TrustedRemote:
         """
         head = self.read_roles([branch], fetch)[branch].head
         if head is None:
-            raise TrustError(
+            raise UnsignedYetError(
                 f"{self._url} has no signature of the branch {branch} yet",
                 hint="Whoever runs the farm: `hacktree trust sign`, or `push --sign-with`.",
             )
