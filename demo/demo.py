@@ -6,6 +6,7 @@ tree instead.
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -196,7 +197,9 @@ def found(demo: Demo, farm: Path, keys: Path) -> str:
 def build_and_judge(demo: Demo, farm: Path, tree: Path, keys: Path, version: str) -> None:
     """CI pushes a build, a runner judges it, and the signer promotes it if it passed."""
     with hacktree_serve(farm, "--api") as url:
-        key = ("--sign-with", str(keys / "builds"))
+        # What it signs on top of is verified, from the root that it is told.
+        root = hashlib.sha256((farm / "trust/1.root.json").read_bytes()).hexdigest()
+        key = ("--sign-with", str(keys / "builds"), "--root-fingerprint", root)
         push = ("push", "builds", str(tree), "--version", version, "--server", url, *key)
         demo.run(f"push build {version}", "hacktree", *push)
     repo = ("hacktree", "--repo", str(farm))

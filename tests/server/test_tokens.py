@@ -392,7 +392,7 @@ def test_limits_that_make_no_sense() -> None:
             FailureLimits(**limits)
 
 
-def test_a_peer_that_keeps_failing_is_not_looked_at(
+def test_a_peer_that_keeps_failing_waits_but_its_neighbours_do_not(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     limiter = FailureLimiter(LIMITS)
@@ -401,10 +401,19 @@ def test_a_peer_that_keeps_failing_is_not_looked_at(
         with pytest.raises(TokenRefusedError):
             admit(database, limiter, "wrong", NOW, peer=PEER)
     assert len(caplog.records) == LIMITS.failures
-    with pytest.raises(PeerBlockedError) as blocked:
-        admit(database, limiter, secret, NOW, peer=PEER)
-    assert blocked.value.retry_after == 20
+    revoked, useless = create_token(database, [PUSH], "", None, NOW)
+    revoke_token(database, revoked.id, NOW)
+    for bad in ("wrong", secret[:-1] + ("A" if secret[-1] != "A" else "B"), useless):
+        for _ in range(LIMITS.failures):
+            with pytest.raises(PeerBlockedError) as blocked:
+                admit(database, limiter, bad, NOW, peer=PEER)
+            assert blocked.value.retry_after == 20, "it is no longer for being tried"
     assert len(caplog.records) == LIMITS.failures, "nor does it fill the log"
+    # Behind one address are also those who have a token.
+    assert admit(database, limiter, secret, NOW, peer=PEER).allows(Action.PUSH, BUILDS)
     assert admit(database, limiter, secret, NOW, peer="192.0.2.8").allows(Action.PUSH, BUILDS)
-    assert admit(database, limiter, secret, NOW + 20, peer=PEER)
+    with pytest.raises(PeerBlockedError):
+        admit(database, limiter, "wrong", NOW, peer=PEER)
+    with pytest.raises(TokenRefusedError):
+        admit(database, limiter, "wrong", NOW + 20, peer=PEER)
     assert logging.getLogger("hacktree.server.tokens").getEffectiveLevel() <= logging.WARNING

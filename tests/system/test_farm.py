@@ -95,9 +95,9 @@ def test_from_a_push_to_a_testers_machine(farm: Path, tmp_path: Path) -> None:
     with serving(farm, tmp_path / "log", "--api") as (url, _):
         signed = ("--server", url, "--sign-with", tmp_path / "keys/ci")
         cache = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HACKTREE_TOKEN": secret}
-        hacktree("push", "builds", build(tmp_path / "tree", 1), *signed, env=cache)
-        sysroot = {"HACKTREE_SYSROOT": str(machine)}
         anchor = ("--root-fingerprint", fingerprint["root-fingerprint"])
+        hacktree("push", "builds", build(tmp_path / "tree", 1), *signed, *anchor, env=cache)
+        sysroot = {"HACKTREE_SYSROOT": str(machine)}
         hacktree("remote", "add", "farm", url, *anchor, env=sysroot)
         hacktree("pull", "--pull-only", "builds", env=sysroot)
         hacktree("push", "builds", build(tmp_path / "tree", 2), *signed, env=cache)

@@ -56,6 +56,8 @@ class Mix:
             self.call("--repo", self.farm, "trust", *delegate)
         create = ("token", "create", "--can", "push:**", "--expires", "1d")
         self.secret = self.call("--repo", self.farm, *create).stdout.strip()
+        status = self.call("--repo", self.farm, "trust", "status", "--json").stdout
+        self.root: str = json.loads(status)["root-fingerprint"]
 
     def call(
         self, *words: str | Path, allowed: tuple[int, ...] = (0,)
@@ -106,7 +108,7 @@ class Mix:
         """CI's command line."""
         key = str(self.work / "keys/builds")
         words = ["push", "builds", str(self.tree), "--server", self.url, "--sign-with", key]
-        return [hacktree_program(), *words, "--json"]
+        return [hacktree_program(), *words, "--root-fingerprint", self.root, "--json"]
 
     def push(self) -> None:
         """A new build."""

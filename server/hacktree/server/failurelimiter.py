@@ -1,8 +1,10 @@
 """Slowing down peers that keep failing to authenticate. Pure: the clock is passed in.
 
-It does not protect secrets, which nobody can guess, but the log and the database from whoever
-tries. So when an attacker has more addresses than there is room for, the oldest are forgotten
-rather than peers refused that have done nothing.
+It does not protect secrets, which nobody can guess, but the log from whoever tries. So it is asked
+about failures alone: good tokens come through from an address that is blocked, where many machines
+may stand behind one address. What a failure costs then, a short hash and a look-up by key, is less
+than the request around it. And when an attacker has more addresses than there is room for, the
+oldest are forgotten rather than peers refused that have done nothing.
 """
 
 import math

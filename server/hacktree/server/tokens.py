@@ -137,33 +137,50 @@ def authenticate(database: Database, secret: str, now: int, *, peer: str = "-") 
     Raises `TokenRefusedError`, and logs why, with the token's id and never the secret. An id that
     is unknown takes the same steps as one that is known.
     """
+    try:
+        return _admit_active(database, secret, now)
+    except _UnfitError as error:
+        raise _refuse(peer, error.name, error.why) from None
+
+
+class _UnfitError(Exception):
+    """Why a secret is refused, for the log: `name` of the token, and `why`."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(why)
+        self.name, self.why = name, why
+
+
+def _admit_active(database: Database, secret: str, now: int) -> Token:
     match = _SECRET.fullmatch(secret)
     if match is None:
-        raise _refuse(peer, "of unknown form", "malformed")
+        raise _UnfitError("of unknown form", "malformed")
     with database.reading() as connection:
         row = connection.execute("SELECT digest FROM tokens WHERE id = ?", (match[1],)).fetchone()
         # Only who has the secret comes past this line, so nothing after it can tell anybody more.
         if not hmac.compare_digest(_digest(match[2]), _NOBODY if row is None else row[0]):
-            raise _refuse(peer, match[1], "unknown id" if row is None else "wrong secret")
+            raise _UnfitError(match[1], "unknown id" if row is None else "wrong secret")
         (token,) = _load_tokens(connection, match[1])
     if token.standing(now) is not Standing.ACTIVE:
-        raise _refuse(peer, token.id, token.standing(now).value)
+        raise _UnfitError(token.id, token.standing(now).value)
     return _record_use(database, token, now)
 
 
 def admit(
     database: Database, limiter: FailureLimiter, secret: str, now: int, *, peer: str
 ) -> Token:
-    """As `authenticate`, for a server: a peer that fails too often is not even looked at.
+    """As `authenticate`, for a server: failures of an address that failed too often are cut short.
 
+    A valid token is let in whatever its neighbours behind one address do. While the address is
+    blocked a failure is not logged and makes the block no longer: it costs a look at the database.
     Raises `PeerBlockedError`, which says for how long, or `TokenRefusedError`.
     """
-    limiter.require_open(peer, now)
     try:
-        return authenticate(database, secret, now, peer=peer)
-    except TokenRefusedError:
+        return _admit_active(database, secret, now)
+    except _UnfitError as error:
+        limiter.require_open(peer, now)
         limiter.record_failure(peer, now)
-        raise
+        raise _refuse(peer, error.name, error.why) from None
 
 
 def list_tokens(database: Database) -> list[Token]:
