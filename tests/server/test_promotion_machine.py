@@ -13,7 +13,7 @@ import pytest
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.server.promotion.logs import log_path
-from hacktree.server.promotion.machine.qemu import QEMU
+from hacktree.server.promotion.machine.qemu import EMULATION, QEMU, kernel_speaks
 from hacktree.server.promotion.sandbox import Confinement, Sandbox, SandboxMissingError
 from hacktree.server.promotion.scratch import remove_dead
 from hacktree.server.promotion.verdicts import Outcome, Verdict
@@ -74,15 +74,15 @@ def judged(farm: QaFarm) -> tuple[Verdict, str]:
 
 
 def machines_of(farm: QaFarm) -> list[int]:
-    """Processes of QEMU whose directory is this farm's."""
+    """Processes of QEMU whose directory is this farm's; not those that try whether KVM works."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             place = os.readlink(f"/proc/{pid}/cwd")
-            program = Path(f"/proc/{pid}/comm").read_text()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
-        if place.startswith(str(farm.repository.path)) and program.startswith("qemu"):
+        if place.startswith(str(farm.repository.path)) and b"path=answer" in command:
             found.append(int(pid))
     return found
 
@@ -171,6 +171,19 @@ def test_a_killed_runner_takes_its_machine_along(farm: QaFarm) -> None:
     assert len(scratch_left(farm.repository)) == 1
     remove_dead(farm.repository.state / "qa/scratch")
     assert scratch_left(farm.repository) == []
+
+
+def test_a_processor_is_used_if_a_kernel_starts_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one that QEMU refuses, nor one that hangs (here: stopped before its first step)."""
+    (image,) = (data for path, data in bootable_tree().items() if "vmlinuz" in str(path))
+    assert isinstance(image, bytes)
+    (tmp_path / "kernel").write_bytes(image)
+    assert kernel_speaks(tmp_path, EMULATION)
+    assert not kernel_speaks(tmp_path, ("-accel", "tcg", "-cpu", "no-such-model"))
+    monkeypatch.setattr("hacktree.server.promotion.machine.qemu.PROBE_SECONDS", 1)
+    assert not kernel_speaks(tmp_path, (*EMULATION, "-S"))
 
 
 def test_a_build_without_a_kernel_fails(farm: QaFarm) -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,10 +50,12 @@ _KERNEL_LINE: Final = (
 )
 _ANSWER: Final = re.compile(rb"([0-9]{1,3})\n")
 _MAX_ANSWER: Final = 64
-_PROBE_SECONDS: Final = 10
-_PROBE_STATUS: Final = 33
-# mov dx,0xf4; mov al,0x10; out dx,al; hlt: where a processor starts, 16 bytes below the end.
-_PROBE_CODE: Final = bytes.fromhex("baf400b010eef4")
+HARDWARE: Final = ("-accel", "kvm", "-cpu", "host")
+EMULATION: Final = ("-accel", "tcg", "-cpu", "max")
+
+PROBE_SECONDS: Final = 20
+_FIRST_LINE: Final = b"Linux version "
+_MAX_SAID: Final = 1 << 16
 
 
 class SizeInvalidError(UserError):
@@ -97,6 +99,7 @@ def booted_build(
     place = root.parent / "machine"
     place.mkdir(0o700)
     (place / "kernel").write_bytes(kernel.image)
+    processor = choose_processor(place)
     (place / "initramfs").write_bytes(make_initramfs(kernel, busybox))
     make_image(root, place / "root.img", ROOT_SPACE)
     restore_attributes(repository, repository.load_commit(build), root, place / "root.img")
@@ -109,7 +112,7 @@ def booted_build(
     with open_answer(place / "answer") as answer:
         yield replace(
             job,
-            command=_command(size),
+            command=_command(size, processor),
             environment={"PATH": SEARCH_PATH, "TMPDIR": str(place)},
             directory=place,
             judge=lambda status: judge_machine(status, answer()),
@@ -147,50 +150,57 @@ def judge_machine(status: int, answer: bytes) -> Finding:
     return judge_exit(int(match[1]))
 
 
-def processor() -> list[str]:
-    """KVM where it works, else emulation."""
-    hardware = ["-accel", "kvm", "-cpu", "host"]
-    return hardware if _works(hardware) else ["-accel", "tcg", "-cpu", "max"]
+def choose_processor(place: Path) -> Sequence[str]:
+    """KVM if the kernel in `place` speaks there, else emulation.
+
+    /dev/kvm may be there and of no use: then QEMU ends at once, or the machine hangs in silence. A
+    kernel that is silent in both is judged under emulation.
+    """
+    usable = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return HARDWARE if usable and kernel_speaks(place, HARDWARE) else EMULATION
 
 
-def _works(options: list[str]) -> bool:
-    """Whether a processor of this kind runs: /dev/kvm may be there, and of no use."""
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return False
-    firmware = bytearray(1 << 16)
-    firmware[-16 : len(_PROBE_CODE) - 16] = _PROBE_CODE
-    descriptor = os.memfd_create("hacktree-probe", 0)
-    try:
-        os.write(descriptor, firmware)
-        done = subprocess.run(
-            [
-                *_base(), *options, "-bios", f"/proc/self/fd/{descriptor}",
-                "-device", "isa-debug-exit,iobase=0xf4,iosize=1",
-            ],
-            pass_fds=[descriptor], stdin=subprocess.DEVNULL, capture_output=True, check=False,
-            timeout=_PROBE_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        os.close(descriptor)
-    return done.returncode == _PROBE_STATUS
+def kernel_speaks(place: Path, processor: Sequence[str]) -> bool:
+    """Whether a machine with this processor comes as far as the kernel's first line."""
+    command = [
+        # It also ends if this process is killed.
+        "timeout", "--signal=KILL", str(PROBE_SECONDS), *_base(), *processor,
+        "-m", "512M", "-kernel", "kernel", "-append", "console=ttyS0 panic=-1",
+        "-serial", "file:/dev/stdout",
+    ]  # fmt: skip
+    said = b""
+    with subprocess.Popen(
+        command,
+        cwd=place,
+        env={"PATH": SEARCH_PATH, "TMPDIR": str(place)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdout is not None  # noqa: S101
+        while _FIRST_LINE not in said and len(said) < _MAX_SAID:
+            piece = os.read(process.stdout.fileno(), 4096)
+            if not piece:
+                break
+            said += piece
+        process.terminate()
+    return _FIRST_LINE in said
 
 
 def _base() -> list[str]:
     return [
         shutil.which(QEMU, path=SEARCH_PATH) or QEMU,
         "-no-user-config", "-nodefaults", "-display", "none", "-machine", "q35",
+        "-nic", "none", "-no-reboot",
+        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
     ]  # fmt: skip
 
 
-def _command(size: Size) -> list[str]:
+def _command(size: Size, processor: Sequence[str]) -> list[str]:
     """Started in the directory that has everything: no path has to be written for QEMU."""
     return [
-        *_base(), *processor(),
+        *_base(), *processor,
         "-m", f"{size.memory // (1 << 20)}M", "-smp", str(size.processors),
-        "-nic", "none", "-no-reboot",
-        "-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
         "-kernel", "kernel", "-initrd", "initramfs", "-append", _KERNEL_LINE,
         *_disk("root", ROOT_DISK), *_disk("suite", SUITE_DISK),
         # Into the pipe that is the log: the console shows why a kernel panicked.
