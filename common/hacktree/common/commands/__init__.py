@@ -16,6 +16,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("refs", "repository", "List, or delete, branches", f"{_PACKAGE}.refs"),
     CommandInfo("checkout", "repository", "Check a commit out", f"{_PACKAGE}.checkout"),
     CommandInfo("fsck", "repository", "Verify every object and commit", f"{_PACKAGE}.fsck"),
+    CommandInfo("history", "repository", "Mend a published history", f"{_PACKAGE}.history"),
     CommandInfo("prune", "repository", "Delete old builds", f"{_PACKAGE}.prune"),
     CommandInfo("delta", "repository", "Make and inspect packs of deltas", f"{_PACKAGE}.delta"),
     CommandInfo("trust", "farm", "Sign branches, and say whose keys count", f"{_PACKAGE}.trust"),

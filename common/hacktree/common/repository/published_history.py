@@ -35,7 +35,7 @@ _EMPTY: Final = HistoryPage(1, (), b"")
 
 def publish_history(repository: Repository, branch: BranchName, head: ObjectId) -> None:
     """Write the pages so that they hold `head`, whose commit is in the repository already."""
-    directory = repository.path / "branches" / branch / "history"
+    directory = history_directory(repository, branch)
     make_directories(repository.path, directory.relative_to(repository.path), mode=0o755)
     encoded = repository.read_meta(head, MAX_COMMIT_SIZE)
     parents = decode_commit(encoded).parents
@@ -48,13 +48,33 @@ def publish_history(repository: Repository, branch: BranchName, head: ObjectId) 
             older_page = tail.older
         else:
             older = _commits_from_objects(repository, parents[0])
-    commits = [encoded, *older]
+    commits, older_page = seal_full_pages(directory, [encoded, *older], older_page)
+    write_tail(directory, commits, older_page)
+
+
+def history_directory(repository: Repository, branch: BranchName) -> Path:
+    """Where the pages of a branch are."""
+    return repository.path / "branches" / branch / "history"
+
+
+def write_tail(directory: Path, commits: list[bytes], older_page: bytes) -> None:
+    """Replace the newest page; `older_page` must be there already, or empty."""
+    page = HistoryPage(1, tuple(commits), older_page)
+    replace_published(directory / "tail", compress(encode_page(page), _LEVEL))
+
+
+def seal_full_pages(
+    directory: Path, commits: list[bytes], older_page: bytes
+) -> tuple[list[bytes], bytes]:
+    """Seal the oldest commits while there are too many for a tail; the rest, and the page before.
+
+    `commits` are newest first.
+    """
     while len(commits) > 2 * PAGE_LENGTH or sum(map(len, commits)) > _FULL_TAIL:
         count = _oldest_page(commits)
         older_page = _seal(directory, tuple(commits[-count:]), older_page)
         commits = commits[:-count]
-    page = HistoryPage(1, tuple(commits), older_page)
-    replace_published(directory / "tail", compress(encode_page(page), _LEVEL))
+    return commits, older_page
 
 
 def _oldest_page(commits: list[bytes]) -> int:
