@@ -44,6 +44,8 @@ look_for() {
         need systemd systemd command -v systemd-analyze
         need qemu-system-x86 qemu-system-x86-core command -v qemu-system-x86_64
         need busybox-static busybox test -x /bin/busybox
+        need chromium chromium command -v chromium
+        need chromium-driver chromedriver command -v chromedriver
         ;;
     bench)
         look_for tests

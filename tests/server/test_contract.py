@@ -6,13 +6,17 @@ import socket
 
 import pytest
 
-from hacktree.server.published import find_published
+from hacktree.server.published import POLICY, find_published
 from support.layouts import MTIME, SECRET, TRAPS, Published
 from support.rawhttp import Answer, receive, send
 from support.servers import RunningServer
 
 IMMUTABLE = "public, max-age=31536000, immutable"
 LAST_MODIFIED = "Tue, 14 Nov 2023 22:13:20 GMT"
+MEDIA_TYPES = {
+    Published.dashboard: "text/html; charset=utf-8",
+    Published.dashboard_data: "application/json",
+}
 EARLIER = "Tue, 14 Nov 2023 22:13:19 GMT"
 LATER = "Tue, 14 Nov 2023 22:13:21 GMT"
 
@@ -52,9 +56,21 @@ def test_every_file_has_validators_and_a_length(
         assert headers["ETag"].startswith('"'), "strong"
         assert headers["Last-Modified"] == LAST_MODIFIED
         assert headers["Content-Length"] == str(len(published.content(path)))
-        assert headers["Content-Type"] == "application/octet-stream"
+        assert headers["Content-Type"] == MEDIA_TYPES.get(path, "application/octet-stream")
         assert headers["Accept-Ranges"] == "bytes"
         assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_only_the_dashboard_is_for_browsers_and_may_load_nothing(
+    server: RunningServer, published: Published
+) -> None:
+    for path in MEDIA_TYPES:
+        for status, headers in ((200, {}), (304, {"If-None-Match": "*"})):
+            answer = send(server.address, path, headers)
+            assert answer.status == status
+            assert answer.headers.get_all("Content-Security-Policy") == [POLICY]
+    for path in set(published.immutable + published.mutable) - MEDIA_TYPES.keys():
+        assert "Content-Security-Policy" not in send(server.address, path).headers
 
 
 def test_objects_are_opaque_bytes(server: RunningServer, published: Published) -> None:
@@ -295,6 +311,10 @@ UNREACHABLE: tuple[bytes, ...] = (
     b"/packs/",
     b"/graph/",
     b"/graph/tail/",
+    b"/dashboard",
+    b"/dashboard/",
+    b"/dashboard/Index.html",
+    b"/dashboard/../state/sessions",
     b"/packs/../state/sessions",
     b"/graph/%74ail",
     b"/refs/gnomeos/x86_64/builds/",
@@ -440,6 +460,12 @@ NOT_PUBLISHED: tuple[str, ...] = (
     f"/graph/{HEX64.upper()}",
     f"/graph/x/{HEX64}",
     "/graph/.tail.0f0f0f0f.tmp",
+    "/dashboard/index.htm",
+    "/dashboard/index.html.tmp",
+    "/dashboard/other.json",
+    "/dashboard/x/index.html",
+    "/index.html",
+    "/dashboard.json",
 )
 
 

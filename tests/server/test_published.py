@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from hacktree.server.published import Lifetime, PublishedFile, find_published
 
+PUBLIC = ("refs", "objects", "branches", "packs", "graph", "trust", "dashboard")
 HEX62, HEX64 = "0f" * 31, "0f" * 32
 
 
@@ -60,16 +61,17 @@ def test_digits_of_other_scripts_are_no_digits() -> None:
                 *("/", ".", "..", "-", "\\", "%2e", "\0", "\n", "é", "A", "state", "builds"),
                 *("refs", "objects", "ab", HEX62, ".meta", ".file.zst"),
                 *("branches", "history", "tail", HEX64, "packs", "graph", "trust", "1.root.json"),
+                *("dashboard", "index.html", "dashboard.json"),
             )
         ),
         max_size=9,
     ).map("".join)
 )
 def test_no_component_can_leave_the_published_directories(path: str) -> None:
-    """Whatever is put together: components are plain names below one of six directories."""
+    """Whatever is put together: components are plain names below one of seven directories."""
     found = find_published("/" + path)
     if found is not None:
-        assert found.components[0] in (*("refs", "objects", "branches", "packs", "graph", "trust"),)
+        assert found.components[0] in PUBLIC
         assert "/" + path == "/" + "/".join(found.components)
         for component in found.components:
             assert component.isascii()

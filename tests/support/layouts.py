@@ -31,6 +31,8 @@ class Published:
     pack = f"/packs/{'d0' * 32}"
     segment = f"/graph/{'e5' * 32}"
     graph = "/graph/tail"
+    dashboard = "/dashboard/index.html"
+    dashboard_data = "/dashboard/dashboard.json"
 
     @property
     def immutable(self) -> tuple[str, ...]:
@@ -48,7 +50,7 @@ class Published:
     @property
     def mutable(self) -> tuple[str, ...]:
         """URL paths of files that every build replaces."""
-        return (self.ref, self.tail, self.graph)
+        return (self.ref, self.tail, self.graph, self.dashboard, self.dashboard_data)
 
     def path(self, url_path: str) -> Path:
         """Where a URL path is on disk."""
@@ -83,6 +85,8 @@ def published_layout(directory: Path) -> Iterator[Published]:
     layout.write(layout.pack, b"\x9a\xa4pack" + bytes(range(256)) * 9000)
     layout.write(layout.segment, b"(\xb5/\xfd sealed segment")
     layout.write(layout.graph, b"(\xb5/\xfd newest edges")
+    layout.write(layout.dashboard, b"<!DOCTYPE html><title>Build farm</title>")
+    layout.write(layout.dashboard_data, b"{}\n")
     with contextlib.ExitStack() as held:
         _lay_out_secrets(layout)
         _set_traps(layout, held)

@@ -31,6 +31,7 @@ class PublishedFile:
 
     components: tuple[str, ...]
     lifetime: Lifetime
+    media_type: str = "application/octet-stream"
 
 
 _OBJECT: Final = re.compile(r"/(objects)/([0-9a-f]{2})/([0-9a-f]{62}\.(?:meta|file\.zst))")
@@ -42,6 +43,16 @@ _TRUST: Final = re.compile(
     r"/(trust)/(timestamp\.json|[1-9][0-9]{0,8}\.(?:root|snapshot|targets|branch-[0-9a-f]{32})\.json)"
 )
 _GRAPH: Final = re.compile(r"/(graph)/(tail|[0-9a-f]{64})")
+_DASHBOARD: Final = {
+    "/dashboard/index.html": "text/html; charset=utf-8",
+    "/dashboard/dashboard.json": "application/json",
+}
+
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""`Content-Security-Policy` of what a browser shows: names in it come from whoever pushes."""
 
 
 def find_published(path: str) -> PublishedFile | None:
@@ -60,6 +71,8 @@ def find_published(path: str) -> PublishedFile | None:
     if match := _GRAPH.fullmatch(path):
         lifetime = Lifetime.MUTABLE if match[2] == "tail" else Lifetime.IMMUTABLE
         return PublishedFile(match.groups(), lifetime)
+    if media_type := _DASHBOARD.get(path):
+        return PublishedFile(tuple(path[1:].split("/")), Lifetime.MUTABLE, media_type)
     return None
 
 

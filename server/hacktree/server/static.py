@@ -40,7 +40,7 @@ from hacktree.server.conditions import (
     Whole,
     decide,
 )
-from hacktree.server.published import Lifetime, PublishedFile, find_published
+from hacktree.server.published import POLICY, PublishedFile, find_published
 
 SMALL_BODY_LIMIT: Final = 256 * 1024
 """Bytes up to which a body is read into memory at once; what is larger is sent by sendfile."""
@@ -162,7 +162,7 @@ def _make_answer(
         if method == hdrs.METH_HEAD:
             # A Range has no meaning but for GET (RFC 9110 section 14.2).
             conditions = replace(conditions, range=None)
-        answer = _describe(decide(conditions, validators), published.lifetime, validators)
+        answer = _describe(decide(conditions, validators), published, validators)
         if method == hdrs.METH_HEAD or not answer.length:
             return answer
         held.pop_all()
@@ -202,7 +202,7 @@ def _read_and_close(file: FileIO, offset: int, length: int) -> bytes:
     return body
 
 
-def _describe(decision: Decision, lifetime: Lifetime, validators: Validators) -> _Answer:
+def _describe(decision: Decision, published: PublishedFile, validators: Validators) -> _Answer:
     match decision:
         case Unsatisfiable():
             extent: dict[str, str] = {hdrs.CONTENT_RANGE: f"bytes */{validators.size}"}
@@ -210,28 +210,30 @@ def _describe(decision: Decision, lifetime: Lifetime, validators: Validators) ->
         case PreconditionFailed():
             return _Answer(HTTPStatus.PRECONDITION_FAILED, {})
         case NotModified():
-            return _Answer(HTTPStatus.NOT_MODIFIED, _caching_headers(lifetime, validators))
+            return _Answer(HTTPStatus.NOT_MODIFIED, _caching_headers(published, validators))
         case Whole():
             start, length, status = 0, validators.size, HTTPStatus.OK
         case Part(start, stop):
             length, status = stop - start, HTTPStatus.PARTIAL_CONTENT
-    headers = _caching_headers(lifetime, validators)
+    headers = _caching_headers(published, validators)
     headers[hdrs.ACCEPT_RANGES] = "bytes"
-    headers[hdrs.CONTENT_TYPE] = "application/octet-stream"
+    headers[hdrs.CONTENT_TYPE] = published.media_type
     headers[hdrs.CONTENT_LENGTH] = str(length)
     if status is HTTPStatus.PARTIAL_CONTENT:
         headers[hdrs.CONTENT_RANGE] = f"bytes {start}-{start + length - 1}/{validators.size}"
     return _Answer(status, headers, start, length)
 
 
-def _caching_headers(lifetime: Lifetime, validators: Validators) -> dict[str, str]:
+def _caching_headers(published: PublishedFile, validators: Validators) -> dict[str, str]:
     headers: dict[str, str] = {
-        hdrs.CACHE_CONTROL: lifetime.value,
+        hdrs.CACHE_CONTROL: published.lifetime.value,
         hdrs.ETAG: validators.etag,
         hdrs.LAST_MODIFIED: validators.last_modified,
         hdrs.SERVER: SERVER_NAME,
         "X-Content-Type-Options": "nosniff",
     }
+    if published.components[0] == "dashboard":
+        headers["Content-Security-Policy"] = POLICY
     return headers
 
 

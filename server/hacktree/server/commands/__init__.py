@@ -52,6 +52,12 @@ CATALOG: tuple[CommandInfo, ...] = (
         module="hacktree.server.commands.branch",
     ),
     CommandInfo(
+        name="dashboard",
+        group="farm",
+        summary="Write the page that shows how the farm is",
+        module="hacktree.server.commands.dashboard",
+    ),
+    CommandInfo(
         name="backup",
         group="farm",
         summary="Copy the repository while it runs",
