@@ -120,6 +120,9 @@ def test_from_a_push_to_a_testers_machine(farm: Path, tmp_path: Path) -> None:
     hacktree("--repo", farm, "jobs", "run")
     assert all(job["state"] == "done" for job in jobs_of(farm))
     assert list((farm / "packs").iterdir())
+    shown = json.loads((farm / "dashboard/dashboard.json").read_bytes())
+    assert [build["sequence"] for build in shown["branches"][0]["builds"]] == [2, 1]
+    assert shown["pack-count"] == len(list((farm / "packs").iterdir()))
     assert (tmp_path / "log").read_text().count("Traceback") == 0
 
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from hacktree.common.objects.names import BranchName
-from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from hacktree.server.api import make_api
 from hacktree.server.database import open_database
 from hacktree.server.jobrunner import JobRunner, command_of
-from hacktree.server.jobs import Kind, enqueue
+from hacktree.server.jobs import enqueue_publication
 from hacktree.server.publication import recover_heads
 from hacktree.server.serving import Background
 from hacktree.server.token_authenticator import DatabaseAuthenticator
+from hacktree.server.watching import Watch
 
 
 def open_farm(repository: Repository) -> tuple[web.Application, Sequence[Background]]:
@@ -24,15 +24,12 @@ def open_farm(repository: Repository) -> tuple[web.Application, Sequence[Backgro
     """
     database = open_database(repository)
     recover_heads(repository)
-    for name in list_refs(repository):
-        # A crash may have lost the job of the last publication; packs that are there cost nothing.
-        enqueue(database, Kind.DELTAS, name, int(time.time()))
 
     def published(branch: BranchName) -> None:
-        enqueue(database, Kind.DELTAS, branch, int(time.time()))
+        enqueue_publication(database, branch, int(time.time()))
 
     api = make_api(
         repository, DatabaseAuthenticator(database), on_published=published, database=database
     )
     runner = JobRunner(database, command_of(repository.path), time.time)
-    return api, (runner.run,)
+    return api, (Watch(repository, database).keep_looking, runner.run)

@@ -1,15 +1,20 @@
-"""Doing jobs: one at a time, each by a process of its own that gives way to everything else."""
+"""Doing jobs, each by a process of its own that gives way to everything else.
+
+A server has two lanes, in each of which one job runs at a time: packs take minutes to hours, and a
+signature or the dashboard must not wait for them.
+"""
 
 import asyncio
 import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from hacktree.common.errors import HacktreeError
 from hacktree.common.repository.locks import LockKind, hold_lock
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import Database
@@ -18,6 +23,9 @@ from hacktree.server.jobs import Job, Kind, fail, give_back, succeed, take_next
 _LOG: Final = logging.getLogger("hacktree.server.jobs")
 _PAUSE: Final = 5.0
 """Seconds between two looks at what is due."""
+
+LANES: Final = ((Kind.HISTORY, Kind.TRUST, Kind.DASHBOARD), (Kind.DELTAS,))
+"""Kinds whose jobs wait for one another, in their order."""
 
 _NICENESS: Final = 10
 _PATIENCE: Final = 20.0
@@ -32,7 +40,12 @@ def command_of(repository: Path) -> Command:
     program = "import sys; from hacktree.common.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
     def command(job: Job) -> list[str]:
-        words = {Kind.DELTAS: ["delta", "generate", job.subject]}[job.kind]
+        words = {
+            Kind.HISTORY: ["history", job.subject],
+            Kind.TRUST: ["trust", "renew"],
+            Kind.DELTAS: ["delta", "generate", job.subject],
+            Kind.DASHBOARD: ["dashboard"],
+        }[job.kind]
         return [sys.executable, "-c", program, "--repo", str(repository), *words]
 
     return command
@@ -57,21 +70,36 @@ class JobRunner:
 
     async def run(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Until cancelled; what was interrupted then, or by a crash before, waits again."""
+        await asyncio.to_thread(give_back, self._database, self._now())
+        async with asyncio.TaskGroup() as lanes:
+            for kinds in LANES:
+                lanes.create_task(self._run_lane(kinds, sleep))
+
+    async def _run_lane(
+        self, kinds: Sequence[Kind], sleep: Callable[[float], Awaitable[None]]
+    ) -> None:
         while True:
-            await self.run_due()
+            # What is asked for meanwhile is done in the next turn: however many builds are pushed,
+            # the dashboard is made once in a turn.
+            began = self._now()
+            try:
+                while await self.run_next(kinds, began):
+                    pass
+            except HacktreeError as error:
+                _LOG.error("jobs: %s; trying again", error)
             await sleep(_PAUSE)
 
     async def run_due(self) -> int:
         """Do all that is due, and what a crash interrupted; returns how many were begun."""
         await asyncio.to_thread(give_back, self._database, self._now())
         begun = 0
-        while await self.run_next():
+        while await self.run_next(tuple(Kind), self._now()):
             begun += 1
         return begun
 
-    async def run_next(self) -> bool:
-        """Do the next job that is due; returns whether there was one."""
-        job = await asyncio.to_thread(take_next, self._database, self._now())
+    async def run_next(self, kinds: Sequence[Kind], due: int) -> bool:
+        """Do the next job of these kinds that was due at `due`; returns whether there was one."""
+        job = await asyncio.to_thread(take_next, self._database, kinds, due)
         if job is None:
             return False
         _LOG.info("job %d: %s of %s begins", job.id, job.kind, job.subject)

@@ -3,9 +3,13 @@
 A job has a kind and a subject, such as packs of deltas for a branch. Asked for again while it waits
 it is the same job; asked for while it runs, it runs once more afterwards. What fails is tried again
 later, a limited number of times. Times are whole seconds since 1970.
+
+Nothing that is published needs a job to be whole: a head comes with its history and its signature,
+and what jobs add names only what is there (docs/architecture.md, "What follows a publication").
 """
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -28,10 +32,28 @@ class JobMissingError(UserError):
     """There is no such job, or it can't be tried again."""
 
 
+FARM: Final = "-"
+"""The subject of jobs that are of no single branch; no branch has this name."""
+
+
 class Kind(StrEnum):
-    """What is to be done."""
+    """What is to be done, in the order in which it is done when all of it is due.
+
+    What says how things are comes last; DELTAS, which may take hours, is in its way only where jobs
+    are done by hand.
+    """
+
+    HISTORY = "history"
+    """A branch's published history differs from its builds: write it anew."""
+
+    TRUST = "trust"
+    """The snapshot and the timestamp are past half of their life: sign them again."""
 
     DELTAS = "deltas"
+    """Packs to and from the newest build of a branch."""
+
+    DASHBOARD = "dashboard"
+    """The page that shows how the farm is."""
 
 
 class State(StrEnum):
@@ -76,25 +98,38 @@ def delay(attempts: int) -> int:
 def enqueue(database: Database, kind: Kind, subject: str, now: int) -> None:
     """Have it done, once, after this moment."""
     with database.writing() as connection:
-        again = connection.execute(
-            "UPDATE jobs SET again = 1 WHERE kind = ? AND subject = ? AND state = 'running'",
-            (kind, subject),
-        )
-        if again.rowcount == 0:
-            connection.execute(
-                "INSERT OR IGNORE INTO jobs (kind, subject, state, due, created)"
-                " VALUES (?, ?, 'waiting', ?, ?)",
-                (kind, subject, now, now),
-            )
+        ask(connection, kind, subject, now)
 
 
-def take_next(database: Database, now: int) -> Job | None:
-    """The job that is due for longest, which runs from now on; None if there is none."""
+def enqueue_publication(database: Database, branch: str, now: int) -> None:
+    """Have done what follows a new head of a branch."""
     with database.writing() as connection:
-        row = connection.execute(
-            "SELECT id FROM jobs WHERE state = 'waiting' AND due <= ? ORDER BY due, id LIMIT 1",
-            (now,),
-        ).fetchone()
+        ask(connection, Kind.DELTAS, branch, now)
+        ask(connection, Kind.DASHBOARD, FARM, now)
+
+
+def ask(connection: sqlite3.Connection, kind: Kind, subject: str, now: int) -> None:
+    """Have it done, once, after this moment, if the caller's transaction succeeds."""
+    again = connection.execute(
+        "UPDATE jobs SET again = 1 WHERE kind = ? AND subject = ? AND state = 'running'",
+        (kind, subject),
+    )
+    if again.rowcount == 0:
+        connection.execute(
+            "INSERT OR IGNORE INTO jobs (kind, subject, state, due, created)"
+            " VALUES (?, ?, 'waiting', ?, ?)",
+            (kind, subject, now, now),
+        )
+
+
+def take_next(database: Database, kinds: Sequence[Kind], now: int) -> Job | None:
+    """The job of the first of these kinds that is due for longest, which runs from now on.
+
+    None if none is due.
+    """
+    with database.writing() as connection:
+        found = (_find_due(connection, kind, now) for kind in kinds)
+        row = next((row for row in found if row is not None), None)
         if row is None:
             return None
         connection.execute(
@@ -112,6 +147,7 @@ def succeed(database: Database, job: Job, now: int) -> None:
             "UPDATE jobs SET state = 'done', ended = ?, error = '' WHERE id = ?", (now, job.id)
         )
         _run_again(connection, job, now)
+        _tell(connection, job, now)
         _forget(connection)
 
 
@@ -131,6 +167,7 @@ def fail(database: Database, job: Job, error: str, now: int) -> None:
         )
         if last:
             _run_again(connection, job, now)
+        _tell(connection, job, now)
         _forget(connection)
 
 
@@ -181,6 +218,15 @@ def list_jobs(database: Database) -> list[Job]:
         return [Job.of(row) for row in rows]
 
 
+def _find_due(connection: sqlite3.Connection, kind: Kind, now: int) -> tuple[int] | None:
+    row: tuple[int] | None = connection.execute(
+        "SELECT id FROM jobs WHERE kind = ? AND state = 'waiting' AND due <= ?"
+        " ORDER BY due, id LIMIT 1",
+        (kind, now),
+    ).fetchone()
+    return row
+
+
 def _read(connection: sqlite3.Connection, number: int) -> Job | None:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM jobs WHERE id = ?",  # noqa: S608 - a constant
@@ -197,7 +243,19 @@ def _run_again(connection: sqlite3.Connection, job: Job, now: int) -> None:
     )
 
 
+def _tell(connection: sqlite3.Connection, job: Job, now: int) -> None:
+    """The dashboard shows packs, signatures and jobs that failed."""
+    if job.kind is not Kind.DASHBOARD:
+        ask(connection, Kind.DASHBOARD, FARM, now)
+
+
 def _forget(connection: sqlite3.Connection) -> None:
+    # Made so often that they would push out what went wrong.
+    connection.execute(
+        "DELETE FROM jobs WHERE kind = ? AND state = 'done' AND id NOT IN"
+        " (SELECT max(id) FROM jobs WHERE kind = ? AND state = 'done')",
+        (Kind.DASHBOARD, Kind.DASHBOARD),
+    )
     connection.execute(
         "DELETE FROM jobs WHERE state IN ('done', 'failed') AND id NOT IN"
         " (SELECT id FROM jobs WHERE state IN ('done', 'failed') ORDER BY id DESC LIMIT ?)",

@@ -1,4 +1,7 @@
-"""Renewing the snapshot and the timestamp of a signed repository while it is served."""
+"""Renewing the snapshot and the timestamp of a signed repository while it is served.
+
+A server with jobs asks for one when it is time (`watching.py`); one without does it here.
+"""
 
 import asyncio
 import logging
@@ -35,6 +38,20 @@ async def keep_renewed(
 def renewing(repository: Path) -> Callable[[], Awaitable[None]]:
     """Keeps the signatures of a repository fresh while it is served, if it has some."""
     return lambda: keep_renewed(repository, lambda: datetime.now(UTC))
+
+
+def renewal_due(path: Path, now: datetime) -> bool:
+    """Whether the snapshot or the timestamp is past half of its life."""
+    if not (path / "trust" / "timestamp.json").exists():
+        return False
+    from hacktree.common.trust.roles import SNAPSHOT, TIMESTAMP, is_due
+    from hacktree.common.trust.store import TrustStore
+
+    state = TrustStore(open_repository(path)).load()
+    return any(
+        is_due(name, signed.expires, now)
+        for name, signed in ((SNAPSHOT, state.snapshot.signed), (TIMESTAMP, state.timestamp.signed))
+    )
 
 
 def renew_once(path: Path, now: datetime) -> list[str]:

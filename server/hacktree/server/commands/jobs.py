@@ -11,6 +11,8 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.database import open_database
 from hacktree.server.jobrunner import JobRunner, command_of, hold_jobs
 from hacktree.server.jobs import Job, State, list_jobs, retry
+from hacktree.server.publication import recover_heads
+from hacktree.server.watching import Watch
 
 _EPILOG = """\
 `hacktree serve` with its API does the jobs. Without it, say `run` from time to time.
@@ -32,7 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
     again = actions.add_parser("retry", help="try a failed job again, now")
     again.add_argument("job", metavar="ID", type=int)
-    actions.add_parser("run", help="do what is due, then end")
+    actions.add_parser("run", help="look what has to be done, do what is due, then end")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +60,8 @@ def _run(repository: Repository, args: argparse.Namespace) -> int:
     database = open_database(repository)
     runner = JobRunner(database, command_of(repository.path), time.time)
     with hold_jobs(repository):
+        recover_heads(repository)
+        Watch(repository, database).look(int(time.time()))
         begun = asyncio.run(runner.run_due())
     waiting = [job for job in list_jobs(database) if job.state is State.WAITING and job.error]
     say(args, f"{begun} jobs done" + (f", {len(waiting)} to be tried again" if waiting else ""))

@@ -123,7 +123,7 @@ def _farm(
     repository = open_repository(path)
     with hold_jobs(repository):
         api, background = open_farm(repository)
-        yield api, (*background, renewing(path))
+        yield api, background
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import Database
+from hacktree.server.jobs import FARM, Kind, ask
 from hacktree.server.promotion import records
 from hacktree.server.promotion.decision import Standing, Stay, next_to_test
 from hacktree.server.promotion.history import History, read_history
@@ -112,6 +113,7 @@ class LocalDesk:
                 now + LEASE_SECONDS,
             )  # fmt: skip
             records.put_lease(connection, lease)
+            ask(connection, Kind.DASHBOARD, FARM, now)
         return Assignment(lease.id, build.id, build.sequence, found)
 
     def renew(self, lease: str) -> None:
@@ -135,6 +137,7 @@ class LocalDesk:
             )  # fmt: skip
             recorded = records.add_verdict(connection, verdict, lease)
             records.drop_lease(connection, lease)
+            ask(connection, Kind.DASHBOARD, FARM, verdict.time)
             return recorded
 
     def give_up(self, lease: str) -> None:

@@ -9,6 +9,7 @@ from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.revision import resolve
 from hacktree.server.database import Database
+from hacktree.server.jobs import FARM, Kind, ask
 from hacktree.server.promotion import records
 from hacktree.server.promotion.decision import Hold
 from hacktree.server.promotion.suites import Suites
@@ -54,6 +55,7 @@ def hold(database: Database, subject: Subject, reason: str, who: str, now: int) 
     made = Hold(subject.branch, subject.build, reason, who, now)
     with database.writing() as connection:
         records.add_hold(connection, made)
+        ask(connection, Kind.DASHBOARD, FARM, now)
     return made
 
 
@@ -62,6 +64,7 @@ def release(database: Database, subject: Subject, reason: str, who: str, now: in
     _check_note(reason, who)
     with database.writing() as connection:
         ended = records.release_holds(connection, subject.branch, subject.build, (now, who, reason))
+        ask(connection, Kind.DASHBOARD, FARM, now)
     if not ended:
         raise NotHeldError(f"{subject} is not held", hint="`hacktree branch status` shows holds.")
     return ended

@@ -26,7 +26,7 @@ from hacktree.common.repository.transaction import begin_transaction
 from hacktree.common.trust.editing import head_signed, keys_of_branch, sign_head
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.database import Database
-from hacktree.server.jobs import Kind, enqueue
+from hacktree.server.jobs import enqueue_publication
 from hacktree.server.promotion.decision import Decision, Promote, Standing, Stay, decide, hold_of
 from hacktree.server.promotion.desk import standing_of
 from hacktree.server.promotion.history import History, build_of, read_history, source_of
@@ -151,7 +151,7 @@ def one_promotion(farm: Farm, branch: BranchName, now: int) -> Iterator[None]:
     os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o600))
     with hold_lock(path, LockKind.EXCLUSIVE, timeout=LOCK_TIMEOUT):
         for moved in recover_heads(farm.repository):
-            enqueue(farm.database, Kind.DELTAS, moved, now)
+            enqueue_publication(farm.database, moved, now)
         _require_signed_head(farm.repository, branch)
         yield
 
@@ -174,7 +174,7 @@ def publish_promotion(farm: Farm, new: NewCommit, role: bytes | None, now: int) 
         transaction.publish()
         head = NewHead(branch, new.id, expected, role)
         publish_head(farm.repository, head, datetime.fromtimestamp(now, UTC))
-    enqueue(farm.database, Kind.DELTAS, branch, now)
+    enqueue_publication(farm.database, branch, now)
 
 
 def _role(farm: Farm, branch: BranchName, new: NewCommit, now: int) -> bytes | None:
