@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.common.errors import UserError
+from hacktree.common.errors import SpaceError, UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.zstandard import zstd
 from hacktree.common.repository.layout import Mode
@@ -19,7 +19,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.promotion.command import CommandMissingError
 from hacktree.server.promotion.machine import guest, kernel
 from hacktree.server.promotion.machine.guest import fill_suite_disk, find_program
-from hacktree.server.promotion.machine.image import make_image, restore_attributes
+from hacktree.server.promotion.machine.image import ImageFailedError, make_image, restore_attributes
 from hacktree.server.promotion.machine.initramfs import make_initramfs, read_busybox
 from hacktree.server.promotion.machine.kernel import Kernel, UnfitBuildError, find_kernel
 from hacktree.server.promotion.machine.qemu import judge_machine, open_answer
@@ -208,7 +208,7 @@ def test_the_disk_has_the_owners_modes_and_attributes_of_the_commit(tmp_path: Pa
     subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("name", [b'a" "b', b"a\nwrite /etc/passwd x", b"a\rb", b"a\tb"])
+@pytest.mark.parametrize("name", [b'a" "b', b"a\nwrite /etc/passwd x", b"a\rb", b"a\tb", b'\xff"'])
 def test_no_name_is_a_command_to_debugfs(tmp_path: Path, name: bytes) -> None:
     with pytest.raises(UnfitBuildError) as told:
         imaged(tmp_path, {name: File(b"", 0o4755)})
@@ -217,6 +217,35 @@ def test_no_name_is_a_command_to_debugfs(tmp_path: Path, name: bytes) -> None:
 
 def test_such_names_are_no_obstacle_where_nothing_is_to_be_changed(tmp_path: Path) -> None:
     imaged(tmp_path, {b'a"\nb': File(b"", 0o644, os.getuid(), os.getgid())})
+
+
+def test_a_disk_that_could_not_be_made_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """debugfs exits with 0 whatever it met."""
+    repository = make_repository(tmp_path / "runner", Mode.BARE_USER)
+    commit = repository.load_commit(build := make_commit(repository, {"a": File(b"", 0o4755, 5)}))
+    (tmp_path / "nothing").mkdir()
+    for name in ("no-disk", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "no-disk/disk.img").write_bytes(b"x" * 8192)
+    make_image(tmp_path / "nothing", tmp_path / "empty/disk.img", 0)
+    with scratch_root(repository, build) as (root, _):
+        for name in ("no-disk", "empty"):
+            with pytest.raises(ImageFailedError):
+                restore_attributes(repository, commit, root, tmp_path / name / "disk.img")
+    monkeypatch.setattr("hacktree.server.promotion.machine.image.SEARCH_PATH", "/nowhere")
+    with pytest.raises(ImageFailedError) as told:
+        make_image(tmp_path, tmp_path / "disk.img", 0)
+    assert "e2fsprogs" in told.value.hint
+
+
+def test_a_disk_that_may_not_fit_is_not_begun(tmp_path: Path) -> None:
+    """A machine that meets a full disk would blame its build."""
+    (tmp_path / "root").mkdir()
+    with pytest.raises(SpaceError):
+        make_image(tmp_path / "root", tmp_path / "disk.img", 1 << 60)
+    assert not (tmp_path / "disk.img").exists()
 
 
 def test_programs_of_the_system_are_the_builds_own(tmp_path: Path) -> None:
