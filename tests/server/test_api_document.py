@@ -82,7 +82,7 @@ def test_the_api_keeps_to_its_document(farm: Farm) -> None:
         check_operation(farm, result.ok())
 
 
-_BEYOND = ("/verdict", "/promote", "/promotions", "/hold", "/release")
+_BEYOND = ("/verdict", "/promote", "/promotions", "/retest", "/hold", "/release")
 
 
 def check_operation(farm: Farm, operation: APIOperation[Any, Any, Any, Any]) -> None:

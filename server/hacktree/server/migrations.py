@@ -109,5 +109,20 @@ _PROMOTION: Final[Migration] = (
     """,
 )
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS, _PROMOTION)
+_RETESTS: Final[Migration] = (
+    """
+    CREATE TABLE retests (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        build BLOB NOT NULL CHECK (typeof(build) = 'blob' AND length(build) = 32),
+        suite TEXT NOT NULL,
+        after INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        who TEXT NOT NULL,
+        time INTEGER NOT NULL CHECK (typeof(time) = 'integer')
+    )
+    """,
+    "CREATE INDEX retests_by_suite ON retests (suite, build)",
+)
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS, _PROMOTION, _RETESTS)
 """Every step, oldest first; their number is the version that this program writes."""

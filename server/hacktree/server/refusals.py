@@ -22,6 +22,7 @@ from hacktree.server.promotion.promoting import (
     KeyNeededError,
     PromotionRefusedError,
 )
+from hacktree.server.promotion.retesting import NotRetestableError
 from hacktree.server.promotion.status import NoBranchError
 from hacktree.server.promotion.suites import SuiteMissingError
 from hacktree.server.promotion.verdicts import VerdictInvalidError
@@ -56,6 +57,7 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         PromotionRefusedError: (409, RefusalCode.NOT_PROMOTABLE),
         KeyNeededError: (409, RefusalCode.NOT_PROMOTABLE),
         HeadUnsignedError: (409, RefusalCode.NOT_PROMOTABLE),
+        NotRetestableError: (409, RefusalCode.NOT_RETESTABLE),
         LeaseLostError: (409, RefusalCode.LEASE_LOST),
         VerdictInvalidError: (400, RefusalCode.MALFORMED),
         HeadMovedError: (409, RefusalCode.HEAD_MOVED),

@@ -24,6 +24,7 @@ class RefusalCode(enum.StrEnum):
     NO_SUCH_BRANCH = "no-such-branch"
     NO_SUCH_BUILD = "no-such-build"
     NOT_HELD = "not-held"
+    NOT_RETESTABLE = "not-retestable"
     NOT_PROMOTABLE = "not-promotable"
     LEASE_LOST = "lease-lost"
     WRONG_COMMIT = "wrong-commit"

@@ -76,7 +76,10 @@ def _elsewhere(args: argparse.Namespace) -> StatusAnswer:
 
 def _log(args: argparse.Namespace, name: str) -> str:
     """Where the log is: a file here; its name on a farm elsewhere."""
-    return name if args.server is not None else str(log_path(repository_from(args), name))
+    if args.server is not None:
+        return name
+    path = log_path(repository_from(args), name)
+    return str(path) if path.exists() else f"{name[:12]}, deleted by age or size"
 
 
 def _print_head(status: StatusAnswer) -> None:

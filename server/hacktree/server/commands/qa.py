@@ -11,6 +11,7 @@ from hacktree.server.promotion.connecting import add_farm_options, add_signer_op
 _MODULES: Final = {
     "run": "hacktree.server.commands.qa_run",
     "sign": "hacktree.server.commands.qa_sign",
+    "retest": "hacktree.server.commands.qa_retest",
 }
 
 
@@ -19,7 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = textwrap.dedent("""\
         Suites stand in server.toml of the farm's repository. `run` tests: it executes what others
         pushed, so it needs no key and, over HTTP, a token that allows verdicts only. `sign`
-        promotes what passed: give it a key, and a machine of its own if you can.""")
+        promotes what passed: give it a key, and a machine of its own if you can. `retest` gives a
+        build that failed, or was not decided, another run: what was found before stays recorded,
+        and counts no more.""")
     parser.epilog = textwrap.dedent("""\
         server.toml:
           [suites.fastqa]                      # promotes to the branch fastqa
@@ -46,6 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
           hacktree qa sign fastqa --source builds --server https://farm.example \\
               --root-fingerprint 9f86d081… --token-file /etc/hacktree/promote-token \\
               --sign-with /etc/hacktree/fastqa-key --watch
+          hacktree --repo /srv/hacktree qa retest fastqa --reason "the lab's switch was broken"
 
         Exit statuses: 0 done, whatever the verdict, or nothing to do; 2 wrong usage, suite, command
         or key; 4 the farm or the remote is unreachable or refuses; 5 local data is damaged; 6 the
@@ -68,6 +72,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
             help="print a JSON document a line",
         )  # fmt: skip
     _configure_run(run_parser)
+    retest = actions.add_parser("retest", help="test a build again that was not passed")
+    retest.add_argument("suite", metavar="SUITE", help="the branch it promotes to")
+    retest.add_argument("--build", metavar="COMMIT", help="default: the newest that was not passed")
+    retest.add_argument("--reason", metavar="TEXT", required=True, help="why")
+    retest.add_argument("--by", metavar="NAME", help="who (default: the user's name)")
+    retest.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
+    add_farm_options(retest, "promote:SUITE")
     add_farm_options(sign, "promote:SUITE")
     add_signer_options(sign)
 

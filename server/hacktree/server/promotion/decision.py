@@ -46,9 +46,24 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Retest:
+    """Somebody wants a build tested again: verdicts up to number `after` count no more."""
+
+    build: ObjectId
+    after: int
+    reason: str
+    who: str
+    time: int
+
+    def __str__(self) -> str:
+        return f"to be tested again, {self.who} asked at {_utc(self.time)}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How things are. `builds`: of the source branch, newest first, at least those after the last
-    that was promoted; `verdicts`: those that count; `running`: who tests a build now."""
+    that was promoted; `verdicts`: those that count; `running`: who tests a build now; `retests`:
+    the last for a build."""
 
     builds: Sequence[Build]
     verdicts: Mapping[ObjectId, Verdict]
@@ -59,6 +74,8 @@ class Standing:
 
     promoted_at: int | None = None
     """When, in seconds since 1970."""
+
+    retests: Mapping[ObjectId, Retest] | None = None
 
 
 class Cause(StrEnum):
@@ -183,6 +200,9 @@ def _judge(suite: Suite, build: Build, standing: Standing) -> Promote | Blocker:
         return Blocker(build, Cause.HELD, f"{build} is {hold}", verdict)
     if verdict is None:
         tester = (standing.running or {}).get(build.id)
+        retest = (standing.retests or {}).get(build.id)
+        if tester is None and retest is not None:
+            return Blocker(build, Cause.UNTESTED, f"{build} is {retest}")
         if tester is None:
             return Blocker(build, Cause.UNTESTED, f"{build} is not tested by {suite.target} yet")
         return Blocker(build, Cause.RUNNING, f"{build} is being tested on {tester}")

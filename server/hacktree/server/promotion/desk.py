@@ -4,13 +4,14 @@ A lease that is not renewed expires, and whoever asks next takes the build over.
 recorded for whoever holds the lease, once, however often it is reported.
 """
 
+import logging
 import secrets
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from hacktree.common.errors import BusyError
+from hacktree.common.errors import BusyError, HacktreeError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import Repository
@@ -19,8 +20,9 @@ from hacktree.server.jobs import FARM, Kind, ask
 from hacktree.server.promotion import records
 from hacktree.server.promotion.decision import Standing, Stay, next_to_test
 from hacktree.server.promotion.history import History, read_history
-from hacktree.server.promotion.logs import keep_log
+from hacktree.server.promotion.logs import keep_log, prune_logs
 from hacktree.server.promotion.records import Lease
+from hacktree.server.promotion.settings import read_log_limits
 from hacktree.server.promotion.suites import Suite, Suites, find_suite
 from hacktree.server.promotion.verdicts import (
     MAX_MACHINE,
@@ -33,6 +35,7 @@ from hacktree.server.promotion.verdicts import (
 LEASE_SECONDS: Final = 90
 """How long a runner may be silent before its build is given to another."""
 
+_LOG: Final = logging.getLogger("hacktree.server.qa")
 _FORGOTTEN_SECONDS: Final = 7 * 86_400
 
 
@@ -138,7 +141,15 @@ class LocalDesk:
             recorded = records.add_verdict(connection, verdict, lease)
             records.drop_lease(connection, lease)
             ask(connection, Kind.DASHBOARD, FARM, verdict.time)
-            return recorded
+        self._prune_logs()
+        return recorded
+
+    def _prune_logs(self) -> None:
+        try:
+            prune_logs(self.repository, read_log_limits(self.repository), self.clock())
+        except (HacktreeError, OSError) as error:
+            # The verdict is recorded; logs are pruned after the next one.
+            _LOG.warning("logs of verdicts can't be pruned: %s", error)
 
     def give_up(self, lease: str) -> None:
         """Let another take the build."""
@@ -167,18 +178,17 @@ def standing_of(
     connection: sqlite3.Connection, suite: Suite, history: History, now: int
 ) -> Standing:
     """How things are for a suite."""
-    last = history.last
+    last, ids = history.last, [build.id for build in history.builds]
     return Standing(
         builds=history.builds,
-        verdicts=records.load_verdicts(
-            connection, suite.target, [build.id for build in history.builds]
-        ),
+        verdicts=records.load_verdicts(connection, suite.target, ids),
         holds=records.load_holds(connection),
         running={
             lease.build: lease.holder
             for lease in records.load_leases(connection, suite.target)
             if now < lease.expires
         },
+        retests=records.load_retests(connection, suite.target, ids),
         promoted=None if last is None else last.source_sequence,
         promoted_at=None if last is None else last.time,
     )

@@ -1,8 +1,10 @@
 """Logs of suites: bounded while they are written, then files in `state/qa/logs`."""
 
 import hashlib
+import os
 import re
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,27 @@ MAX_LOG: Final = 1 << 20
 
 _MARK_SPACE: Final = 100
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
+
+
+MIN_LOG_AGE: Final = 3600
+MIN_LOG_SIZE: Final = 16 << 20
+"""Seconds and bytes: what was just reported must be there to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLimits:
+    """Logs older than `age` seconds go, and the oldest that exceed `size` bytes together."""
+
+    age: float
+    size: int
+
+    def __post_init__(self) -> None:
+        if self.age < MIN_LOG_AGE or self.size < MIN_LOG_SIZE:
+            raise UserError(
+                f"logs are kept for {MIN_LOG_AGE // 3600}h and up to {MIN_LOG_SIZE >> 20}MiB at "
+                "least",
+                hint='[logs] keep = "90d", max-size = "1GiB"',
+            )
 
 
 class LogTooLargeError(UserError):
@@ -67,9 +90,33 @@ def keep_log(repository: Repository, log: bytes) -> str:
     name = hashlib.sha256(log).hexdigest()
     path = log_path(repository, name)
     make_directories(repository.state, Path("qa/logs") / name[:2], mode=0o700)
-    if not path.exists():
+    if path.exists():
+        os.utime(path)  # As old as its last use, for `prune_logs`.
+    else:
         write_durably(path, log)
     return name
+
+
+def prune_logs(repository: Repository, limits: LogLimits, now: float) -> int:
+    """Delete logs that are too old, and the oldest of too many; returns how many.
+
+    Verdicts stay, and still name them. A log of the last hour stays, too.
+    """
+    found: list[tuple[float, int, Path]] = []
+    for path in (repository.state / "qa" / "logs").glob("*/*"):
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            continue  # Another process prunes as well.
+        found.append((status.st_mtime, status.st_size, path))
+    found.sort(reverse=True)
+    total = pruned = 0
+    for age, size, path in ((now - mtime, size, path) for mtime, size, path in found):
+        total += size
+        if age > MIN_LOG_AGE and (age > limits.age or total > limits.size):
+            path.unlink(missing_ok=True)
+            pruned += 1
+    return pruned
 
 
 def log_path(repository: Repository, name: str) -> Path:

@@ -72,6 +72,20 @@ class HoldRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=MAX_REASON)]
 
 
+class RetestRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Test a build again: `build` is empty for the newest that the suite did not pass."""
+
+    suite: SuiteName
+    reason: Annotated[str, Meta(max_length=MAX_REASON)]
+    build: Annotated[str, Meta(max_length=MAX_MACHINE)] = ""
+
+
+class RetestAnswer(msgspec.Struct, frozen=True):
+    """The build that is tested again."""
+
+    build: str
+
+
 class PromoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Promote a build by hand."""
 

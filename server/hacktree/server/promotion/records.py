@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, parse_branch_name
-from hacktree.server.promotion.decision import Hold
+from hacktree.server.promotion.decision import Hold, Retest
 from hacktree.server.promotion.verdicts import Finding, Outcome, Verdict, standing_verdict
 
 _VERDICT: Final = (
@@ -34,10 +34,19 @@ class Lease:
 def load_verdicts(
     connection: sqlite3.Connection, suite: BranchName, builds: Iterable[ObjectId]
 ) -> dict[ObjectId, Verdict]:
-    """Of each of these builds that the suite has judged, the verdict that counts."""
+    """Of each of these builds that the suite has judged, the verdict that counts.
+
+    None that came before the last request for a further test.
+    """
     counting = {}
     for build in builds:
-        rows = connection.execute(f"{_VERDICT} WHERE suite = ? AND build = ?", (suite, build))
+        (after,) = connection.execute(
+            "SELECT COALESCE(MAX(after), 0) FROM retests WHERE suite = ? AND build = ?",
+            (suite, build),
+        ).fetchone()
+        rows = connection.execute(
+            f"{_VERDICT} WHERE suite = ? AND build = ? AND number > ?", (suite, build, after)
+        )
         standing = standing_verdict(map(_verdict, rows))
         if standing is not None:
             counting[build] = standing
@@ -62,6 +71,36 @@ def add_verdict(connection: sqlite3.Connection, verdict: Verdict, lease: str) ->
     )  # fmt: skip
     row = connection.execute(f"{_VERDICT} WHERE number = ?", (cursor.lastrowid,))
     return _verdict(row.fetchone())
+
+
+def last_verdict(connection: sqlite3.Connection) -> int:
+    """The number of the newest verdict; 0 before the first."""
+    row = connection.execute("SELECT COALESCE(MAX(number), 0) FROM verdicts").fetchone()
+    return int(row[0])
+
+
+def add_retest(connection: sqlite3.Connection, suite: BranchName, retest: Retest) -> None:
+    """Ask for a further test."""
+    connection.execute(
+        "INSERT INTO retests (build, suite, after, reason, who, time) VALUES (?, ?, ?, ?, ?, ?)",
+        (retest.build, suite, retest.after, retest.reason, retest.who, retest.time),
+    )
+
+
+def load_retests(
+    connection: sqlite3.Connection, suite: BranchName, builds: Iterable[ObjectId]
+) -> dict[ObjectId, Retest]:
+    """The last request for each of these builds."""
+    found = {}
+    for build in builds:
+        row = connection.execute(
+            "SELECT build, after, reason, who, time FROM retests WHERE suite = ? AND build = ? "
+            "ORDER BY number DESC LIMIT 1",
+            (suite, build),
+        ).fetchone()
+        if row is not None:
+            found[build] = Retest(ObjectId(row[0]), *row[1:])
+    return found
 
 
 def load_leases(connection: sqlite3.Connection, suite: BranchName) -> list[Lease]:

@@ -15,16 +15,20 @@ from hacktree.server.promotion.accepting import (
     accept_promotion,
     facts_of,
 )
+from hacktree.server.promotion.decision import Retest
 from hacktree.server.promotion.holding import Subject, find_subject, hold, release
 from hacktree.server.promotion.messages import (
     BRANCH,
     MAX_SMALL,
     HoldRequest,
     PromoteRequest,
+    RetestAnswer,
+    RetestRequest,
     decode,
 )
 from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
+from hacktree.server.promotion.retesting import retest
 from hacktree.server.promotion.settings import read_suites
 from hacktree.server.promotion.signing_messages import (
     MAX_PROMOTION,
@@ -32,7 +36,7 @@ from hacktree.server.promotion.signing_messages import (
     PromotionAnswer,
     PromotionRequest,
 )
-from hacktree.server.promotion.suites import Suites
+from hacktree.server.promotion.suites import Suites, find_suite
 from hacktree.server.refusals import continue_if_authenticated
 from hacktree.server.requests import TOKEN, Api, json_answer, read_body
 
@@ -54,6 +58,7 @@ def add_steering_routes(app: web.Application, api: Api, database: Database) -> N
     router.add_route("POST", "/qa/promotions", routes.accept, expect_handler=expect)
     router.add_route("GET", f"/qa/facts/{{branch:{BRANCH}}}", routes.facts, expect_handler=expect)
     router.add_route("POST", "/qa/hold", routes.hold, expect_handler=expect)
+    router.add_route("POST", "/qa/retest", routes.retest, expect_handler=expect)
     router.add_route("POST", "/qa/release", routes.release, expect_handler=expect)
 
 
@@ -129,6 +134,27 @@ class _Routes:
     async def release(self, request: web.Request) -> web.Response:
         """End a hold."""
         return await self._change(request, release)
+
+    @operation(
+        "retest", body=json_of(RetestRequest), answer=json_of(RetestAnswer), refusals=_REFUSALS
+    )
+    async def retest(self, request: web.Request) -> web.Response:
+        """Give a build that a suite did not pass another run."""
+        message = decode(RetestRequest, await read_body(request, MAX_SMALL))
+        branch = parse_branch_name(message.suite)
+        api, token = self._api, request[TOKEN]
+        # Not for runners: whoever reports a fail must not be who lifts it.
+        api.require(token, _ACTION, branch)
+
+        def work() -> Retest:
+            repository = api.repository
+            suite = find_suite(read_suites(repository), branch)
+            note = (message.reason, f"token {token.id}")
+            build = message.build or None
+            return retest(repository, self._database, suite, build, note, int(api.clock()))
+
+        asked = await api.threads.run(work)
+        return json_answer(RetestAnswer(asked.build.hex()))
 
     async def _change(self, request: web.Request, change: _Change) -> web.Response:
         message = decode(HoldRequest, await read_body(request, MAX_SMALL))

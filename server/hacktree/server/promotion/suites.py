@@ -67,23 +67,39 @@ class _SuiteTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     every: str | None = None
 
 
+class LogTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """How long logs of verdicts are kept, and how large they may be together, as written."""
+
+    keep: str = "90d"
+    max_size: str = "1GiB"
+
+
 class _Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     suites: dict[str, _SuiteTable] = {}
+    logs: LogTable = LogTable()
 
 
 def parse_suites(text: str) -> dict[BranchName, Suite]:
     """The suites that the text of a `server.toml` defines; raises `SuiteInvalidError`."""
-    try:
-        settings = msgspec.convert(tomllib.loads(text), _Settings)
-    except ValueError as error:  # TOMLDecodeError and ValidationError are
-        raise SuiteInvalidError(f"server.toml: {error}") from error
     suites = {}
-    for name, table in settings.suites.items():
+    for name, table in _settings(text).suites.items():
         suite = _suite(name, table)
         suites[suite.target] = suite
     for suite in suites.values():
         _check_route(suite, suites)
     return suites
+
+
+def _settings(text: str) -> _Settings:
+    try:
+        return msgspec.convert(tomllib.loads(text), _Settings)
+    except ValueError as error:  # TOMLDecodeError and ValidationError are
+        raise SuiteInvalidError(f"server.toml: {error}") from error
+
+
+def parse_log_table(text: str) -> LogTable:
+    """`[logs]` in the text of a `server.toml`; raises `SuiteInvalidError`."""
+    return _settings(text).logs
 
 
 def find_suite(suites: Suites, name: str) -> Suite:
