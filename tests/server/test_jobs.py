@@ -1,10 +1,14 @@
 """Promise: what follows a publication is done, once, whatever happens to the server meanwhile."""
 
 import asyncio
+import json
 import os
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +35,7 @@ from hacktree.server.jobs import (
     take_next,
 )
 from support.pulling import make_repository
+from support.servers import api_serving
 from support.trees import make_commit
 
 
@@ -99,6 +104,16 @@ def test_what_fails_is_tried_again_later_and_not_for_ever(database: Database) ->
     assert taken(database, now).attempts == 1
     with pytest.raises(JobMissingError):
         retry(database, failed.id, now)
+
+
+def test_a_clock_that_was_set_back_keeps_nothing_waiting(database: Database) -> None:
+    """But what failed waits as long as it has to, however often it is asked for."""
+    enqueue(database, Kind.DELTAS, "builds", 1000)
+    enqueue(database, Kind.DELTAS, "builds", 10)
+    job = taken(database, 10)
+    fail(database, job, "why", 10)
+    enqueue(database, Kind.DELTAS, "builds", 11)
+    assert take_next(database, PACKS, 10 + delay(1) - 1) is None
 
 
 def test_a_failed_job_is_not_retried_beside_a_new_one(database: Database) -> None:
@@ -312,3 +327,39 @@ def test_jobs_are_listed_retried_and_run_by_hand(
         assert main([*base, "run"]) == 6
         with pytest.raises(BusyError), hold_jobs(farm):
             pass
+
+
+def ask_api(url: str, secret: str, *, method: str = "GET", path: str = "") -> Any:
+    """The document that the API answers with, or a refusal's status."""
+    headers = {"Authorization": f"Bearer {secret}"}
+    request = urllib.request.Request(f"{url}/api/v1/jobs{path}", headers=headers, method=method)
+    try:
+        with urllib.request.urlopen(request) as response:
+            return json.loads(response.read() or "null")
+    except urllib.error.HTTPError as refused:
+        refused.close()
+        return refused.code
+
+
+def test_jobs_over_http_are_for_whoever_administers_their_subject(
+    farm: Repository, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of the whole farm for nobody who administers some branches only."""
+    secrets = []
+    for pattern in ("side", "**"):
+        grant = f"admin:{pattern}"
+        create = ["--repo", str(farm.path), "token", "create", "--expires", "1d", "--can", grant]
+        assert main(create) == 0
+        secrets.append(capsys.readouterr().out.split()[0])
+    one, all_of_it = secrets
+    for kind, subject in ((Kind.DELTAS, "nothing"), (Kind.TRUST, FARM)):
+        enqueue(database, kind, subject, 0)
+        for _ in range(MAX_ATTEMPTS):
+            fail(database, taken(database, 10**9, (kind,)), "why", 0)
+    with api_serving(farm.path) as server:
+        assert ask_api(server.url, one)["jobs"] == []
+        jobs = {job["kind"]: job for job in ask_api(server.url, all_of_it)["jobs"]}
+        assert jobs["trust"]["subject"] == FARM
+        path = f"/{jobs['trust']['id']}/retry"
+        assert ask_api(server.url, one, method="POST", path=path) == 403
+        assert ask_api(server.url, all_of_it, method="POST", path=path) is None

@@ -120,6 +120,12 @@ def ask(connection: sqlite3.Connection, kind: Kind, subject: str, now: int) -> N
             " VALUES (?, ?, 'waiting', ?, ?)",
             (kind, subject, now, now),
         )
+        # A clock that was set back must not keep what has not failed waiting.
+        connection.execute(
+            "UPDATE jobs SET due = ? WHERE kind = ? AND subject = ? AND state = 'waiting'"
+            " AND attempts = 0 AND due > ?",
+            (now, kind, subject, now),
+        )
 
 
 def take_next(database: Database, kinds: Sequence[Kind], now: int) -> Job | None:

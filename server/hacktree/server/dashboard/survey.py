@@ -31,7 +31,7 @@ from hacktree.server.dashboard.state import (
     VerdictState,
 )
 from hacktree.server.database import Database
-from hacktree.server.jobs import Job, State, list_jobs
+from hacktree.server.jobs import Job, Kind, State, list_jobs
 from hacktree.server.promotion import records
 from hacktree.server.promotion.decision import Hold
 from hacktree.server.promotion.history import source_of, walk_branch
@@ -73,8 +73,8 @@ def survey_farm(repository: Repository, database: Database, now: int) -> FarmSta
         signatures=_signatures(repository, now),
         failed_jobs=[_job(job) for job in wrong[:MAX_JOBS]],
         failed_job_count=len(wrong),
-        waiting_jobs=sum(job.state is State.WAITING for job in jobs),
-        running_jobs=sum(job.state is State.RUNNING for job in jobs),
+        waiting_jobs=_count(jobs, State.WAITING),
+        running_jobs=_count(jobs, State.RUNNING),
     )
 
 
@@ -195,6 +195,11 @@ def _gone_wrong(jobs: list[Job]) -> list[Job]:
         for job in newest.values()
         if job.state is State.FAILED or (job.state is State.WAITING and job.error)
     ]
+
+
+def _count(jobs: list[Job], state: State) -> int:
+    """The dashboard's own job, which makes what is read here, is left out."""
+    return sum(job.state is state and job.kind is not Kind.DASHBOARD for job in jobs)
 
 
 def _job(job: Job) -> JobState:
