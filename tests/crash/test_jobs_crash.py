@@ -41,13 +41,11 @@ class Publishing:
         self.farm = SignedFarm(make_repository(path))
         self._random = random.Random(SEED)
         self._tree: dict[str | bytes, Spec] = {}
-        for _ in range(2):
-            self.publish()
+        self.publish()
 
     def publish(self) -> None:
         """The next build, of one branch or both; signatures of five days ago."""
-        for name in self._random.sample(range(6), 2):
-            self._tree[f"f{name}"] = self._random.randbytes(3000)
+        self._tree[f"f{self._random.randrange(3)}"] = self._random.randbytes(3000)
         with self.farm.at(-timedelta(days=5)):
             self.farm.commit(self._tree, BUILDS)
             if self._random.random() < 0.5:
@@ -88,12 +86,12 @@ def test_a_reader_never_finds_a_name_without_its_content(tmp_path: Path) -> None
     assert history_fault(repository, BUILDS) == ""
     with always_read(repository) as reader:
         for kind in (Kind.TRUST, Kind.DELTAS, Kind.DASHBOARD):
-            publishing.publish()
+            if kind is not Kind.DELTAS:
+                publishing.publish()
             enqueue(database, kind, SUBJECTS.get(kind, FARM), 0)
             take(database, kind)
             for _ in kills(repository, kind):
                 reader.check()
-        publishing.publish()
         finish(repository)
         reader.check()
     assert reader.rounds > 3

@@ -16,7 +16,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.trust.editing import signed_heads
 from hacktree.common.trust.store import TrustStore
 
-_PAUSE = 0.02
+_PAUSE = 0.1
 """Seconds between two rounds: the jobs need the processor too."""
 
 
