@@ -7,7 +7,6 @@ or pass a build that failed, but nothing is signed except the tree of a signed b
 after the one that was promoted last (ADR 18). What is sent the farm checks in its turn.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -34,7 +33,6 @@ from hacktree.server.promotion.history import (
     build_of,
     history_from,
     source_of,
-    walk_branch,
 )
 from hacktree.server.promotion.messages import decode, encode
 from hacktree.server.promotion.promoted import NewCommit, Note, Place, promoted_commit
@@ -141,7 +139,7 @@ class RemoteSigner:
         self._require_continued(commit, history)
         place = Place(self.target, target.head, commit)
         facts, suite = self._ask()
-        return _Scene(source, target, place, history, facts, suite)
+        return _Scene(target, place, history, facts, suite)
 
     def _ask(self) -> tuple[FactsAnswer, Suite | None]:
         """The farm's word, and the suite; its source must be the one that this signer was told."""
@@ -214,18 +212,19 @@ class RemoteSigner:
             raise FarmDeceivesError(f"the farm says that {self.target} is at {head[:12]} now")
 
     def _resolve(self, scene: "_Scene", revision: str) -> ObjectId:
-        """A build of the source, of its signed chain."""
-        walk = walk_branch(self.commits, self.source, scene.source.head)
+        """One of the builds that may be promoted, or the last that was."""
+        builds = [build.id for build in scene.history.builds]
         name, _, back = revision.partition("~")
-        found: Sequence[ObjectId]
         if name == self.source and (back.isdecimal() or not back) and len(back) < 7:
-            found = [build for index, (build, _) in enumerate(walk) if index == int(back or 0)]
+            number = int(back or 0)
+            found = builds[number : number + 1]
         else:
-            found = [build for build, _ in walk if build.hex().startswith(revision)]
-        if len(found) != 1 or not revision:
+            found = [build for build in builds if revision and build.hex().startswith(revision)]
+        if len(found) != 1:
             raise PromotionRefusedError(
-                f"{len(found)} signed builds of {self.source} are {revision!r}",
-                hint=f"An id, its first digits, or {self.source}~2.",
+                f"{len(found)} signed builds of {self.source} that {self.target} could move to are "
+                f"{revision!r}",
+                hint=f"An id, its first digits, or {self.source}~2; a branch only moves on.",
             )
         return found[0]
 
@@ -234,7 +233,6 @@ class RemoteSigner:
 class _Scene:
     """How things are, as far as the signer has verified them; `facts` are the farm's word."""
 
-    source: BranchRole
     target: BranchRole
     place: Place
     history: History
