@@ -43,3 +43,6 @@ if ! has "$project_stamp" "$project"; then
     pip install --no-build-isolation --no-deps --editable .
     echo "$project" >"$project_stamp"
 fi
+# As pip does for whoever installs hacktree: PYTHONDONTWRITEBYTECODE would have every command compile
+# all of it again, 0.15 s each time.
+.venv/bin/python -m compileall -q common client server

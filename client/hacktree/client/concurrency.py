@@ -2,8 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -15,10 +15,15 @@ async def run_workers(queue: deque[T], work: Callable[[T], Awaitable[None]], wor
         while queue:
             await work(queue.popleft())
 
+    await run_together(*(worker() for _ in range(min(workers, len(queue)))))
+
+
+async def run_together(*work: Coroutine[Any, Any, None]) -> None:
+    """Run everything at once; the first failure stops the others and is raised."""
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(workers, len(queue))):
-                group.create_task(worker())
+            for one in work:
+                group.create_task(one)
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
 

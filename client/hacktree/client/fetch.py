@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from hacktree.client.concurrency import first_error, run_workers
+from hacktree.client.concurrency import run_together, run_workers
 from hacktree.client.plan import (
     LARGE_AT_ONCE,
     LARGE_FILE,
@@ -129,14 +129,10 @@ class ContentFetcher:
         small = deque(item for item in items if item.fetch.entry.size <= LARGE_FILE)
         few = min(LARGE_AT_ONCE, self._connections)
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(run_workers(large, self._fetch_large, few))
-                group.create_task(
-                    run_workers(small, self._fetch_small, max(1, self._connections - few))
-                )
-        except BaseExceptionGroup as errors:
-            raise first_error(errors) from None
+        await run_together(
+            run_workers(large, self._fetch_large, few),
+            run_workers(small, self._fetch_small, max(1, self._connections - few)),
+        )
         await self._flush()
 
     async def _fetch_small(self, item: _Item) -> None:

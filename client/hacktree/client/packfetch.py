@@ -87,7 +87,7 @@ def plan_packs(
     """What to take from the chosen packs; None if there are none. Raises `FormatError`."""
     if not choice.packs:
         return None
-    wanted = _wanted(content, staging)
+    wanted = wanted_of_packs(content, staging)
     compressed = _compressed(choice.packs)
 
     def whole(name: ObjectId) -> Work:
@@ -116,7 +116,8 @@ def _compressed(packs: Sequence[JoinedPack]) -> set[ObjectId]:
     return found
 
 
-def _wanted(content: ContentPlan, staging: Staging) -> dict[ObjectId, Fetch]:
+def wanted_of_packs(content: ContentPlan, staging: Staging) -> dict[ObjectId, Fetch]:
+    """What packs may bring: no killed pull left it staged, and there is something to bring."""
     mode = staging.repository.mode
     return {
         fetch.entry.id: fetch
@@ -162,7 +163,7 @@ class PackFetcher:
 
     async def run(self, content: ContentPlan, plan: FetchPlan) -> None:
         """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
-        wanted = _wanted(content, self.staging)
+        wanted = wanted_of_packs(content, self.staging)
         # While workers decode, one more thread stores what came before.
         with ThreadPoolExecutor(self.pool.size + 1, "decode") as executor:
             for joined, pack_plan in zip(self._choice.packs, plan.packs, strict=True):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from hacktree.client.concurrency import run_together
 from hacktree.client.fetch import ContentFetcher, FetchTotals
 from hacktree.client.heads import HeadReader
 from hacktree.client.inventory import (
@@ -19,7 +20,7 @@ from hacktree.client.inventory import (
     read_inventory,
     stamp_objects,
 )
-from hacktree.client.packfetch import PackFetcher, PackTotals, plan_packs
+from hacktree.client.packfetch import PackFetcher, PackTotals, plan_packs, wanted_of_packs
 from hacktree.client.packs import PackChoice, choose_packs, measured_model
 from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
@@ -133,13 +134,18 @@ async def pull(
             require_space(staging.directory, plan.space_needed, repository.reserve)
             fetcher = ContentFetcher(staging, sources, request.connections, report.progressed)
             fetcher.begin(plan.content)
-            if plan.packs is not None:
+            if plan.packs is None:
+                await fetcher.run(plan.content)
+            else:
                 by_pack = PackFetcher(
                     staging, sources[-1], choice, plan.inventory, pool, fetcher.advance
                 )
-                await by_pack.run(plan.content, plan.packs)
+                await run_together(
+                    by_pack.run(plan.content, plan.packs),
+                    fetcher.run(_beside_packs(plan.content, plan.packs, staging)),
+                )
                 packs.add(by_pack.totals)
-            await fetcher.run(_remaining(plan.content, staging))
+                await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
                 staging.delete()
                 _keep_trees(repository, plan)
@@ -192,11 +198,18 @@ async def _choose_packs(
     return await choose_packs(staging, target, sources[-1], model)
 
 
+def _beside_packs(content: ContentPlan, packs: FetchPlan, staging: Staging) -> ContentPlan:
+    """The contents that packs are not to bring."""
+    planned = wanted_of_packs(content, staging).keys() - set(packs.whole)
+    fetches = [fetch for fetch in content.fetches if fetch.entry.id not in planned]
+    return replace(content, fetches=tuple(fetches))
+
+
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
-    """The contents that packs did not bring."""
+    """The contents that packs were to bring and did not."""
     mode = staging.repository.mode
     fetches = [f for f in content.fetches if content_name(mode, f.entry) not in staging.verified]
-    return replace(content, fetches=tuple(fetches))
+    return replace(content, fetches=tuple(fetches), copies=())
 
 
 async def plan_only(
