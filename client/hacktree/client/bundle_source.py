@@ -50,9 +50,9 @@ class BundleSource:
         """The place of a tree or commit in the bundle."""
         return f"{self._shown}:objects/{meta_name(object_id)}"
 
-    def estimate_content(self, entry: FileEntry) -> Work:
+    def estimate_content(self, name: ObjectId, size: int) -> Work:
         """What the bundle lacks can't be had at any price."""
-        place = self._bundle.places.get(f"objects/{archive_name(entry.id)}")
+        place = self._bundle.places.get(f"objects/{archive_name(name)}")
         return _UNOBTAINABLE if place is None else Work(place[1], 1, 0)
 
     async def read_ref(self, branch: BranchName) -> bytes:

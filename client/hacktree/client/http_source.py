@@ -107,9 +107,9 @@ class HttpSource:
         """A segment of the pack graph."""
         return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
 
-    def estimate_content(self, entry: FileEntry) -> Work:
+    def estimate_content(self, name: ObjectId, size: int) -> Work:
         """By its decoded size: how well it is compressed is not known."""
-        return estimate_whole(entry.size)
+        return estimate_whole(size)
 
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
         """A range of a pack. Its name is its content, so no `If-Range` is needed to go on."""

@@ -1,20 +1,32 @@
 """What is in objects/ right now: the names, read by listing its directories."""
 
 import os
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
 
+Stamp = list[tuple[str, int, int]]
+"""(directory, inode, mtime in ns) of objects/: changes when an object comes or goes."""
+
+_TICK_NS: Final = 100_000_000
+"""Two changes within so many nanoseconds may leave the same mtime: a tick of the kernel's clock."""
+
 
 @dataclass(slots=True)
 class Inventory:
-    """Object names relative to objects/, as a set; contents by id for finding another variant."""
+    """Object names relative to objects/, as a set; contents by id for finding another variant.
+
+    `stamp`: of objects/ before it was listed; None if it had just changed.
+    """
 
     names: set[str]
+    stamp: Stamp | None = None
     _variants: dict[str, str] | None = field(default=None)
 
     def variant_of(self, object_id: ObjectId) -> str | None:
@@ -28,6 +40,8 @@ class Inventory:
 
 def read_inventory(repository: Repository) -> Inventory:
     """List objects/: linear in what is there, without touching an inode."""
+    stamp = stamp_objects(repository)
+    settled = max((mtime for *_, mtime in stamp), default=0) < time.time_ns() - _TICK_NS
     names: set[str] = set()
     for directory in _directories(repository):
         try:
@@ -35,7 +49,7 @@ def read_inventory(repository: Repository) -> Inventory:
         except FileNotFoundError:
             continue
         names.update([f"{directory}/{name}" for name in listed])
-    return Inventory(names)
+    return Inventory(names, stamp if settled else None)
 
 
 def _directories(repository: Repository) -> list[str]:
@@ -44,11 +58,11 @@ def _directories(repository: Repository) -> list[str]:
 
 class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     commit: bytes
-    stamp: list[tuple[str, int, int]]
+    stamp: Stamp
 
 
-def stamp_objects(repository: Repository) -> list[tuple[str, int, int]]:
-    """(directory, inode, mtime in ns) of objects/: changes when an object comes or goes."""
+def stamp_objects(repository: Repository) -> Stamp:
+    """The stamp of objects/ now."""
     stamp = []
     for directory in sorted(_directories(repository)):
         status = os.stat(f"{repository.path}/objects/{directory}")
@@ -65,9 +79,7 @@ def is_known_complete(repository: Repository, commit_id: ObjectId) -> bool:
     return marker.commit == commit_id and marker.stamp == stamp_objects(repository)
 
 
-def mark_complete(
-    repository: Repository, commit_id: ObjectId, stamp: list[tuple[str, int, int]]
-) -> None:
+def mark_complete(repository: Repository, commit_id: ObjectId, stamp: Stamp) -> None:
     """Remember that the commit was complete at `stamp`. Only a cache: not synced."""
     path = _marker_path(repository)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")

@@ -85,9 +85,9 @@ class LocalSource:
         """A segment of the pack graph; only archives have one."""
         return await self._ask(self._read, f"graph/{name}", MAX_SEGMENT_SIZE)
 
-    def estimate_content(self, entry: FileEntry) -> Work:
+    def estimate_content(self, name: ObjectId, size: int) -> Work:
         """By its decoded size."""
-        return estimate_whole(entry.size)
+        return estimate_whole(size)
 
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
         """A range of a pack's file."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import PriorityQueue
@@ -30,7 +30,7 @@ from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
 from hacktree.common.delta.route import Work
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
+from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.decoder_process import MAX_WANTED
 from hacktree.common.repository.decoding import (
     DecodedEntry,
@@ -78,22 +78,19 @@ Advance = Callable[[int, int], None]
 
 
 def plan_packs(
-    choice: PackChoice,
-    content: ContentPlan,
-    inventory: Inventory,
-    staging: Staging,
-    source: Source,
+    choice: PackChoice, inventory: Inventory, staging: Staging, source: Source
 ) -> FetchPlan | None:
     """What to take from the chosen packs; None if there are none. Raises `FormatError`."""
     if not choice.packs:
         return None
-    wanted = wanted_of_packs(content, staging)
+    leftovers = staging.leftover_contents()
+    wanted = {name: size for name, size in choice.targets.items() if name.hex() not in leftovers}
     compressed = _compressed(choice.packs)
 
     def whole(name: ObjectId) -> Work:
-        entry = wanted[name].entry
-        work = source.estimate_content(entry) + _SPARED
-        return replace(work, bytes=max(work.bytes, entry.size)) if name in compressed else work
+        size = wanted[name]
+        work = source.estimate_content(name, size) + _SPARED
+        return replace(work, bytes=max(work.bytes, size)) if name in compressed else work
 
     return plan_fetch(
         [joined.pack for joined in choice.packs],
@@ -116,15 +113,14 @@ def _compressed(packs: Sequence[JoinedPack]) -> set[ObjectId]:
     return found
 
 
-def wanted_of_packs(content: ContentPlan, staging: Staging) -> dict[ObjectId, Fetch]:
-    """What packs may bring: no killed pull left it staged, and there is something to bring."""
-    mode = staging.repository.mode
-    return {
-        fetch.entry.id: fetch
-        for fetch in content.fetches
-        if fetch.entry.id != EMPTY_FILE_ID
-        and not staging.is_leftover(content_name(mode, fetch.entry))
-    }
+def brought_by_packs(choice: PackChoice, plan: FetchPlan) -> set[ObjectId]:
+    """The contents that packs are to bring by the plan."""
+    found: set[ObjectId] = set()
+    for joined, part in zip(choice.packs, plan.packs, strict=True):
+        pack = joined.pack
+        targets = pack.entries.targets[np.array(part.entries, np.int64)]
+        found.update(pack.targets[target] for target in targets.tolist())
+    return found
 
 
 class _Held:
@@ -138,7 +134,11 @@ class _Held:
 
 
 class PackFetcher:
-    """Brings what a plan takes from packs into `staging`."""
+    """Brings what a plan takes from packs into `staging`.
+
+    Decoding begins before it is known how each content is to be stored: `begin` tells that, or
+    `abandon` that it never will.
+    """
 
     def __init__(
         self,
@@ -160,10 +160,20 @@ class PackFetcher:
         self._staged: dict[ObjectId, str] = {}
         self._unsynced = 0
         self._syncing: asyncio.Task[None] | None = None
+        self._fetches: Future[dict[ObjectId, Fetch]] = Future()
 
-    async def run(self, content: ContentPlan, plan: FetchPlan) -> None:
+    def begin(self, content: ContentPlan) -> None:
+        """What is decoded may be stored now, as `content` says; anything else serves as a base."""
+        self._fetches.set_result({fetch.entry.id: fetch for fetch in content.fetches})
+
+    def abandon(self) -> None:
+        """Nothing is stored if it has not begun: whoever waits for it fails."""
+        self._fetches.cancel()
+
+    async def run(self, plan: FetchPlan | None) -> None:
         """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
-        wanted = wanted_of_packs(content, self.staging)
+        if plan is None:
+            return
         # While workers decode, one more thread stores what came before.
         with ThreadPoolExecutor(self.pool.size + 1, "decode") as executor:
             for joined, pack_plan in zip(self._choice.packs, plan.packs, strict=True):
@@ -171,7 +181,7 @@ class PackFetcher:
                     continue
                 context = PackContext(joined.pack.head.dictionary, joined.shared)
                 try:
-                    await _PackRun(self, joined, pack_plan, wanted, context, executor).run()
+                    await _PackRun(self, joined, pack_plan, context, executor).run()
                 except SourceError as error:
                     self.totals.notes.append(f"pack {joined.edge.pack.hex()[:16]}: {error}")
                 finally:
@@ -204,24 +214,27 @@ class PackFetcher:
             path = f"{self.staging.repository.path}/objects/{variant}"
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
-    def store(self, name: ObjectId, decoded: DecodedEntry, fetch: Fetch | None) -> None:
-        """Hash a decoded object and stage it; raises `FormatError` if it is another one.
+    def store(self, name: ObjectId, decoded: DecodedEntry) -> bool:
+        """Hash a decoded object and stage it; returns whether it is one of those to bring.
 
-        Called from several threads, for different objects.
+        Called from several threads, for different objects. Raises `FormatError` if it is another
+        one than its name says.
         """
+        fetch = self._fetches.result().get(name)
         if fetch is None:
             path = self.staging.directory / f"hop-{name.hex()}"
             with path.open("wb", buffering=0) as stream:
                 for chunk in checked_chunks(decoded.chunks(), name, decoded.size):
                     write_all(stream.fileno(), chunk)
             self._intermediates[name] = path
-            return
+            return False
         self.staging.store_chunks(fetch.entry, decoded.chunks())
         staged = self.staging.path(content_name(self.staging.repository.mode, fetch.entry))
         self._staged[name] = staged
         for entry in fetch.variants:
             if not self.staging.recover_content(entry):
                 self.staging.store_copy(staged, entry)
+        return True
 
 
 def check_base(repository: Repository, inventory: Inventory, name: ObjectId) -> bool:
@@ -245,14 +258,12 @@ class _PackRun:
         owner: PackFetcher,
         joined: JoinedPack,
         plan: PackPlan,
-        wanted: dict[ObjectId, Fetch],
         context: PackContext,
         executor: ThreadPoolExecutor,
     ) -> None:
         self._owner = owner
         self._joined = joined
         self._plan = plan
-        self._wanted = wanted
         self._context = context
         self._executor = executor
         self._decoding: set[asyncio.Task[None]] = set()
@@ -372,12 +383,11 @@ class _PackRun:
                 os.close(descriptor)
 
     def _store(self, name: ObjectId, decoded: DecodedEntry, done: PackTotals) -> str:
-        fetch = self._wanted.get(name)
         try:
-            self._owner.store(name, decoded, fetch)
+            brought = self._owner.store(name, decoded)
         except FormatError as error:
             return error.message
-        if fetch is not None:
+        if brought:
             done.objects += 1
             done.bytes += decoded.size
         return ""

@@ -78,12 +78,14 @@ class PackChoice:
     """What was found: the route and its packs, those not taken, and why there is none.
 
     `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
-    tree's files. `kinds`: entries that this machine can decode. `trees`: what was read on the way,
-    and `encoded` its bytes; those of the wanted tree are here or staged.
+    tree's files. `targets`: id and bytes of those of its contents that the route is to bring.
+    `kinds`: entries that this machine can decode. `trees`: what was read on the way, and `encoded`
+    its bytes; those of the wanted tree are here or staged.
     """
 
     model: CostModel
     target_bytes: int = 0
+    targets: Mapping[ObjectId, int] = field(default_factory=dict)
     route: Route | None = None
     alternatives: tuple[Route, ...] = ()
     packs: Sequence[JoinedPack] = ()
@@ -193,7 +195,7 @@ async def _open_route(
         return useless
     # A test of the libraries, if it is due, leaves the interpreter to the other.
     trees = _Trees(staging.repository)
-    choice.packs, choice.kinds = await asyncio.gather(
+    (choice.packs, choice.targets), choice.kinds = await asyncio.gather(
         asyncio.to_thread(_join, staging, target, best, good, trees),
         asyncio.to_thread(decodable_kinds, staging.repository),
     )
@@ -235,8 +237,11 @@ async def _read_head(source: Source, edge: Edge) -> PackHead:
 
 def _join(
     staging: Staging, target: Target, route: Route, heads: Sequence[PackHead], trees: "_Trees"
-) -> list[JoinedPack]:
-    """Resolve the ordinals of every pack, and stage the trees of the target."""
+) -> tuple[list[JoinedPack], Mapping[ObjectId, int]]:
+    """Resolve the ordinals of every pack, and stage the trees of the target.
+
+    Returns also the contents that the target has and the first tree of the route has not; or all.
+    """
     joined = []
     for edge, head in zip(route.edges, heads, strict=True):
         before = Contents({}, ()) if edge.old is None else list_contents(trees.load, edge.old)
@@ -248,13 +253,15 @@ def _join(
         pack = join_trees(head, edge.head_length, entries, comparison)
         joined.append(JoinedPack(edge, pack, unpack_blob(head.shared, MAX_SHARED)))
     wanted = comparison.metas
+    contents: Mapping[ObjectId, int] = {i: comparison.sizes[i] for i in comparison.targets}
     if len(route.edges) > 1:
         # What an earlier pack brought is new to this machine, but not to the last pack.
-        wanted = list_contents(trees.load, target.commit.root.id).trees
+        reached = list_contents(trees.load, target.commit.root.id)
+        wanted, contents = reached.trees, reached.files
     for tree in wanted:
         if tree in trees.brought:
             staging.store_meta(tree, trees.data(tree))
-    return joined
+    return joined, contents
 
 
 class _Trees:

@@ -32,13 +32,13 @@ def plan_as_json(plan: PullPlan) -> dict[str, object]:
 
 def _route_as_json(plan: PullPlan) -> dict[str, object] | None:
     """The packs that are taken, and what they cost; None: there are none."""
-    if plan.packs is None or plan.choice is None or plan.choice.route is None:
+    if plan.packs is None or plan.choice.route is None:
         return None
     work = plan.packs.work
     return {
         "packs": [edge.pack.hex() for edge in plan.choice.route.edges],
         "delta-objects": sum(len(pack.entries) for pack in plan.packs.packs),
-        "whole-objects": len(plan.packs.whole),
+        "whole-objects": len(plan.beside_packs.fetches),
         "bytes": work.bytes,
         "requests": work.requests,
         "decode-us": work.decode_us,

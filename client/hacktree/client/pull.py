@@ -4,13 +4,14 @@ Nothing is held while the network is slow: the repository lock is taken, shared,
 and what a prune took meanwhile is fetched again first. docs/architecture.md, "Life of a pull".
 """
 
+import asyncio
 import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from hacktree.client.concurrency import run_together
+from hacktree.client.concurrency import first_error
 from hacktree.client.fetch import ContentFetcher, FetchTotals
 from hacktree.client.heads import HeadReader
 from hacktree.client.inventory import (
@@ -20,7 +21,7 @@ from hacktree.client.inventory import (
     read_inventory,
     stamp_objects,
 )
-from hacktree.client.packfetch import PackFetcher, PackTotals, plan_packs, wanted_of_packs
+from hacktree.client.packfetch import PackFetcher, PackTotals, brought_by_packs, plan_packs
 from hacktree.client.packs import PackChoice, choose_packs, measured_model
 from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
@@ -90,9 +91,18 @@ class PullPlan:
     """The names of every object the commit reaches, but for its own."""
 
     inventory: Inventory = field(repr=False)
-    choice: PackChoice | None = field(default=None, repr=False)
-    packs: FetchPlan | None = field(default=None, repr=False)
+    choice: PackChoice = field(repr=False)
+    packs: FetchPlan | None = field(repr=False)
     """What packs bring of `content`, and where they come from; None: nothing."""
+
+    @property
+    def beside_packs(self) -> ContentPlan:
+        """The contents that packs are not to bring."""
+        if self.packs is None:
+            return self.content
+        brought = brought_by_packs(self.choice, self.packs)
+        fetches = [fetch for fetch in self.content.fetches if fetch.entry.id not in brought]
+        return replace(self.content, fetches=tuple(fetches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +139,27 @@ async def pull(
         choice = await _choose_packs(staging, request, target, sources)
         packs = PackTotals(notes=list(choice.notes))
         for _ in range(_MAX_ROUNDS):
-            plan = await make_plan(staging, target, sources, request.connections, choice)
-            report.planned(plan)
-            require_space(staging.directory, plan.space_needed, repository.reserve)
+            begun = _begin_plan(staging, sources[-1], choice)
             fetcher = ContentFetcher(staging, sources, request.connections, report.progressed)
-            fetcher.begin(plan.content)
-            if plan.packs is None:
-                await fetcher.run(plan.content)
-            else:
-                by_pack = PackFetcher(
-                    staging, sources[-1], choice, plan.inventory, pool, fetcher.advance
-                )
-                await run_together(
-                    by_pack.run(plan.content, plan.packs),
-                    fetcher.run(_beside_packs(plan.content, plan.packs, staging)),
-                )
-                packs.add(by_pack.totals)
-                await fetcher.run(_remaining(plan.content, staging))
+            by_pack = PackFetcher(
+                staging, sources[-1], choice, begun.inventory, pool, fetcher.advance
+            )
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(by_pack.run(begun.packs))
+                    try:
+                        plan = await _end_plan(staging, target, sources, request, choice, begun)
+                        report.planned(plan)
+                        require_space(staging.directory, plan.space_needed, repository.reserve)
+                        fetcher.begin(plan.content)
+                        by_pack.begin(plan.content)
+                        await fetcher.run(plan.beside_packs)
+                    finally:
+                        by_pack.abandon()
+            except BaseExceptionGroup as errors:
+                raise first_error(errors) from None
+            packs.add(by_pack.totals)
+            await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
                 staging.delete()
                 _keep_trees(repository, plan)
@@ -164,8 +178,8 @@ async def pull(
 
 
 def _keep_trees(repository: Repository, plan: PullPlan) -> None:
-    encoded = {} if plan.choice is None else plan.choice.encoded
-    trees = [data for name, data in encoded.items() if meta_name(name) in plan.needed]
+    encoded = plan.choice.encoded.items()
+    trees = [data for name, data in encoded if meta_name(name) in plan.needed]
     # Only a cache: a disk that is full now does not undo what is published.
     with suppress(OSError):
         if trees:
@@ -198,13 +212,6 @@ async def _choose_packs(
     return await choose_packs(staging, target, sources[-1], model)
 
 
-def _beside_packs(content: ContentPlan, packs: FetchPlan, staging: Staging) -> ContentPlan:
-    """The contents that packs are not to bring."""
-    planned = wanted_of_packs(content, staging).keys() - set(packs.whole)
-    fetches = [fetch for fetch in content.fetches if fetch.entry.id not in planned]
-    return replace(content, fetches=tuple(fetches))
-
-
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
     """The contents that packs were to bring and did not."""
     mode = staging.repository.mode
@@ -222,7 +229,8 @@ async def plan_only(
     target = await _find(repository, request, heads, sources[-1])
     with take_staging(repository) as staging:
         choice = await _choose_packs(staging, request, target, sources)
-        return await make_plan(staging, target, sources, request.connections, choice)
+        begun = _begin_plan(staging, sources[-1], choice)
+        return await _end_plan(staging, target, sources, request, choice, begun)
 
 
 async def _find(
@@ -242,41 +250,54 @@ def _unchanged(target: Target) -> PullResult:
     return PullResult(target, True, totals.files, totals.bytes, 0, FetchTotals())
 
 
-async def make_plan(
+@dataclass(frozen=True, slots=True)
+class _BegunPlan:
+    """What is here, and what to take from packs: enough to begin to decode."""
+
+    inventory: Inventory
+    packs: FetchPlan | None
+
+
+def _begin_plan(staging: Staging, remote: Source, choice: PackChoice) -> _BegunPlan:
+    inventory = read_inventory(staging.repository)
+    packs = None
+    try:
+        packs = plan_packs(choice, inventory, staging, remote)
+    except FormatError as error:
+        choice.notes.append(f"packs are not used: {error.message}")
+    return _BegunPlan(inventory, packs)
+
+
+async def _end_plan(
     staging: Staging,
     target: Target,
     sources: Sequence[Source],
-    connections: int,
-    choice: PackChoice | None = None,
+    request: PullRequest,
+    choice: PackChoice,
+    begun: _BegunPlan,
 ) -> PullPlan:
     """Read the commit's trees and compare what they name with what is in objects/ now.
 
     A tree that is here says nothing of what it names: only the listing of objects/ does.
     """
     repository = staging.repository
-    inventory = read_inventory(repository)
-    decoded = {} if choice is None else choice.trees
-    reader = TreeReader(staging, sources, connections, decoded)
+    inventory = begun.inventory
+    reader = TreeReader(staging, sources, request.connections, choice.trees)
     trees = await reader.read_all(target, inventory.names)
     if reader.fetched:
         inventory = read_inventory(repository)  # That may have taken a while.
-    content = _plan_content(staging, target, trees, sources[-1], inventory)
-    packs = None
-    if choice is not None:
-        try:
-            packs = plan_packs(choice, content, inventory, staging, sources[-1])
-        except FormatError as error:
-            choice.notes.append(f"packs are not used: {error.message}")
+    # On a thread, as decoding has begun: the event loop has frames to hand on.
+    content = await asyncio.to_thread(_plan_content, staging, target, trees, sources[-1], inventory)
     return PullPlan(
         target,
         content,
         reader.fetched,
         reader.reused,
-        content.space_needed(repository.mode) + _pack_space(packs),
+        content.space_needed(repository.mode) + _pack_space(begun.packs),
         content.names.union(map(meta_name, trees)),
         inventory,
         choice,
-        packs,
+        begun.packs,
     )
 
 
@@ -310,7 +331,10 @@ def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:
     commit_name = meta_name(plan.target.id)
     with repository.lock(LockKind.SHARED):
         stamp = stamp_objects(repository)
-        present = read_inventory(repository).names
+        inventory = plan.inventory
+        if inventory.stamp != stamp:
+            inventory = read_inventory(repository)
+        present = inventory.names
         if plan.needed - present - staging.verified:
             return False
         staging.store_meta(plan.target.id, plan.target.data)

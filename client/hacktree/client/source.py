@@ -119,8 +119,8 @@ class Source(Protocol):
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph: `TAIL` or 64 hexadecimal digits."""
 
-    def estimate_content(self, entry: FileEntry) -> Work:
-        """What bringing this content whole takes, roughly."""
+    def estimate_content(self, name: ObjectId, size: int) -> Work:
+        """What bringing this content of `size` bytes whole takes, roughly."""
 
     async def read_pack(self, pack: ObjectId, start: int, end: int, take: "Take") -> None:
         """Hand the bytes from `start` up to `end` of a pack to `take`, in order, piece by piece.

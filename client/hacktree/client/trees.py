@@ -62,7 +62,7 @@ class TreeReader:
                 level = self._next_level(level)
             else:
                 raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-            check_totals(self._trees.__getitem__, target.commit)
+            await asyncio.to_thread(check_totals, self._trees.__getitem__, target.commit)
         except FormatError as error:
             raise WrongBytesError(location, error.message) from error
         return self._trees

@@ -223,7 +223,7 @@ def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> N
     print(f"  trees      {plan.trees_fetched} to fetch, {plan.trees_reused} reused")
     for line in _describe_packs(plan):
         print(line)
-    whole = len(content.fetches) if plan.packs is None else len(plan.packs.whole)
+    whole = len(plan.beside_packs.fetches)
     ranges = 0 if plan.packs is None else sum(len(pack.ranges) for pack in plan.packs.packs)
     print(f"  requests   about {whole + ranges + traffic.requests}")
     print(f"  disk       {format_size(plan.space_needed)} needed")
@@ -231,8 +231,6 @@ def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> N
 
 def _describe_packs(plan: PullPlan) -> list[str]:
     """The route and what it costs, and what was not taken."""
-    if plan.choice is None:
-        return []
     lines = []
     if plan.packs is not None and plan.choice.route is not None:
         route, work = plan.choice.route, plan.packs.work
@@ -241,7 +239,7 @@ def _describe_packs(plan: PullPlan) -> list[str]:
         seconds = plan.choice.model.work_seconds(work)
         lines += [
             f"  packs      {names}",
-            f"             {entries} objects by delta, {len(plan.packs.whole)} whole, "
+            f"             {entries} objects by delta, {len(plan.beside_packs.fetches)} whole, "
             f"{format_size(work.bytes)}, about {seconds:.1f} s",
         ]
     lines += [
