@@ -56,6 +56,8 @@ async def test_a_pull_keeps_all_trees_of_its_commit_and_no_others(
 ) -> None:
     commits = [make_commit(farm, build(1))]
     await pull_from(client, f"file://{farm.path}")
+    root = farm.load_commit(commits[0]).root.id
+    assert set(read_trees(client)) == set(list_contents(farm.load_tree, root).trees)
     for number in (2, 3):
         commits.append(make_commit(farm, build(number)))
         publish_packs(farm, [(commits[-2], commits[-1])])

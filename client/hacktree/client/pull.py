@@ -34,7 +34,7 @@ from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.objects.tree import Tree
+from hacktree.common.objects.tree import Tree, encode_tree
 from hacktree.common.repository.config import require_space
 from hacktree.common.repository.decoding import DecoderPool, MemoryBudget, default_budget
 from hacktree.common.repository.layout import Mode
@@ -92,6 +92,9 @@ class PullPlan:
 
     inventory: Inventory = field(repr=False)
     choice: PackChoice = field(repr=False)
+    trees: Sequence[bytes] = field(repr=False)
+    """The commit's trees, encoded."""
+
     packs: FetchPlan | None = field(repr=False)
     """What packs bring of `content`, and where they come from; None: nothing."""
 
@@ -162,7 +165,9 @@ async def pull(
             await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
                 staging.delete()
-                _keep_trees(repository, plan)
+                # Only a cache: a disk that is full now does not undo what is published.
+                with suppress(OSError):
+                    write_trees(repository, plan.trees)
                 return PullResult(
                     target,
                     False,
@@ -175,15 +180,6 @@ async def pull(
         raise PulledObjectsVanishedError(
             "objects that this pull needs keep vanishing", hint="Is a prune running in a loop?"
         )
-
-
-def _keep_trees(repository: Repository, plan: PullPlan) -> None:
-    encoded = plan.choice.encoded.items()
-    trees = [data for name, data in encoded if meta_name(name) in plan.needed]
-    # Only a cache: a disk that is full now does not undo what is published.
-    with suppress(OSError):
-        if trees:
-            write_trees(repository, trees)
 
 
 def decoders() -> DecoderPool:
@@ -297,6 +293,7 @@ async def _end_plan(
         content.names.union(map(meta_name, trees)),
         inventory,
         choice,
+        [choice.encoded.get(name) or encode_tree(tree) for name, tree in trees.items()],
         begun.packs,
     )
 
