@@ -60,6 +60,9 @@ _DEFAULT_ROUND_TRIP: Final = 0.02
 _MEASURABLE: Final = 64 << 10
 """Bytes of a transfer from which a bandwidth can be told."""
 
+_TELLING: Final = 0.05
+"""Seconds of a transfer from which on the link, and not this process, is what took so long."""
+
 _RATE_FILE: Final = "bandwidth"
 _CONFORMANCE_FILE: Final = "conformance.json"
 
@@ -324,10 +327,9 @@ def measured_model(
     )
 
 
-def remember_bandwidth(repository: Repository, received: int, seconds: float) -> None:
-    """Keep what a transfer measured for the next plan; only a hint, so not synced."""
-    if received >= _MEASURABLE and seconds > 0:
-        (repository.state / _RATE_FILE).write_text(f"{received / seconds:.0f}\n")
+def remember_bandwidth(repository: Repository, bandwidth: float) -> None:
+    """Keep what a transfer measured, in bytes a second, for the next plan; a hint, not synced."""
+    (repository.state / _RATE_FILE).write_text(f"{bandwidth:.0f}\n")
 
 
 def _with_round_trip(model: CostModel, seconds: float) -> CostModel:
@@ -340,8 +342,13 @@ def _with_bandwidth(
     if received < _MEASURABLE or seconds <= 0:
         return model
     busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
-    remember_bandwidth(repository, received, busy)
-    measured = replace(model, bandwidth=min(received / busy, _FASTEST))
+    bandwidth = received / busy
+    if busy < _TELLING:
+        # The link has at least that; a busy machine would take it for a slow one.
+        bandwidth = max(bandwidth, model.bandwidth)
+    bandwidth = min(bandwidth, _FASTEST)
+    remember_bandwidth(repository, bandwidth)
+    measured = replace(model, bandwidth=bandwidth)
     if measured.prefer is Prefer.AUTO and measured.bandwidth < _SLOW_LINK:
         return replace(measured, prefer=Prefer.BYTES)
     return measured
