@@ -81,6 +81,7 @@ async def test_a_pull_that_is_published_does_not_fail_for_its_cache(
     await pull_from(client, f"file://{farm.path}")
     commits.append(make_commit(farm, build(2)))
     publish_packs(farm, [(commits[0], commits[1])])
+    cache(client).unlink()
     cache(client).mkdir()  # Nothing can be renamed over it.
     (cache(client) / "f").touch()
     with pytest.raises(OSError, match="directory"):

@@ -190,7 +190,7 @@ async def _open_route(
     tasks = [_read_head(source, edge) for edge in best.edges]
     heads = await asyncio.gather(*tasks, return_exceptions=True)
     received = source.traffic.bytes - before
-    choice.model = _with_bandwidth(
+    choice.model = with_bandwidth(
         staging.repository, choice.model, received, time.monotonic() - started
     )
     good, useless = _sort_out(best, heads, choice.notes)
@@ -336,9 +336,10 @@ def _with_round_trip(model: CostModel, seconds: float) -> CostModel:
     return replace(model, round_trip=min(seconds, 5.0))
 
 
-def _with_bandwidth(
+def with_bandwidth(
     repository: Repository, model: CostModel, received: int, seconds: float
 ) -> CostModel:
+    """The model after a transfer of so many bytes; `auto` spares bytes where the link is slow."""
     if received < _MEASURABLE or seconds <= 0:
         return model
     busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
