@@ -1,0 +1,1 @@
+"""Replaying the machine's own changes on every new root."""

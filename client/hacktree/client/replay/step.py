@@ -1,0 +1,99 @@
+"""What a step of a replay is: the seam between the replay and what the machine adds to a root.
+
+A step changes a root that it sees as an overlay over the checkout, in namespaces of its own. What
+it wrote is kept as one upper layer, by a key that chains the digests of everything before it. Then
+the layers are materialised: files of the root are replaced, never written to, since their inodes
+are the repository's. docs/architecture-deploy.md, "Replay".
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from hacktree.client.sysroot import Sysroot
+from hacktree.common.errors import HacktreeError
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.ids import ObjectId
+
+
+class StepFailedError(HacktreeError):
+    """A step failed: nothing was swapped. `log`: what it printed, the last part of it."""
+
+    def __init__(self, message: str, *, hint: str = "", log: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What is being deployed; `previous` is the root that is live, or None."""
+
+    sysroot: Sysroot
+    id: ObjectId
+    commit: Commit
+    previous: Path | None
+
+
+class Root(Protocol):
+    """The root that a step changes; only within `Step.apply`, which runs in the namespaces.
+
+    `path` is the merged overlay: reading and writing below it is safe, the repository's inodes are
+    behind it. Paths inside come from the tree and from other steps: follow no symbolic link out of
+    it (`common/repository/directory.py` has the means).
+    """
+
+    path: Path
+    build: Build
+
+    def touched(self, patterns: Iterable[str]) -> bool:
+        """Whether an earlier step wrote a path (relative, no leading '/') that one of these
+        `fnmatch` patterns matches; deletions count.
+        """
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        inside: bool = True,
+        environment: Mapping[str, str] | None = None,
+        seconds: float = 300.0,
+        network: bool = False,
+    ) -> None:
+        """Run a program, by default chrooted into `path`, else with the host's programs.
+
+        It gets a clean environment (PATH, HOME=/root, LANG=C.UTF-8, TERM, `HACKTREE_*`) and
+        `environment`, /dev with harmless devices, /proc, an empty /run and /tmp; standard input is
+        empty and its output goes to the step's log. With its process group it is killed at the
+        limit. Raises `StepFailedError` unless it ends with 0.
+        """
+
+    def say(self, line: str) -> None:
+        """A line for the log of the step, and for the person who deploys."""
+
+
+class Step(Protocol):
+    """One change to every new root, in its place: users, extensions, layers, triggers, scripts.
+
+    `digest` covers everything but the root that decides what the step does, the version of its code
+    included: equal digests over equal roots give equal results, or are meant to.
+    """
+
+    name: str
+    """For people, as "layer mesa"; unique in a replay."""
+
+    digest: bytes
+
+    def apply(self, root: Root) -> None:
+        """Change the root. Raises `StepFailedError`, `OSError`; it may be killed at any time."""
+
+
+class StepSource(Protocol):
+    """Where steps come from: one for each kind, asked in the order of the replay."""
+
+    def steps(self, build: Build) -> Sequence[Step]:
+        """What this machine wants done to a root of that build, in order.
+
+        Outside any namespace, before anything is made. Raises `UserError` where what the machine
+        asks for can't be, as a layer whose directory is gone.
+        """
