@@ -33,7 +33,14 @@ class PlainRoot:
         network: bool = False,
     ) -> None:
         """As `Root.run`, with no more isolation than a chroot: `network` changes nothing."""
-        clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+        clean = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/root",
+            "LANG": "C.UTF-8",
+            "HACKTREE_ROOT": "/" if inside else str(self.path),
+            "HACKTREE_BUILD": self.build.id.hex(),
+            "HACKTREE_BRANCH": self.build.commit.branch,
+        }
         done = subprocess.run(
             ["chroot", str(self.path), *command] if inside else command,
             env={**clean, **(environment or {})},
@@ -50,3 +57,7 @@ class PlainRoot:
     def say(self, line: str) -> None:
         """Keep it."""
         self.said.append(line)
+
+    def shell(self, command: Sequence[str]) -> int:
+        """As `Root.shell`."""
+        return subprocess.run(["chroot", str(self.path), *command], check=False).returncode

@@ -6,7 +6,8 @@ the layers are materialised: files of the root are replaced, never written to, s
 are the repository's. docs/architecture-deploy.md, "Replay".
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +41,8 @@ class Root(Protocol):
 
     `path` is the merged overlay: reading and writing below it is safe, the repository's inodes are
     behind it. Paths inside come from the tree and from other steps: follow no symbolic link out of
-    it (`common/repository/directory.py` has the means).
+    it (`common/repository/directory.py` has the means). `path/run` and `path/tmp` are empty file
+    systems of their own: a step may leave files there for a program, they never get into the root.
     """
 
     path: Path
@@ -63,9 +65,18 @@ class Root(Protocol):
         """Run a program, by default chrooted into `path`, else with the host's programs.
 
         It gets a clean environment (PATH, HOME=/root, LANG=C.UTF-8, TERM, `HACKTREE_*`) and
-        `environment`, /dev with harmless devices, /proc, an empty /run and /tmp; standard input is
-        empty and its output goes to the step's log. With its process group it is killed at the
-        limit. Raises `StepFailedError` unless it ends with 0.
+        `environment`, /dev with harmless devices, /proc, the step's own /run and /tmp; standard
+        input is empty and its output goes to the step's log. With its process group it is killed at
+        the limit. Raises `StepFailedError` unless it ends with 0.
+
+        `HACKTREE_ROOT` is "/" inside, else `path`; `HACKTREE_BUILD` the commit id and
+        `HACKTREE_BRANCH` its branch. If there is a previous root, it is bound read-only to
+        /run/hacktree/previous, which `HACKTREE_PREVIOUS_ROOT` names.
+        """
+
+    def shell(self, command: Sequence[str]) -> int:
+        """Run a program in the root as `run` does, but on this process's terminal and without a
+        limit; returns its exit status. For a person, after a failure.
         """
 
     def say(self, line: str) -> None:
@@ -97,3 +108,23 @@ class StepSource(Protocol):
         Outside any namespace, before anything is made. Raises `UserError` where what the machine
         asks for can't be, as a layer whose directory is gone.
         """
+
+
+class AfterFailure(enum.Enum):
+    """What becomes of a replay in which a step failed. What the step wrote is dropped.
+
+    RETRY: the sources are asked for their steps anew, since a person may have mended one; what
+    went well before comes from the cache. SKIP: the same, without that step, and the root is not
+    taken for one with all its inputs. ABORT: the deploy ends with the step's error.
+    """
+
+    RETRY = "retry"
+    SKIP = "skip"
+    ABORT = "abort"
+
+
+AskAfterFailure = Callable[[Step, StepFailedError, Root], AfterFailure]
+"""Asked within the namespaces, while the root in which the step failed is as the step left it.
+
+`hacktree.client.scripts.failure.ask_on_terminal` asks a person; a replay without one aborts.
+"""
