@@ -31,7 +31,7 @@ class PlainRoot:
         environment: Mapping[str, str] | None = None,
         seconds: float = 300.0,
         network: bool = False,
-    ) -> None:
+    ) -> str:
         """As `Root.run`, with no more isolation than a chroot: `network` changes nothing."""
         clean = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
@@ -50,9 +50,10 @@ class PlainRoot:
             timeout=seconds,
             check=False,
         )
+        text = os.fsdecode(done.stdout)
         if done.returncode:
-            text = os.fsdecode(done.stdout)
             raise StepFailedError(f"{command[0]}: exit status {done.returncode}", log=text)
+        return text
 
     def say(self, line: str) -> None:
         """Keep it."""

@@ -61,8 +61,9 @@ class Root(Protocol):
         environment: Mapping[str, str] | None = None,
         seconds: float = 300.0,
         network: bool = False,
-    ) -> None:
-        """Run a program, by default chrooted into `path`, else with the host's programs.
+    ) -> str:
+        """Run a program, by default chrooted into `path`, else with the host's programs; returns
+        what it printed, the last part of it: some programs end with 0 though something failed.
 
         It gets a clean environment (PATH, HOME=/root, LANG=C.UTF-8, TERM, `HACKTREE_*`) and
         `environment`, /dev with harmless devices, /proc, the step's own /run and /tmp; standard
