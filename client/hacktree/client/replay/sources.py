@@ -3,7 +3,25 @@
 from collections.abc import Sequence
 from typing import Final
 
-from hacktree.client.replay.step import StepSource
+from hacktree.client.replay.step import Build, Step, StepSource
 
-SOURCES: Final[Sequence[StepSource]] = ()
-"""Users, extensions, layers, triggers, config scripts: each adds itself here in its place."""
+BEFORE_TRIGGERS: Final[Sequence[StepSource]] = ()
+"""Users, extensions, layers: each adds itself here in its place."""
+
+TRIGGERS: Final[Sequence[StepSource]] = ()
+"""What brings caches up to date with the steps before."""
+
+SCRIPTS: Final[Sequence[StepSource]] = ()
+"""Config scripts come last: they see everything else."""
+
+
+def steps_of(build: Build) -> list[Step]:
+    """Everything that this machine wants done to a root of that build, in order.
+
+    Triggers only where something precedes them: a root that nothing changed has no replay. Raises
+    `UserError` as `StepSource.steps` does.
+    """
+    before = [step for source in BEFORE_TRIGGERS for step in source.steps(build)]
+    after = [step for source in SCRIPTS for step in source.steps(build)]
+    triggers = [step for source in TRIGGERS for step in source.steps(build)] if before else []
+    return [*before, *triggers, *after]

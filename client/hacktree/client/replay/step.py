@@ -91,10 +91,13 @@ class Step(Protocol):
     included: equal digests over equal roots give equal results, or are meant to.
     """
 
-    name: str
-    """For people, as "layer mesa"; unique in a replay."""
+    @property
+    def name(self) -> str:
+        """For people, as "layer mesa"; unique in a replay."""
 
-    digest: bytes
+    @property
+    def digest(self) -> bytes:
+        """See above."""
 
     def apply(self, root: Root) -> None:
         """Change the root. Raises `StepFailedError`, `OSError`; it may be killed at any time."""
