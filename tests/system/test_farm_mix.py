@@ -40,6 +40,7 @@ class Mix:
         self.tree = work / "tree"
         self.tree.mkdir()
         self.acknowledged: dict[str, list[str]] = {branch: [] for branch in BRANCHES}
+        self.promoted = ""
         self.counts: dict[str, int] = {}
         self._found()
 
@@ -47,7 +48,10 @@ class Mix:
         keys = self.work / "keys"
         keys.mkdir()
         self.call("--repo", self.farm, "init", "--mode", "archive")
-        (self.farm / "config.toml").write_text('min-free-space = "0"\n')
+        settings = 'min-free-space = "0"\nkeep-unreachable-hours = 0\n'
+        (self.farm / "config.toml").write_text(settings)
+        suite = '[suites.fastqa]\nsource = "builds"\ncommand = ["true"]\nlimit = "1m"\n'
+        (self.farm / "server.toml").write_text(suite)
         founders = ("--root-key", keys / "root", "--targets-key", keys / "targets")
         self.call("--repo", self.farm, "trust", "init", *founders, "--no-passphrase")
         for branch in BRANCHES:
@@ -138,11 +142,13 @@ class Mix:
 
     def promote(self) -> None:
         """The newest build becomes the next of `fastqa`, signed by another key."""
-        if not self.acknowledged["builds"]:
+        if not self.acknowledged["builds"] or self.promoted == self.acknowledged["builds"][-1]:
             return
-        self.call("--repo", self.farm, "commit", "fastqa", "--from", "builds")
-        key = self.work / "keys/fastqa"
-        self.call("--repo", self.farm, "trust", "sign", "fastqa", "--key", key)
+        self.promoted = self.acknowledged["builds"][-1]
+        self.call(
+            "--repo", self.farm, "promote", "fastqa", self.promoted, "--reason", "the mix",
+            "--sign-with", self.work / "keys/fastqa",
+        )  # fmt: skip
         head = self.call("--repo", self.farm, "rev-parse", "fastqa").stdout.strip()
         self.acknowledged["fastqa"].append(head)
 
@@ -166,6 +172,12 @@ class Mix:
         keep = str(self.random.randint(1, 4))
         self.call("--repo", self.farm, "prune", "--keep-depth", keep, allowed=(0, 6))
 
+    def expire(self) -> None:
+        """A day passes for pushes that were killed; the next one finds them gone."""
+        for session in self.farm.glob("tmp/push-*/session"):
+            os.utime(session, (0, 0))
+        self.push()
+
     def restart(self) -> None:
         """The server is stopped politely or not."""
         self.stop(self.random.choice((signal.SIGTERM, signal.SIGKILL)))
@@ -179,7 +191,7 @@ class Mix:
         """Mix until the time is over."""
         weights: dict[Callable[[], None], int] = {
             self.push: 6, self.kill_in_push: 4, self.promote: 4, self.pull: 6, self.prune: 2,
-            self.restart: 1, self.renew: 1,
+            self.expire: 1, self.restart: 1, self.renew: 1,
         }  # fmt: skip
         self.start()
         until = time.monotonic() + SECONDS
