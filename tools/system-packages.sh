@@ -42,6 +42,13 @@ look_for() {
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
         need systemd systemd command -v systemd-analyze
+        need kmod kmod command -v depmod
+        need udev systemd-udev command -v systemd-hwdb
+        need libglib2.0-bin glib2-devel command -v glib-compile-schemas
+        need desktop-file-utils desktop-file-utils command -v update-desktop-database
+        need shared-mime-info shared-mime-info command -v update-mime-database
+        need gtk-update-icon-cache gtk-update-icon-cache command -v gtk-update-icon-cache
+        need fontconfig fontconfig command -v fc-cache
         need qemu-system-x86 qemu-system-x86-core command -v qemu-system-x86_64
         need busybox-static busybox test -x /bin/busybox
         need chromium chromium command -v chromium

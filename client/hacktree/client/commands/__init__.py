@@ -8,6 +8,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("pull", "tester", "Pull a build and deploy it", f"{_PACKAGE}.pull"),
     CommandInfo("remote", "tester", "Say where builds come from", f"{_PACKAGE}.remote"),
     CommandInfo("deploy", "tester", "Deploy a build that is here", f"{_PACKAGE}.deploy"),
+    CommandInfo("config", "tester", "Manage scripts that change new roots", f"{_PACKAGE}.config"),
     CommandInfo("status", "tester", "List the deployed roots", f"{_PACKAGE}.status"),
     CommandInfo("rollback", "tester", "Go back to the previous root", f"{_PACKAGE}.rollback"),
     CommandInfo("pin", "tester", "Keep a root for good", f"{_PACKAGE}.pin"),

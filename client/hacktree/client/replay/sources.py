@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from hacktree.client.replay.step import Build, Step, StepSource
+from hacktree.client.scripts.step import ScriptSource
+from hacktree.client.triggers.step import TriggerSource
 
 BEFORE_TRIGGERS: Final[Sequence[StepSource]] = ()
 """Users, extensions, layers: each adds itself here in its place."""
 
-TRIGGERS: Final[Sequence[StepSource]] = ()
+TRIGGERS: Final[Sequence[StepSource]] = (TriggerSource(),)
 """What brings caches up to date with the steps before."""
 
-SCRIPTS: Final[Sequence[StepSource]] = ()
+SCRIPTS: Final[Sequence[StepSource]] = (ScriptSource(),)
 """Config scripts come last: they see everything else."""
 
 

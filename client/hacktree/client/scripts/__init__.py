@@ -1,0 +1,1 @@
+"""Config scripts: executables of the machine's owner that are replayed on every new root."""

@@ -1,0 +1,94 @@
+"""A config script as a step of a replay."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.replay.step import Build, Root, Step, StepFailedError
+from hacktree.client.scripts.answers import read_answers, render_answers
+from hacktree.client.scripts.store import Script, enabled_scripts
+from hacktree.common.repository.durable import write_all
+
+_VERSION: Final = b"script 1"
+_PLACE: Final = "run/hacktree"
+"""In the root: where a script and its answers are while it runs; no part of the root."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptStep:
+    """Runs one script in the root. `answers` is the answer file that it gets."""
+
+    script: Script
+    answers: bytes
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"script {self.script.name}"
+
+    @property
+    def digest(self) -> bytes:
+        """Covers name, content (and so the declarations in it), mode and answers."""
+        return sha256(script_digest(self.script) + sha256(self.answers).digest()).digest()
+
+    def apply(self, root: Root) -> None:
+        """Run it, chrooted, within its limits."""
+        place = root.path / _PLACE
+        place.mkdir(mode=0o755, exist_ok=True)
+        program, answers = place / self.script.name, place / "answers.env"
+        declared = self.script.declarations
+        try:
+            _put(program, self.script.content, self.script.mode)
+            _put(answers, self.answers, 0o400)
+            root.run(
+                [f"/{_PLACE}/{self.script.name}"],
+                environment={
+                    "HACKTREE_ANSWERS": f"/{_PLACE}/{answers.name}",
+                    "SOURCE_DATE_EPOCH": str(root.build.commit.time),
+                },
+                seconds=declared.limit,
+                network=declared.network,
+            )
+        except StepFailedError as error:
+            name = self.script.name
+            raise StepFailedError(
+                error.message,
+                hint=f"`hacktree config test {name}` runs it on a root that is thrown away; "
+                f"`hacktree config disable {name}` leaves it out.",
+                log=error.log,
+            ) from error
+        # After a failure they stay: a person in that root may want to run the script again.
+        program.unlink()
+        answers.unlink()
+
+
+def script_digest(script: Script) -> bytes:
+    """Covers all that is the script's own."""
+    head = b"%b\0%b\0%o\0" % (_VERSION, script.name.encode(), script.mode)
+    return sha256(head + script.content).digest()
+
+
+def _put(path: Path, data: bytes, mode: int) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        write_all(descriptor, data)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+class ScriptSource:
+    """The scripts that are enabled."""
+
+    def steps(self, build: Build) -> Sequence[Step]:
+        """One for each, in the order of their names."""
+        top = build.sysroot.path
+        scripts = enabled_scripts(top)
+        if not scripts:
+            return ()
+        answers = render_answers(read_answers(top))
+        return [ScriptStep(script, answers) for script in scripts]

@@ -1,0 +1,53 @@
+"""All triggers as one step of a replay.
+
+One step, not one for each: none of them works on what another made, most have nothing to do, and
+a step costs a mount, a layer and an entry in the cache.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Final
+
+from hacktree.client.replay.step import Build, Root, Step, StepFailedError
+from hacktree.client.triggers.catalog import TRIGGERS
+from hacktree.client.triggers.inside import find_program
+
+_VERSION: Final = b"triggers 1"
+_SECONDS: Final = 300.0
+
+_ENVIRONMENT: Final = {"PKGSYSTEM_ENABLE_FSYNC": "0"}
+"""The whole root is synced later. No SOURCE_DATE_EPOCH: fontconfig would note it as the mtime of
+directories, and whoever looks at them without it would take the cache for stale.
+"""
+
+
+class TriggerStep:
+    """Runs the root's own programs for the caches whose inputs an earlier step touched."""
+
+    name: Final = "triggers"
+    digest: Final = sha256(_VERSION).digest()
+
+    def apply(self, root: Root) -> None:
+        """Run them; raises `StepFailedError` that names the trigger."""
+        for trigger in TRIGGERS:
+            program = find_program(root.path, trigger.programs(root))
+            if program is None:
+                continue
+            for arguments in trigger.arguments(root):
+                root.say(" ".join([trigger.name, *arguments]))
+                try:
+                    root.run([program, *arguments], environment=_ENVIRONMENT, seconds=_SECONDS)
+                except StepFailedError as error:
+                    raise StepFailedError(
+                        f"{trigger.name}: {error.message}",
+                        hint="It takes no part of what a layer or an extension put into the root.",
+                        log=error.log,
+                    ) from error
+
+
+class TriggerSource:
+    """The one step that there is."""
+
+    def steps(self, build: Build) -> Sequence[Step]:
+        """Always the same; `steps_of` asks only when other steps come before."""
+        return (TriggerStep(),)
