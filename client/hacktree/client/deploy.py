@@ -1,4 +1,4 @@
-"""Deploying a commit: plan, make the root under a temporary name, swap the live link, prune.
+"""Deploying a commit: plan, make the root under a temporary name, replay, swap, prune.
 
 At every instant the live link resolves to a complete root. docs/architecture.md, "Deploy".
 """
@@ -9,14 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover, remove_root
+from hacktree.client.replay.cache import drop_unfinished, prune_cache, publish_staged
+from hacktree.client.replay.integrity import prove_untouched
+from hacktree.client.replay.replay import Replay, Replayed, ReplayPlan, StepsOf, plan_replay
+from hacktree.client.replay.sources import steps_of
+from hacktree.client.replay.step import AskAfterFailure, Build
 from hacktree.client.retention import roots_beyond
 from hacktree.client.roots import (
     RootRecord,
     Roots,
+    StepRecord,
     forget_root,
     new_root_name,
     read_roots,
@@ -57,6 +66,13 @@ class RetentionPolicy(enum.Enum):
     KEEP_ALL = "keep"
 
 
+class ReusePolicy(enum.Enum):
+    """Whether what is there already may serve: an equal root, and the layers of equal steps."""
+
+    REUSE = "reuse"
+    REPLAY = "replay"
+
+
 class DeployAction(enum.Enum):
     """What has to be done to have a commit live."""
 
@@ -67,10 +83,13 @@ class DeployAction(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    """How to deploy; `machine` is what uname(2) calls this machine."""
+    """How to deploy; `machine` is what uname(2) calls this machine; `ask` a person, or nobody."""
 
     architecture: ArchitecturePolicy = ArchitecturePolicy.REFUSE_OTHER
     retention: RetentionPolicy = RetentionPolicy.PRUNE
+    reuse: ReusePolicy = ReusePolicy.REUSE
+    steps_of: StepsOf = steps_of
+    ask: AskAfterFailure | None = None
     clock: Callable[[], float] = time.time
     machine: str = field(default_factory=lambda: os.uname().machine)
 
@@ -84,6 +103,7 @@ class DeployPlan:
     old: str | None
     removed: tuple[str, ...]
     commit: Commit
+    replay: ReplayPlan
 
 
 @dataclass(slots=True)
@@ -97,6 +117,7 @@ class DeployResult:
     steps: list[tuple[str, float]] = field(default_factory=list)
     linked: int = 0
     copied: int = 0
+    replayed: Replayed | None = None
     removed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -109,12 +130,16 @@ class DeployResult:
 
 
 def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -> DeployPlan:
-    """Decide what to do; changes nothing. Raises `ArchitectureError`."""
+    """Decide what to do; changes nothing. Raises `ArchitectureError`, and what a source raises."""
     commit = sysroot.repository.load_commit(commit_id)
     if options.architecture is ArchitecturePolicy.REFUSE_OTHER:
         _refuse_other_architecture(commit, options.machine)
     roots = read_roots(sysroot)
-    existing = _find_equal(roots, commit_id)
+    previous = None if roots.current is None else sysroot.roots / roots.current
+    replay = plan_replay(Build(sysroot, commit_id, commit, previous), options.steps_of)
+    existing = None
+    if options.reuse is ReusePolicy.REUSE:
+        existing = _find_equal(roots, commit_id, replay.inputs)
     if existing is None:
         action = DeployAction.CHECK_OUT
         record = RootRecord(
@@ -125,13 +150,14 @@ def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -
             version=commit.version,
             created=int(options.clock()),
         )
+        record = _with_steps(record, replay)
     else:
         live = existing.root == roots.current
         action, record = DeployAction.NOTHING if live else DeployAction.REUSE, existing
     removed: tuple[str, ...] = ()
     if options.retention is RetentionPolicy.PRUNE:
         removed = tuple(roots_beyond(_after(roots, record), sysroot.config.keep_roots))
-    return DeployPlan(action, record, roots.current, removed, commit)
+    return DeployPlan(action, record, roots.current, removed, commit, replay)
 
 
 def _refuse_other_architecture(commit: Commit, machine: str) -> None:
@@ -142,12 +168,17 @@ def _refuse_other_architecture(commit: Commit, machine: str) -> None:
         )
 
 
-def _find_equal(roots: Roots, commit_id: ObjectId) -> RootRecord | None:
+def _with_steps(record: RootRecord, replay: ReplayPlan) -> RootRecord:
+    steps = tuple(StepRecord(planned.step.name, planned.key) for planned in replay.steps)
+    return msgspec.structs.replace(record, inputs=replay.inputs, steps=steps)
+
+
+def _find_equal(roots: Roots, commit_id: ObjectId, inputs: str) -> RootRecord | None:
     """A complete root with the same commit and local changes: the live one, else the newest."""
     names = [name for name in (roots.current,) if name in roots.records] + roots.newest_first()
     for name in names:
         record = roots.records[name]
-        if record.commit == commit_id.hex() and record.inputs == "":
+        if record.commit == commit_id.hex() and record.inputs == inputs:
             return record
     return None
 
@@ -181,7 +212,7 @@ def deploy_commit(
         )
         result.notes += notes
         if plan.action is DeployAction.CHECK_OUT:
-            _make_root(sysroot, plan, result, report)
+            _make_root(sysroot, plan, result, options, report)
         if plan.action is not DeployAction.NOTHING:
             _go_live(sysroot, plan, result)
         if options.retention is RetentionPolicy.PRUNE:
@@ -190,8 +221,14 @@ def deploy_commit(
         return result
 
 
-def _make_root(sysroot: Sysroot, plan: DeployPlan, result: DeployResult, report: Report) -> None:
-    """Check out under a temporary name, record, sync; what a failure leaves is removed."""
+def _make_root(
+    sysroot: Sysroot,
+    plan: DeployPlan,
+    result: DeployResult,
+    options: DeployOptions,
+    report: Report,
+) -> None:
+    """Check out under a temporary name, replay, record, sync; what a failure leaves is removed."""
     repository, record, totals = sysroot.repository, plan.record, plan.commit.totals
     temporary = sysroot.roots / f"{TEMPORARY_PREFIX}{record.root}"
     require_space(
@@ -206,14 +243,38 @@ def _make_root(sysroot: Sysroot, plan: DeployPlan, result: DeployResult, report:
             with result.step("check out"):
                 made = check_out(repository, plan.commit, temporary)
         result.linked, result.copied = made.linked, made.copied
+        staged: list[str] = []
+        if plan.replay.steps:
+            replayed = result.replayed = _replay(plan, result, temporary, options, report)
+            record, staged = _with_steps(record, replayed.plan), replayed.staged
         with result.step("sync"):
             write_record(sysroot, record)
             sync_staging(sysroot.roots)
+            publish_staged(sysroot, staged)
     except BaseException:
         if temporary.exists():
             delete_leftover(sysroot, temporary.name)
+        drop_unfinished(sysroot)
         forget_root(sysroot, record.root)
         raise
+
+
+def _replay(
+    plan: DeployPlan,
+    result: DeployResult,
+    root: Path,
+    options: DeployOptions,
+    report: Report,
+) -> Replayed:
+    """Replay the steps on a checkout, then prove that no object of it was touched."""
+    checked_out = root.stat().st_ctime_ns
+    fresh = options.reuse is ReusePolicy.REPLAY
+    replay = Replay(options.steps_of, root, report, options.ask, fresh)
+    with result.step("replay"):
+        replayed = replay.run(plan.replay)
+    with result.step("prove the repository untouched"):
+        prove_untouched(plan.replay.build.sysroot.repository, plan.commit, checked_out)
+    return replayed
 
 
 def _go_live(sysroot: Sysroot, plan: DeployPlan, result: DeployResult) -> None:
@@ -236,3 +297,5 @@ def prune_roots(sysroot: Sysroot, removed: list[str], notes: list[str]) -> None:
             notes.append(f"{name} stays: {error.message}")
         else:
             removed.append(name)
+    kept = {step.key for record in read_roots(sysroot).records.values() for step in record.steps}
+    prune_cache(sysroot, kept)

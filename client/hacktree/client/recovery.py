@@ -13,8 +13,10 @@ from hacktree.client.removal import (
     REMOVING_PREFIX,
     TEMPORARY_PREFIX,
     MountedError,
+    delete_below,
     delete_leftover,
 )
+from hacktree.client.replay.cache import list_unfinished
 from hacktree.client.roots import (
     PIN_PREFIX,
     RECORD_SUFFIX,
@@ -35,16 +37,18 @@ class Leftovers:
     """What is not as a finished command leaves it."""
 
     directories: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
     forgotten: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     intent: Intent | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.directories or self.forgotten or self.files or self.intent)
+        return bool(self.directories or self.layers or self.forgotten or self.files or self.intent)
 
     def describe(self) -> list[str]:
         """One line for each thing that recovery will do."""
         lines = [f"delete the unfinished root {name}" for name in self.directories]
+        lines += [f"delete the unfinished layer {name[:20]}" for name in self.layers]
         lines += [f"delete the record of {name}, which is gone" for name in self.forgotten]
         lines += [f"delete {path}" for path in self.files]
         if self.intent is not None:
@@ -71,6 +75,7 @@ def find_leftovers(sysroot: Sysroot) -> Leftovers:
     }
     return Leftovers(
         tuple(directories),
+        tuple(list_unfinished(sysroot)),
         tuple(sorted(known - complete)),
         tuple(_stray_files(sysroot)),
         read_intent(sysroot),
@@ -89,6 +94,11 @@ def recover(sysroot: Sysroot) -> list[str]:
             delete_leftover(sysroot, name)
         except MountedError as error:
             kept.append(f"{name} is left over from an interrupted command: {error.message}")
+    for name in found.layers:
+        try:
+            delete_below(sysroot.replay, name)
+        except MountedError as error:
+            kept.append(f"{name} is left over from an interrupted replay: {error.message}")
     if found.intent is not None:
         _resolve_intent(sysroot, found.intent)
     for name in found.forgotten:

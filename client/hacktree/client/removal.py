@@ -50,13 +50,28 @@ def remove_root(sysroot: Sysroot, name: str) -> None:
 
 def delete_leftover(sysroot: Sysroot, name: str) -> None:
     """Delete a directory of `roots/` that is no root: a temporary one, or one being removed."""
-    refuse_mounts(sysroot.roots / name)
-    parent = os.open(sysroot.roots, _OPEN_DIRECTORY)
+    delete_below(sysroot.roots, name)
+
+
+def delete_below(directory: Path, name: str) -> None:
+    """Delete the directory `name` of `directory`, durably. Raises `MountedError`."""
+    refuse_mounts(directory / name)
+    parent = os.open(directory, _OPEN_DIRECTORY)
     try:
         _delete_directory(parent, name, _mount_id(parent))
         os.fsync(parent)
     finally:
         os.close(parent)
+
+
+def delete_entry(parent: int, name: str) -> None:
+    """Delete what `name` is in the directory that `parent` has open, with all below it."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+    except IsADirectoryError:
+        _delete_directory(parent, name, _mount_id(parent))
 
 
 @contextmanager
@@ -77,15 +92,22 @@ def _exclusive(root: Path) -> Iterator[None]:
 
 def refuse_mounts(directory: Path) -> None:
     """Raise `MountedError` if anything is mounted on or below `directory`."""
+    for point in mounts_below(directory):
+        shown = os.fsdecode(point)
+        raise MountedError(
+            f"{shown} is a mount point: {directory.name} can't be deleted",
+            hint=f"Unmount it (umount {shown}), then run this again.",
+        )
+
+
+def mounts_below(directory: Path) -> list[bytes]:
+    """Where something is mounted, on or below `directory`, in the order of mounting."""
     top = os.fsencode(directory.resolve())
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        point = _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
-        if point == top or point.startswith(top + b"/"):
-            shown = os.fsdecode(point)
-            raise MountedError(
-                f"{shown} is a mount point: {directory.name} can't be deleted",
-                hint=f"Unmount it (umount {shown}), then run this again.",
-            )
+    points = [
+        _OCTAL.sub(lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        for line in Path("/proc/self/mountinfo").read_bytes().splitlines()
+    ]
+    return [point for point in points if point == top or point.startswith(top + b"/")]
 
 
 def _delete_directory(parent: int, name: str, mount: int) -> None:

@@ -29,9 +29,17 @@ class ForeignLinkError(UserError):
     """What stands in the live link's place is not ours."""
 
 
+class StepRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A step that was replayed on a root: `key` names its layer in `.ht/replay`."""
+
+    name: str
+    key: str
+
+
 class RootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a root was made of. `created` is in seconds since 1970 UTC; `inputs` is the digest of
-    local changes, empty when there are none: with `commit` it decides whether a root is reused.
+    local changes, empty when there are none: with `commit` it decides whether a root is reused. It
+    is the last key of `steps`.
     """
 
     root: str
@@ -42,6 +50,7 @@ class RootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     created: int
     inputs: str = ""
     pinned: bool = False
+    steps: tuple[StepRecord, ...] = ()
 
     def __post_init__(self) -> None:
         if not ROOT_NAME.fullmatch(self.root):

@@ -4,6 +4,7 @@
     <sysroot>/.ht/                         the repository; 0700
     <sysroot>/.ht/sysroot.lock             held by whoever changes roots or the live link
     <sysroot>/.ht/roots/                   complete roots, and .tmp-*, .removing-*
+    <sysroot>/.ht/replay/                  what the steps of replays wrote, by key
     <sysroot>/.ht/state/roots/<root>.json  the record of each root
     <sysroot>/.ht/state/pins/root-<root>   the commit that prune keeps for it
     <sysroot>/.ht/state/deployments.json   roots in the order in which they went live
@@ -56,6 +57,11 @@ class Sysroot:
     def roots(self) -> Path:
         """The directory of roots."""
         return self.repository.path / "roots"
+
+    @property
+    def replay(self) -> Path:
+        """The directory of layers that replays wrote; absent until the first."""
+        return self.repository.path / "replay"
 
     @property
     def records(self) -> Path:

@@ -77,7 +77,8 @@ class Root(Protocol):
 
     def shell(self, command: Sequence[str]) -> int:
         """Run a program in the root as `run` does, but on this process's terminal and without a
-        limit; returns its exit status. For a person, after a failure.
+        limit; returns its exit status. For a person, after a failure. Raises `StepFailedError` if
+        it can't be started.
         """
 
     def say(self, line: str) -> None:
@@ -88,7 +89,9 @@ class Step(Protocol):
     """One change to every new root, in its place: users, extensions, layers, triggers, scripts.
 
     `digest` covers everything but the root that decides what the step does, the version of its code
-    included: equal digests over equal roots give equal results, or are meant to.
+    included: equal digests over equal roots give equal results, or are meant to. Trees of several
+    commits may be equal: a step whose result depends on the build's id, time or branch, as programs
+    see them in `HACKTREE_*`, has them in its digest.
     """
 
     @property

@@ -1,0 +1,214 @@
+"""Running Python code in namespaces of its own: forked, not started anew, and gone with its parent.
+
+    this process ── helper ── init (pid 1 of the new process namespace): runs the code
+        both die at once when their parent does, and with init everything in its namespace
+
+Mounts, host name and System V objects are private; the network is the caller's, since single
+programs give it up (`Root.run`). Without root there is a user namespace too, in which the caller is
+root over what belongs to it. This keeps accidents from the machine, not malicious code.
+"""
+
+import ctypes
+import errno
+import os
+import select
+import signal
+import struct
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from hacktree.common.errors import HacktreeError, SystemFault
+from hacktree.common.repository.durable import write_all
+
+CLONE_NEWNS: Final = 0x00020000
+CLONE_NEWUTS: Final = 0x04000000
+CLONE_NEWIPC: Final = 0x08000000
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWPID: Final = 0x20000000
+CLONE_NEWNET: Final = 0x40000000
+
+MAX_MESSAGE: Final = 1 << 20
+"""Bytes of one message from inside."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_LENGTH: Final = struct.Struct(">I")
+_REFUSED: Final = 97
+"""Exit status of a helper that was refused its namespaces; the reason is its only message."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+Send = Callable[[bytes], None]
+"""Sends one message to the process outside."""
+
+
+class NamespaceRefusedError(SystemFault):
+    """The kernel doesn't give this process namespaces of its own."""
+
+
+class InsideDiedError(HacktreeError):
+    """The code inside was killed."""
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    if _libc.unshare(flags) != 0:
+        raise _last_error("unshare")
+
+
+def run_isolated(
+    body: Callable[[Send], None], receive: Callable[[bytes], None], keep: Collection[int] = ()
+) -> None:
+    """Run `body` in new namespaces, to its end; `receive` gets each message that it sends.
+
+    It has standard input, output and error, and the descriptors in `keep`, no others. What
+    `receive` raises ends the code inside, and so does an interrupt. The calling thread has to live
+    on meanwhile. Raises `NamespaceRefusedError`; `InsideDiedError` if the code inside did not
+    return.
+    """
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    helper = os.fork()
+    if helper == 0:
+        _be_helper(body, parent, writing, keep)
+    os.close(writing)
+    status: int | None = None
+    try:
+        with open(reading, "rb") as stream:
+            while (message := _read_message(stream.read)) is not None:
+                if message.startswith(b"\0refused"):
+                    raise NamespaceRefusedError(
+                        message[8:].decode(),
+                        hint="Steps run in namespaces of their own: run this as root, or allow "
+                        "them (containers: SYS_ADMIN; else kernel.unprivileged_userns_clone).",
+                    )
+                receive(message)
+        status = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+    finally:
+        if status is None:
+            os.kill(helper, signal.SIGKILL)
+            os.waitpid(helper, 0)
+    if status != 0:
+        why = f"by signal {-status}" if status < 0 else f"with status {status}"
+        raise InsideDiedError(f"the process that changes the root ended {why}")
+
+
+def _read_message(read: Callable[[int], bytes]) -> bytes | None:
+    head = read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > MAX_MESSAGE:
+        raise InsideDiedError(f"a message of {length} bytes from inside exceeds the limit")
+    data = read(length)
+    return data if len(data) == length else None
+
+
+def _send(descriptor: int, message: bytes) -> None:
+    write_all(descriptor, _LENGTH.pack(len(message)) + message)
+
+
+def _be_helper(
+    body: Callable[[Send], None], parent: int, writing: int, keep: Collection[int]
+) -> None:
+    """Never returns: a fork of the caller must not go on with the caller's work."""
+    status = 1
+    try:
+        _reset_signals()
+        _close_descriptors({writing, *keep})
+        try:
+            _enter_namespaces()
+        except OSError as error:
+            _send(writing, b"\0refused" + f"{error.filename}: {error.strerror}".encode())
+            status = _REFUSED
+            return
+        # Last, since a change of credentials clears it.
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() == parent:
+            status = _run_init(body, writing)
+    finally:
+        os._exit(status)
+
+
+def _run_init(body: Callable[[Send], None], writing: int) -> int:
+    # Closed by the helper's death, which init would otherwise miss before it asks for its signal.
+    life, held = os.pipe()
+    init = os.fork()
+    if init == 0:
+        os.close(held)
+        _be_init(body, writing, life)
+    os.close(life)
+    os.close(writing)
+    code = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])
+    return code if code >= 0 else 128 - code
+
+
+def _be_init(body: Callable[[Send], None], writing: int, life: int) -> None:
+    status = 1
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if not select.select([life], [], [], 0)[0]:
+            body(lambda message: _send(writing, message))
+            status = 0
+    except BaseException:
+        # The last thing that can be said of a bug inside; there is no frame above to say it.
+        import traceback
+
+        traceback.print_exc()
+        raise
+    finally:
+        os._exit(status)
+
+
+def _reset_signals() -> None:
+    """An init ignores what would end it; a helper ends, and init with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _close_descriptors(kept: Collection[int]) -> None:
+    """Close what the caller has open, its locks above all: they would outlive it for a moment."""
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        if number > 2 and number not in kept:
+            with suppress(OSError):  # The one that listed the directory is closed already.
+                os.close(number)
+
+
+def _enter_namespaces() -> None:
+    flags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        unshare(flags)
+        return
+    unshare(CLONE_NEWUSER | flags)
+    for name, text in (
+        ("setgroups", "deny"),
+        ("uid_map", f"0 {user} 1"),
+        ("gid_map", f"0 {group} 1"),
+    ):
+        Path(f"/proc/self/{name}").write_text(text)
+
+
+def kill_all_others() -> None:
+    """As init: kill every other process of the namespace and wait until they are gone."""
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _last_error(call: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), call)
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether the kernel refused by policy, not for want of resources."""
+    return error.errno in (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENODEV)
