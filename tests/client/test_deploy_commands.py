@@ -29,7 +29,12 @@ def test_a_day_on_a_testers_machine(sysroot: Sysroot, capsys: pytest.CaptureFixt
     second = make_build(sysroot, 2)
     two = f"gnomeos-{second.hex()[:9]}.1"
     assert main(["deploy", "fastqa", "--dry-run"]) == 0
-    assert capsys.readouterr().out == f"check out 4 files, swap to {two}\n"
+    assert capsys.readouterr().out == (
+        f"check out 4 files, swap to {two}\nagainst {one}: 1 paths added, 1 changed, 1 removed\n"
+    )
+    assert main(["deploy", "fastqa", "--dry-run", "--verbose"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == ["A /usr/share/only-2", "M /usr/lib/os-release", "D /usr/share/only-1"]
     assert main(["deploy", "fastqa", "--verbose"]) == 0
     assert f"{two} is live (was {one})" in capsys.readouterr().out
     assert main(["status"]) == 0

@@ -2,32 +2,46 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
+from typing import Final
 
+from hacktree.client.commands.deploy_output import result_document, show_plan, show_result
 from hacktree.client.deploy import (
     ArchitecturePolicy,
-    DeployAction,
     DeployOptions,
-    DeployPlan,
     DeployResult,
+    Report,
     RetentionPolicy,
+    ReusePolicy,
     deploy_commit,
     plan_deploy,
 )
+from hacktree.client.replay.step import AskAfterFailure, StepFailedError
+from hacktree.client.scripts.failure import Console, ask_after_failure
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.output import say, warn
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
+
+_LOG_LINES: Final = 20
+"""Shown of a failed step's log; the whole of it is in the file that the error names."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.description = (
-        "Make a commit that was pulled the live root: check it out beside the others, then swap "
-        "the live link in one step. A failure leaves what is live as it was."
+        "Make a commit that was pulled the live root: check it out beside the others, replay this "
+        "machine's own steps on it, then swap the live link in one step. A failure leaves what is "
+        "live as it was."
     )
     parser.add_argument("revision", metavar="REV", help="a branch, BRANCH~N, or a commit's id")
     parser.add_argument("--dry-run", "-n", action="store_true", help="only say what would be done")
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="make a new root and run every step again, though an equal root is there",
+    )
     parser.add_argument("--no-prune", action="store_true", help="remove no old roots afterwards")
     parser.add_argument(
         "--allow-architecture",
@@ -35,13 +49,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="also deploy what this machine can't run",
     )
     parser.epilog = """\
+Steps are users, extensions, layers and config scripts of this machine. What one wrote is kept, and
+taken again for as long as nothing changed that it depends on.
+
 Examples:
   hacktree deploy fastqa
   hacktree deploy fastqa~3 --dry-run
+  hacktree deploy fastqa --replay --verbose
   hacktree --sysroot ~/trees deploy 3f9c21ab7
 
-Exit statuses: 0 the commit is live, 2 there is no such commit or it is for another architecture,
-5 local data is damaged, 6 another deploy is under way, 7 no space, 8 the system refused."""
+Exit statuses: 0 the commit is live, 1 a step failed and nothing was swapped, 2 there is no such
+commit or it is for another architecture, 5 local data is damaged, 6 another deploy is under way,
+7 no space, 8 the system refused."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,15 +72,46 @@ def run(args: argparse.Namespace) -> int:
         if args.allow_architecture
         else ArchitecturePolicy.REFUSE_OTHER,
         retention=RetentionPolicy.KEEP_ALL if args.no_prune else RetentionPolicy.PRUNE,
+        reuse=ReusePolicy.REPLAY if args.replay else ReusePolicy.REUSE,
+        ask=_asker(args),
     )
     if args.dry_run:
-        _show_plan(args, plan_deploy(sysroot, commit, options))
+        show_plan(args, sysroot, plan_deploy(sysroot, commit, options))
         return 0
-    result = deploy_commit(sysroot, commit, options, lambda line: say(args, line))
+    result = _deploy(sysroot, commit, options, lambda line: say(args, line))
     for note in result.notes:
         warn(note)
-    _show_result(args, result)
+    show_result(args, result)
     return 0
+
+
+def _asker(args: argparse.Namespace) -> AskAfterFailure | None:
+    """Whoever is at the terminal; nobody where a program reads the output."""
+    if args.json or args.quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+    console = Console(_ask, lambda line: print(line, file=sys.stderr, flush=True))
+    return lambda step, error, root: ask_after_failure(console, step, error, root)
+
+
+def _ask(prompt: str) -> str:
+    print(prompt, end="", file=sys.stderr, flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _deploy(
+    sysroot: Sysroot, commit: ObjectId, options: DeployOptions, report: Report
+) -> DeployResult:
+    """Deploy; of a step that failed, show the last lines unless a person has seen them."""
+    try:
+        return deploy_commit(sysroot, commit, options, report)
+    except StepFailedError as error:
+        if options.ask is None:
+            for line in error.log.splitlines()[-_LOG_LINES:]:
+                print(f"| {line}", file=sys.stderr)
+        raise
 
 
 def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argparse.Namespace) -> int:
@@ -72,65 +122,15 @@ def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argpars
         if not json_progress:
             say(args, line)
 
-    result = deploy_commit(sysroot, commit, DeployOptions(), report)
+    ask = None if json_progress else _asker(args)
+    result = _deploy(sysroot, commit, DeployOptions(ask=ask), report)
     for note in result.notes:
         warn(note)
     if json_progress:
-        print(json.dumps({"event": "deployed", "remote": remote, **_document(result)}), flush=True)
-    else:
-        _show_result(args, result)
-    return 0
-
-
-def _show_plan(args: argparse.Namespace, plan: DeployPlan) -> None:
-    root = plan.record.root
-    if args.json:
-        emit_json(
-            {
-                "action": plan.action.value,
-                "root": root,
-                "commit": plan.record.commit,
-                "from": plan.old,
-                "remove": list(plan.removed),
-                "files": plan.commit.totals.files,
-            }
+        print(
+            json.dumps({"event": "deployed", "remote": remote, **result_document(result)}),
+            flush=True,
         )
-        return
-    first = {
-        DeployAction.NOTHING: f"nothing to do: {root} is live already",
-        DeployAction.REUSE: f"swap to the existing root {root}",
-        DeployAction.CHECK_OUT: f"check out {plan.commit.totals.files} files, swap to {root}",
-    }[plan.action]
-    print(first)
-    for name in plan.removed:
-        print(f"remove {name}")
-
-
-def _document(result: DeployResult) -> dict[str, object]:
-    return {
-        "root": result.root,
-        "changed": result.changed,
-        "action": result.action.value,
-        "from": result.previous,
-        "linked": result.linked,
-        "copied": result.copied,
-        "removed": result.removed,
-        "notes": result.notes,
-        "seconds": {name: round(seconds, 4) for name, seconds in result.steps},
-    }
-
-
-def _show_result(args: argparse.Namespace, result: DeployResult) -> None:
-    if args.json:
-        emit_json(_document(result))
-        return
-    if not result.changed:
-        say(args, f"nothing to do: {result.root} is live already")
     else:
-        came = f" (was {result.previous})" if result.previous else ""
-        say(args, f"{result.root} is live{came}")
-    for name in result.removed:
-        say(args, f"removed {name}")
-    if args.verbose:
-        for name, seconds in result.steps:
-            say(args, f"  {name}: {seconds:.3f} s")
+        show_result(args, result)
+    return 0

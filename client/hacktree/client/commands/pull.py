@@ -39,6 +39,7 @@ from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.repository import Repository, open_repository
 
 if TYPE_CHECKING:
+    from hacktree.client.replay.replay import PlannedStep
     from hacktree.client.sysroot import Sysroot
 
 _EPILOG = """\
@@ -122,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     job = _prepare(args)
     if args.dry_run:
         plan, traffic = asyncio.run(_plan(job))
-        _print_plan(plan, traffic, args)
+        _print_plan(plan, traffic, args, [] if args.pull_only else _plan_steps(job, plan))
         return 0
     started = time.monotonic()
     report = _choose_report(args)
@@ -211,9 +212,21 @@ def _choose_report(args: argparse.Namespace) -> PullReport:
     return _LineProgress() if args.verbose else PullReport()
 
 
-def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> None:
+def _plan_steps(job: _Job, plan: PullPlan) -> "list[PlannedStep]":
+    """What the deploy would replay; none where nothing is deployed."""
+    if job.sysroot is None:
+        return []
+    from hacktree.client.deploy import DeployOptions, plan_steps
+
+    return list(plan_steps(job.sysroot, plan.target.id, plan.target.commit, DeployOptions()).steps)
+
+
+def _print_plan(
+    plan: PullPlan, traffic: Traffic, args: argparse.Namespace, steps: "list[PlannedStep]"
+) -> None:
     if args.json or args.json_progress:
-        emit_json(plan_as_json(plan))
+        documents = [{"name": step.step.name, "cached": step.cached} for step in steps]
+        emit_json({**plan_as_json(plan), "steps": documents})
         return
     content = plan.content
     print(f"Commit {plan.target.id.hex()[:16]}  {plan.target.commit.version}".rstrip())
@@ -227,6 +240,8 @@ def _print_plan(plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> N
     ranges = 0 if plan.packs is None else sum(len(pack.ranges) for pack in plan.packs.packs)
     print(f"  requests   about {whole + ranges + traffic.requests}")
     print(f"  disk       {format_size(plan.space_needed)} needed")
+    for step in steps:
+        print(f"  step       {step.step.name} ({'cached' if step.cached else 'to run'})")
 
 
 def _describe_packs(plan: PullPlan) -> list[str]:

@@ -77,6 +77,8 @@ def _document(sysroot: Sysroot, roots: Roots, name: str) -> dict[str, object]:
         "commit-time": _commit_time(sysroot, record),
         "created": record.created,
         "pinned": record.pinned,
+        "inputs": record.inputs,
+        "steps": [{"name": step.name, "key": step.key} for step in record.steps],
         "path": str(sysroot.roots / name),
     }
 
@@ -93,5 +95,7 @@ def _show(args: argparse.Namespace, sysroot: Sysroot, roots: Roots) -> None:
         time = _commit_time(sysroot, record)
         built = f", built {format_time(time)}" if time is not None else ""
         say(args, f"    {build}{built}, commit {record.commit[:12]}")
+        if record.steps:
+            say(args, f"    with {', '.join(step.name for step in record.steps)}")
         if args.verbose:
             say(args, f"    made {format_time(record.created)}, {sysroot.roots / name}")

@@ -1,0 +1,36 @@
+"""What a build changes against another, for a plan that people read."""
+
+from dataclasses import dataclass, field
+
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.diff import diff_trees
+from hacktree.common.objects.names import display_path
+from hacktree.common.objects.packages import PackageDiff, diff_packages, packages_from_metadata
+from hacktree.common.repository.repository import Repository
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Paths, without a leading '/', sorted; `packages` is None unless both builds list theirs."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    packages: PackageDiff | None = None
+
+
+def compare_builds(repository: Repository, old: Commit, new: Commit) -> Comparison:
+    """Compare two commits whose trees are here. Raises `ObjectMissingError`."""
+    found = Comparison()
+    for change in diff_trees(repository.load_tree, old.root.id, new.root.id):
+        if change.old is None:
+            paths = found.added
+        else:
+            paths = found.removed if change.new is None else found.changed
+        paths.append(display_path(change.path))
+    if "packages" in old.metadata and "packages" in new.metadata:
+        found.packages = diff_packages(
+            packages_from_metadata(old.metadata["packages"]),
+            packages_from_metadata(new.metadata["packages"]),
+        )
+    return found
