@@ -67,6 +67,7 @@ def test_programs_get_json(top: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["config", "add", "10-mine", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"name": "10-mine"}
     (top / "etc/hacktree/config.d/bad").write_text("")
+    (top / "etc/hacktree/config.d/bad").chmod(0o755)
     assert main(["config", "list", "--json"]) == 0
     mine, bad = json.loads(capsys.readouterr().out)
     assert len(mine.pop("digest")) == 64
@@ -187,7 +188,7 @@ def test_what_a_person_may_do_after_a_failure(top: Path, tmp_path: Path) -> None
         return ask_after_failure(Console(reply, told.append), step, error, root)
 
     assert ask("what", " R ") is AfterFailure.RETRY
-    assert told[:2] == ["  … 10 lines before", "  10"]
+    assert told[:2] == ["| … 10 lines before", "| 10"]
     assert "hacktree: script 10-a failed: it failed" in told
     assert "  do this" in told
     assert told[-2:] == ["(r)etry, (s)hell in this root, s(k)ip it this time, (a)bort? "] * 2

@@ -70,7 +70,7 @@ def test_which_files_run_and_in_which_order(sysroot: Sysroot, config: Path) -> N
         put(config, name)
     for name in ("10-a.sh~", "20-b.bak", "x.dpkg-dist", "with space", ".hidden"):
         put(config, name)
-    put(config, "README", mode=0o644)
+    put(config, "README", b"what these are for\n", mode=0o644)
     (config / "link").symlink_to("20-b")
     states = {found.name: found.state for found in find_scripts(sysroot.path)}
     assert [name for name, state in states.items() if state is State.ENABLED] == [
@@ -85,6 +85,8 @@ def test_which_files_run_and_in_which_order(sysroot: Sysroot, config: Path) -> N
     assert ".hidden" not in states
     told = "\n".join(describe_unused(sysroot.path))
     assert "README is not run: it is not executable" in told
+    with pytest.raises(ScriptError, match="#!"):
+        switch_script(sysroot.path, "README", State.ENABLED)
     assert "10-a.sh~ is not run" in told
     assert "20-b is" not in told
 

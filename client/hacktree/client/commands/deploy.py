@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Final
 
 from hacktree.client.commands.deploy_output import result_document, show_plan, show_result
 from hacktree.client.deploy import (
@@ -18,14 +17,12 @@ from hacktree.client.deploy import (
     plan_deploy,
 )
 from hacktree.client.replay.step import AskAfterFailure, StepFailedError
-from hacktree.client.scripts.failure import Console, ask_after_failure
+from hacktree.client.scripts.failure import ask_on_terminal, shown_log
+from hacktree.client.scripts.store import describe_unused
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import say, warn
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
-
-_LOG_LINES: Final = 20
-"""Shown of a failed step's log; the whole of it is in the file that the error names."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -79,39 +76,29 @@ def run(args: argparse.Namespace) -> int:
         show_plan(args, sysroot, plan_deploy(sysroot, commit, options))
         return 0
     result = _deploy(sysroot, commit, options, lambda line: say(args, line))
-    for note in result.notes:
-        warn(note)
     show_result(args, result)
     return 0
 
 
 def _asker(args: argparse.Namespace) -> AskAfterFailure | None:
     """Whoever is at the terminal; nobody where a program reads the output."""
-    if args.json or args.quiet or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return None
-    console = Console(_ask, lambda line: print(line, file=sys.stderr, flush=True))
-    return lambda step, error, root: ask_after_failure(console, step, error, root)
-
-
-def _ask(prompt: str) -> str:
-    print(prompt, end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line
+    return None if args.json or args.quiet else ask_on_terminal(sys.stdin, sys.stderr)
 
 
 def _deploy(
     sysroot: Sysroot, commit: ObjectId, options: DeployOptions, report: Report
 ) -> DeployResult:
-    """Deploy; of a step that failed, show the last lines unless a person has seen them."""
+    """Deploy and warn; of a failed step show the last lines unless a person has seen them."""
     try:
-        return deploy_commit(sysroot, commit, options, report)
+        result = deploy_commit(sysroot, commit, options, report)
     except StepFailedError as error:
         if options.ask is None:
-            for line in error.log.splitlines()[-_LOG_LINES:]:
-                print(f"| {line}", file=sys.stderr)
+            for line in shown_log(error.log):
+                print(line, file=sys.stderr)
         raise
+    for note in (*result.notes, *describe_unused(sysroot.path)):
+        warn(note)
+    return result
 
 
 def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argparse.Namespace) -> int:
@@ -124,8 +111,6 @@ def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argpars
 
     ask = None if json_progress else _asker(args)
     result = _deploy(sysroot, commit, DeployOptions(ask=ask), report)
-    for note in result.notes:
-        warn(note)
     if json_progress:
         print(
             json.dumps({"event": "deployed", "remote": remote, **result_document(result)}),

@@ -2,9 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TextIO
 
-from hacktree.client.replay.step import AfterFailure, Root, Step, StepFailedError
+from hacktree.client.replay.step import (
+    AfterFailure,
+    AskAfterFailure,
+    Root,
+    Step,
+    StepFailedError,
+)
 from hacktree.client.scripts.step import ScriptStep
 
 _SHELL: Final = ("/bin/sh", "-c", 'exec "$(command -v bash || echo sh)" -i')
@@ -17,6 +24,27 @@ class Console:
 
     ask: Callable[[str], str]
     tell: Callable[[str], None]
+
+
+def ask_on_terminal(stdin: TextIO, stderr: TextIO) -> AskAfterFailure | None:
+    """Asks a person there, if both are a terminal; else None: nobody could answer."""
+    if not stdin.isatty() or not stderr.isatty():
+        return None
+
+    def tell(text: str) -> None:
+        stderr.write(f"{text}\n")
+        stderr.flush()
+
+    def ask(prompt: str) -> str:
+        stderr.write(prompt)
+        stderr.flush()
+        line = stdin.readline()
+        if not line:
+            tell("")
+            raise EOFError
+        return line
+
+    return partial(ask_after_failure, Console(ask, tell))
 
 
 def ask_after_failure(
@@ -44,12 +72,21 @@ def ask_after_failure(
             _open_shell(console, step, root)
 
 
+def shown_log(log: str) -> list[str]:
+    """The last lines of a step's log, safe to print: a program may say anything."""
+    lines = [f"| {printable(line)}" for line in log.splitlines()]
+    before = len(lines) - _SHOWN_LINES
+    return [*([f"| … {before} lines before"] if before > 0 else []), *lines[-_SHOWN_LINES:]]
+
+
+def printable(line: str) -> str:
+    """The line without what would drive a terminal."""
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
 def _show(console: Console, step: Step, error: StepFailedError) -> None:
-    lines = error.log.splitlines()
-    if len(lines) > _SHOWN_LINES:
-        console.tell(f"  … {len(lines) - _SHOWN_LINES} lines before")
-    for line in lines[-_SHOWN_LINES:]:
-        console.tell(f"  {line}")
+    for line in shown_log(error.log):
+        console.tell(line)
     console.tell(f"hacktree: {step.name} failed: {error.message}")
     console.tell("Nothing was swapped.")
     if error.hint:

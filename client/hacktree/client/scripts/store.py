@@ -27,6 +27,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,127}")
 _LEFTOVER: Final = re.compile(
     r".*\.(disabled|bak|old|orig|rej|save|swp|tmp|rpmnew|rpmsave|rpmorig|dpkg-[a-z]+|ucf-[a-z]+)"
 )
+_NOT_EXECUTABLE: Final = "it is not executable"
 _EXECUTABLE: Final = (b"#!", b"\x7fELF")
 
 
@@ -82,12 +83,16 @@ def _examine(directory: Path, name: str) -> Found:
     try:
         script = _read(directory / name, shown)
     except HacktreeError as error:
-        state = State.INVALID if shown == name else State.DISABLED
-        return Found(shown, state, None, error.message)
+        mode = os.lstat(directory / name).st_mode
+        if shown != name:
+            return Found(shown, State.DISABLED, None, error.message)
+        if stat.S_ISREG(mode) and not mode & 0o111:
+            return Found(name, State.NOT_EXECUTABLE, None, f"{_NOT_EXECUTABLE}; {error.message}")
+        return Found(name, State.INVALID, None, error.message)
     if shown != name:
         return Found(shown, State.DISABLED, script)
     if not script.mode & 0o111:
-        return Found(name, State.NOT_EXECUTABLE, script, "it is not executable")
+        return Found(name, State.NOT_EXECUTABLE, script, _NOT_EXECUTABLE)
     return Found(name, State.ENABLED, script)
 
 
@@ -209,8 +214,13 @@ def remove_script(sysroot: Path, name: str) -> None:
 
 
 def switch_script(sysroot: Path, name: str, state: State) -> bool:
-    """Make a script ENABLED or DISABLED, durably; returns whether anything changed."""
+    """Make a script ENABLED or DISABLED, durably; returns whether anything changed.
+
+    Raises `ScriptError` for what could not run if it was enabled.
+    """
     found = find_script(sysroot, name)
+    if state is State.ENABLED and found.script is None:
+        raise ScriptError(f"{name} can't run: {found.problem}", hint="Mend it first.")
     path = path_of(sysroot, found)
     plain = sysroot / CONFIG_DIRECTORY / name
     target = plain if state is State.ENABLED else plain.with_name(name + DISABLED_SUFFIX)

@@ -1,0 +1,179 @@
+"""Config scripts in real deploys, and what a person is offered when one fails."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+
+from hacktree.client.roots import read_roots
+from hacktree.client.scripts.answers import write_answers
+from hacktree.client.scripts.store import add_script
+from hacktree.client.sysroot import Sysroot
+from hacktree.common.cli.main import main
+from support.busybox import make_runnable_build
+from support.sysroots import assert_nothing_left_over, make_sysroot
+
+
+@pytest.fixture
+def sysroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
+    monkeypatch.delenv("HACKTREE_REPO", raising=False)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(tmp_path / "sysroot"))
+    return make_sysroot(tmp_path / "sysroot")
+
+
+def add(sysroot: Sysroot, name: str, script: str) -> Path:
+    add_script(sysroot.path, name, f"#!/bin/sh\n{script}".encode(), 0o755)
+    return sysroot.path / "etc/hacktree/config.d" / name
+
+
+def read(sysroot: Sysroot, path: str) -> str:
+    return (sysroot.link / path).read_text()
+
+
+def test_scripts_run_in_order_in_the_new_root(
+    sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each finds what is documented, and its changes are in the root that goes live."""
+    monkeypatch.setenv("SECRET_OF_THE_CALLER", "1")
+    commit = make_runnable_build(sysroot, 1)
+    assert main(["deploy", "fastqa"]) == 0
+    add(
+        sysroot,
+        "20-second",
+        "cat /etc/first >/etc/second\n. $HACKTREE_ANSWERS\necho $LOCALE >>/etc/second\n",
+    )
+    add(
+        sysroot,
+        "10-first",
+        "env >/etc/first\n"
+        "cat $HACKTREE_PREVIOUS_ROOT/usr/lib/os-release >/etc/previous\n"
+        "! touch $HACKTREE_PREVIOUS_ROOT/usr/mine\n"
+        "readlink /proc/self/ns/net >/etc/network\n",
+    )
+    add(
+        sysroot,
+        "30-online",
+        "# hacktree: network=yes\nreadlink /proc/self/ns/net >/etc/network-online\n",
+    )
+    (sysroot.path / "etc/hacktree/config.d/README").write_text("what these are for\n")
+    write_answers(sysroot.path, {"LOCALE": "de_DE"})
+    capsys.readouterr()
+    assert main(["deploy", "fastqa"]) == 0
+    captured = capsys.readouterr()
+    assert "script 10-first" in captured.out
+    assert "README is not run: it is not executable" in captured.err
+    seen = dict(line.split("=", 1) for line in read(sysroot, "etc/first").splitlines())
+    assert {name: value for name, value in seen.items() if name.startswith("HACKTREE")} == {
+        "HACKTREE_ROOT": "/",
+        "HACKTREE_BUILD": commit.hex(),
+        "HACKTREE_BRANCH": "fastqa",
+        "HACKTREE_PREVIOUS_ROOT": "/run/hacktree/previous",
+        "HACKTREE_ANSWERS": "/run/hacktree/answers.env",
+    }
+    assert seen["SOURCE_DATE_EPOCH"] == "1700000001"
+    assert seen["HOME"] == "/root"
+    assert "SECRET_OF_THE_CALLER" not in seen
+    assert read(sysroot, "etc/second").endswith("de_DE\n")
+    assert read(sysroot, "etc/previous") == "VERSION=1\n"
+    here = os.readlink("/proc/self/ns/net")
+    assert read(sysroot, "etc/network").strip() != here
+    assert read(sysroot, "etc/network-online").strip() == here
+    assert os.listdir(sysroot.link / "run") == []
+    assert main(["deploy", "fastqa"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    write_answers(sysroot.path, {"LOCALE": "fr_FR"})
+    assert main(["deploy", "fastqa"]) == 0
+    assert read(sysroot, "etc/second").endswith("fr_FR\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo to no avail\nexit 3\n", "status 3"),
+        ("# hacktree: limit=1\necho to no avail\nsleep 100 & sleep 100\n", "1 s"),
+    ],
+)
+def test_a_failure_swaps_nothing_and_says_what_to_do(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], script: str, reason: str
+) -> None:
+    """Where nobody can be asked: exit status 1, the log, the script, the next command."""
+    make_runnable_build(sysroot, 1)
+    assert main(["deploy", "fastqa"]) == 0
+    live = read_roots(sysroot).current
+    add(sysroot, "10-fail", script)
+    capsys.readouterr()
+    assert main(["deploy", "fastqa"]) == 1
+    error = capsys.readouterr().err
+    assert "| to no avail\n" in error
+    assert re.search(f"script 10-fail failed: .*{reason}", error)
+    assert "hacktree config test 10-fail" in error
+    log = re.search(r"(/\S+\.log)", error)
+    assert log is not None
+    assert Path(log[1]).read_text() == "to no avail\n"
+    assert read_roots(sysroot).current == live
+    assert_nothing_left_over(sysroot.path)
+
+
+def deploy_on_a_terminal(sysroot: Sysroot) -> "pexpect.spawn[str]":
+    child: pexpect.spawn[str] = pexpect.spawn(
+        str(Path(sys.executable).with_name("hacktree")),
+        ["--sysroot", str(sysroot.path), "deploy", "fastqa"],
+        encoding="utf-8",
+        timeout=30,
+        env={**os.environ, "TERM": "dumb"},
+    )
+    return child
+
+
+def finish(child: "pexpect.spawn[str]") -> int:
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus is not None
+    return int(child.exitstatus)
+
+
+def test_on_a_terminal_a_person_gets_a_shell_in_the_very_root(sysroot: Sysroot) -> None:
+    """It is as the script left it; the script is mended from outside and tried again."""
+    make_runnable_build(sysroot, 1)
+    script = add(sysroot, "10-fail", "echo half >/etc/half\nno-such-program\n")
+    child = deploy_on_a_terminal(sysroot)
+    child.expect("no-such-program: not found")
+    child.expect("script 10-fail failed")
+    child.expect(r"\(r\)etry, \(s\)hell in this root, s\(k\)ip it this time, \(a\)bort\? ")
+    child.sendline("s")
+    child.expect("# ")
+    child.sendline("cat /etc/half; echo $HACKTREE_BRANCH; tty; exit 7")
+    child.expect("half\r\n")
+    child.expect("fastqa\r\n")
+    child.expect("ended with 7")
+    child.expect(r"\(r\)etry")
+    script.write_text("#!/bin/sh\necho whole >/etc/whole\n")
+    child.sendline("r")
+    child.expect("is live")
+    assert finish(child) == 0
+    assert read(sysroot, "etc/whole") == "whole\n"
+    assert not (sysroot.link / "etc/half").exists(), "what the failed attempt wrote is dropped"
+    assert_nothing_left_over(sysroot.path)
+
+
+def test_on_a_terminal_a_script_is_skipped_once(sysroot: Sysroot) -> None:
+    """That root isn't taken for one with the script: the next deploy tries it; Ctrl-C ends that."""
+    make_runnable_build(sysroot, 1)
+    add(sysroot, "10-fail", "exit 1\n")
+    add(sysroot, "20-fine", "echo fine >/etc/fine\n")
+    child = deploy_on_a_terminal(sysroot)
+    child.expect(r"\(a\)bort\? ")
+    child.sendline("k")
+    child.expect("is live")
+    assert finish(child) == 0
+    assert read(sysroot, "etc/fine") == "fine\n"
+    live = read_roots(sysroot).current
+    child = deploy_on_a_terminal(sysroot)
+    child.expect(r"\(a\)bort\? ")
+    child.sendintr()
+    assert finish(child) in (1, 130)
+    assert read_roots(sysroot).current == live
+    assert_nothing_left_over(sysroot.path)
