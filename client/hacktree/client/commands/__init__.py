@@ -14,6 +14,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("pin", "tester", "Keep a root for good", f"{_PACKAGE}.pin"),
     CommandInfo("unpin", "tester", "Let a pinned root be cleaned up", f"{_PACKAGE}.unpin"),
     CommandInfo("undeploy", "tester", "Delete a deployed root", f"{_PACKAGE}.undeploy"),
+    CommandInfo("extension", "tester", "Install packages on every root", f"{_PACKAGE}.extension"),
     CommandInfo("push", "farm", "Send a build to a server", f"{_PACKAGE}.push"),
     CommandInfo("cleanup", "tester", "Delete what no root needs", f"{_PACKAGE}.cleanup"),
 )

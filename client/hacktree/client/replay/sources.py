@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Final
 
+from hacktree.client.extensions.step import ExtensionSource
 from hacktree.client.replay.step import Build, Step, StepSource
 from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.triggers.step import TriggerSource
 
-BEFORE_TRIGGERS: Final[Sequence[StepSource]] = ()
+BEFORE_TRIGGERS: Final[Sequence[StepSource]] = (ExtensionSource(),)
 """Users, extensions, layers: each adds itself here in its place."""
 
 TRIGGERS: Final[Sequence[StepSource]] = (TriggerSource(),)

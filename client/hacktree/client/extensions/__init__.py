@@ -1,0 +1,1 @@
+"""Packages of other systems, RPM and deb, installed on every new root."""

@@ -1,0 +1,91 @@
+"""A commit's tree, looked into by path, without a root."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry, Tree
+from hacktree.common.objects.walk import walk_tree
+from hacktree.common.repository.repository import Repository
+
+_MAX_LINKS: Final = 40
+"""Symbolic links that one path may lead through, as in Linux."""
+
+
+@dataclass(slots=True)
+class TreeView:
+    """Finds what paths (relative, no leading '/') lead to; trees are read as they are needed.
+
+    Links are followed as they would be inside a root: an absolute target begins at the root, and
+    `..` never leaves it. Raises what `Repository.load_tree` raises.
+    """
+
+    repository: Repository
+    commit: Commit
+    _trees: dict[ObjectId, dict[bytes, Entry]] = field(default_factory=dict)
+
+    def find(self, path: bytes) -> Entry | None:
+        """What is at `path`, which may lead through links, itself not followed."""
+        return self._look(path, follow_last=False)[1]
+
+    def resolve(self, path: bytes) -> tuple[bytes, Entry | None]:
+        """Where `path` leads in the end, all links followed, and what is there."""
+        return self._look(path, follow_last=True)
+
+    def place(self, path: bytes) -> bytes:
+        """The one spelling of `path`: links in its directories followed, also where some are not
+        there.
+        """
+        return self._look(path, follow_last=False)[0]
+
+    def read(self, path: bytes, max_size: int) -> bytes | None:
+        """The content of a file, links followed; None if there is none of at most `max_size`."""
+        entry = self.resolve(path)[1]
+        if not isinstance(entry, FileEntry) or entry.size > max_size:
+            return None
+        return b"".join(self.repository.read_content(entry))
+
+    def walk(self) -> Iterator[tuple[bytes, Entry]]:
+        """Every path of the tree with what is there."""
+        return walk_tree(self.repository.load_tree, self.commit.root.id)
+
+    def _entries(self, tree: ObjectId) -> dict[bytes, Entry]:
+        entries = self._trees.get(tree)
+        if entries is None:
+            loaded: Tree = self.repository.load_tree(tree)
+            entries = self._trees[tree] = {entry.name: entry for entry in loaded.entries}
+        return entries
+
+    def _look(self, path: bytes, *, follow_last: bool) -> tuple[bytes, Entry | None]:
+        waiting = _backwards(path)
+        walked: list[tuple[bytes, Entry | None]] = []
+        links = 0
+        while waiting:
+            name = waiting.pop()
+            if name == b"..":
+                del walked[-1:]
+                continue
+            entry = self._child(walked, name)
+            if isinstance(entry, SymlinkEntry) and (waiting or follow_last):
+                links += 1
+                if links > _MAX_LINKS:
+                    return path, None
+                if entry.target.startswith(b"/"):
+                    walked.clear()
+                waiting += _backwards(entry.target)
+                continue
+            walked.append((name, entry))
+        return b"/".join(name for name, _ in walked), walked[-1][1] if walked else None
+
+    def _child(self, walked: list[tuple[bytes, Entry | None]], name: bytes) -> Entry | None:
+        if not walked:
+            return self._entries(self.commit.root.id).get(name)
+        above = walked[-1][1]
+        return self._entries(above.id).get(name) if isinstance(above, DirectoryEntry) else None
+
+
+def _backwards(path: bytes) -> list[bytes]:
+    """The components of a path, the last first."""
+    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
