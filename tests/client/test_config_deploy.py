@@ -1,5 +1,6 @@
 """Config scripts in real deploys, and what a person is offered when one fails."""
 
+import json
 import os
 import re
 import sys
@@ -176,4 +177,102 @@ def test_on_a_terminal_a_script_is_skipped_once(sysroot: Sysroot) -> None:
     child.sendintr()
     assert finish(child) in (1, 130)
     assert read_roots(sysroot).current == live
+    assert_nothing_left_over(sysroot.path)
+
+
+def test_a_trial_shows_what_each_script_changes_and_leaves_nothing(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against what came before it: paths, attributes, the text of small files; then all is gone."""
+    make_runnable_build(
+        sysroot,
+        1,
+        {
+            "etc/hosts": b"127.0.0.1 localhost\n",
+            "etc/old/one": b"1",
+            "etc/old/two": b"2",
+            "etc/motd": b"hello\n",
+            "usr/share/same": b"same",
+            "etc/swap": b"file\n",
+        },
+    )
+    assert main(["deploy", "fastqa"]) == 0
+    live = read_roots(sysroot)
+    add(sysroot, "10-first", "echo 10.0.0.1 farm >>/etc/hosts\nln -s hosts /etc/link\n")
+    add(
+        sysroot,
+        "20-second",
+        "echo working\n"
+        "echo 10.0.0.2 lab >>/etc/hosts\n"
+        "rm -r /etc/old; mkdir /etc/old; echo 3 >/etc/old/three\n"
+        "chmod 600 /etc/motd\n"
+        "touch /usr/share/same\n"
+        "rm /etc/swap; mkdir /etc/swap\n"
+        "rm /etc/link\n"
+        "echo x >/etc/gone; rm /etc/gone\n"
+        "head -c 100000 /dev/zero >/etc/zeros 2>/dev/null || cp /usr/bin/busybox /etc/zeros\n",
+    )
+    add(sysroot, "30-third", "echo again >/etc/old/one; echo file >/etc/link; rm -r /etc/swap\n")
+    capsys.readouterr()
+    assert main(["config", "test", "--json"]) == 0
+    first, second, third = json.loads(capsys.readouterr().out)
+    assert [(c["change"], c["path"]) for c in first["changes"]] == [
+        ("changed", "/etc/hosts"),
+        ("added", "/etc/link"),
+    ]
+    assert first["changes"][1]["text"] == ["@@ -0,0 +1 @@", "+→ hosts"]
+    assert second["log"] == "working\n"
+    changes = {change["path"]: change for change in second["changes"]}
+    assert [(c["change"], path) for path, c in changes.items()] == [
+        ("changed", "/etc/hosts"),
+        ("deleted", "/etc/link"),
+        ("attributes", "/etc/motd"),
+        ("deleted", "/etc/old/one"),
+        ("deleted", "/etc/old/two"),
+        ("added", "/etc/old/three"),
+        ("deleted", "/etc/swap"),
+        ("added", "/etc/swap/"),
+        ("added", "/etc/zeros"),
+    ]
+    assert changes["/etc/hosts"]["text"] == [
+        "@@ -1,2 +1,3 @@",
+        " 127.0.0.1 localhost",
+        " 10.0.0.1 farm",
+        "+10.0.0.2 lab",
+    ]
+    assert changes["/etc/motd"]["text"] == ["mode 0644 → 0600"]
+    assert changes["/etc/zeros"]["text"] == []
+    assert [(c["change"], c["path"]) for c in third["changes"]] == [
+        ("added", "/etc/link"),
+        ("added", "/etc/old/one"),
+        ("deleted", "/etc/swap/"),
+    ]
+    assert main(["config", "test", "10-first"]) == 0
+    out = capsys.readouterr().out
+    assert "script 10-first: " in out
+    assert "M /etc/hosts\n    @@ -1 +1,2 @@\n" in out
+    assert "20-second" not in out
+    after = read_roots(sysroot)
+    assert (after.records, after.current) == (live.records, live.current)
+    assert_nothing_left_over(sysroot.path)
+    assert [name for name in os.listdir(sysroot.replay) if name != "failed.log"] == []
+
+
+def test_a_trial_runs_a_disabled_script_and_reports_a_failure(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of any build that is here; a failure is one, and leaves nothing either."""
+    make_runnable_build(sysroot, 1)
+    add(sysroot, "10-fail", "echo to no avail\nexit 3\n")
+    assert main(["config", "disable", "10-fail"]) == 0
+    assert main(["config", "test"]) == 2
+    assert "--revision" in capsys.readouterr().err
+    assert main(["config", "test", "--revision", "fastqa"]) == 0
+    assert "no config scripts" in capsys.readouterr().out
+    assert main(["config", "test", "10-fail", "--revision", "fastqa"]) == 1
+    error = capsys.readouterr().err
+    assert "| to no avail\n" in error
+    assert "script 10-fail failed: " in error
+    assert os.listdir(sysroot.roots) == []
+    assert main(["config", "test", "nosuch", "--revision", "fastqa"]) == 2
     assert_nothing_left_over(sysroot.path)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.commands.config_test import run_test
 from hacktree.client.scripts.answers import parse_answer, read_answers, write_answers
 from hacktree.client.scripts.editing import edit_script
 from hacktree.client.scripts.step import script_digest
@@ -35,6 +36,7 @@ Examples:
   hacktree config add setup.sh --name 20-dconf
   hacktree config list
   hacktree config test 20-dconf
+  hacktree config test --revision fastqa~1
   hacktree config answer WIFI_NAME=lab
   hacktree config disable 20-dconf
   hacktree deploy fastqa
@@ -52,6 +54,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("file", metavar="FILE", help="the script, `-` for standard input")
     add.add_argument("--name", metavar="NAME", help="its name there (default: FILE's)")
     actions.add_parser("list", help="list the scripts in the order in which they run")
+    test = actions.add_parser(
+        "test",
+        help="replay scripts on a root that is thrown away, and show what they change",
+        description="Run one script, which may be disabled, after all that comes before it; or "
+        "every script.",
+    )
+    test.add_argument("name", metavar="NAME", nargs="?", help="one script (default: all)")
+    test.add_argument(
+        "--revision", metavar="REV", help="of which build (default: the one that is live)"
+    )
     for action, summary in (
         ("edit", "edit a script with $VISUAL or $EDITOR; checked afterwards"),
         ("disable", "keep a script and no longer run it"),
@@ -83,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
     sysroot = Path(args.sysroot).resolve()
     if not sysroot.is_dir():
         raise UserError(f"{args.sysroot} is not a directory", hint="--sysroot names another.")
+    if args.action == "test":
+        return run_test(args)
     actions: dict[str, Callable[[Path, argparse.Namespace], None]] = {
         "add": _add,
         "list": _list,

@@ -116,6 +116,11 @@ class Replayed:
     linked: int = 0
     deleted: int = 0
 
+    def place(self, planned: PlannedStep) -> Path:
+        """Where the layer and the log of one of the plan's steps are."""
+        place = staged_place if planned.key in self.staged else place_of
+        return place(self.plan.build.sysroot, planned.key)
+
 
 @dataclass(slots=True)
 class Replay:
@@ -141,6 +146,15 @@ class Replay:
             with suppress(OSError):
                 self._save(done)
             raise
+        return done
+
+    def apply(self, plan: ReplayPlan) -> Replayed:
+        """Apply every step and leave it at that: the root stays a checkout, the layers are staged.
+
+        For looking at what steps do; the caller ends it with `drop_unfinished`. Raises as `run`.
+        """
+        done = Replayed(plan)
+        self._run_until_decided(done)
         return done
 
     def _run_until_decided(self, done: Replayed) -> None:
@@ -238,13 +252,7 @@ class Replay:
         return _Decision(planned.step.name, after)
 
     def _materialise(self, done: Replayed) -> None:
-        uppers = [
-            (staged_place if step.key in done.staged else place_of)(
-                done.plan.build.sysroot, step.key
-            )
-            / UPPER
-            for step in done.plan.steps
-        ]
+        uppers = [done.place(planned) / UPPER for planned in done.plan.steps]
 
         def work(send: Send) -> None:
             for upper in uppers:

@@ -39,7 +39,7 @@ class Node:
     @property
     def is_whiteout(self) -> bool:
         """Whether it stands for a name that was deleted."""
-        return stat.S_ISCHR(self.status.st_mode) and self.status.st_rdev == 0
+        return is_whiteout(self.status)
 
 
 def walk_upper(upper: Path) -> Iterator[Node]:
@@ -60,6 +60,11 @@ def _walk(directory: str, prefix: str, depth: int) -> Iterator[Node]:
             yield from _walk(entry.path, f"{path}/", depth + 1)
         else:
             yield Node(path, status)
+
+
+def is_whiteout(status: os.stat_result) -> bool:
+    """Whether a layer has this in place of a name that was deleted."""
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def is_opaque(directory: str | int) -> bool:

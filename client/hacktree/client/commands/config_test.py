@@ -1,0 +1,89 @@
+"""`hacktree config test`: what config scripts would change, before they do."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.replay.step import StepFailedError
+from hacktree.client.roots import read_roots
+from hacktree.client.scripts.difference import StepChange
+from hacktree.client.scripts.failure import ask_on_terminal, printable, shown_log
+from hacktree.client.scripts.trial import Tried, try_scripts
+from hacktree.client.sysroot import Sysroot, open_sysroot
+from hacktree.common.cli.output import emit_json, say
+from hacktree.common.errors import UserError
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.revision import resolve
+
+_NAMES: Final = {"A": "added", "D": "deleted", "M": "changed", "m": "attributes"}
+
+
+class NothingLiveError(UserError):
+    """No build is live that a script could be tried on."""
+
+
+def run_test(args: argparse.Namespace) -> int:
+    """Replay and show; returns the exit status."""
+    sysroot = open_sysroot(Path(args.sysroot))
+    commit = _commit(sysroot, args.revision)
+    ask = None if args.json or args.quiet else ask_on_terminal(sys.stdin, sys.stderr)
+    try:
+        tried = try_scripts(sysroot, commit, args.name, lambda line: say(args, line), ask)
+    except StepFailedError as error:
+        if ask is None:
+            for line in shown_log(error.log):
+                print(line, file=sys.stderr)
+        raise
+    if args.json:
+        emit_json([_document(one) for one in tried])
+        return 0
+    if not tried:
+        say(args, "there are no config scripts; `hacktree config add FILE` adds one")
+    for one in tried:
+        _show(one)
+    return 0
+
+
+def _commit(sysroot: Sysroot, revision: str | None) -> ObjectId:
+    if revision is not None:
+        return resolve(sysroot.repository, revision)
+    roots = read_roots(sysroot)
+    if roots.current is None or roots.current not in roots.records:
+        raise NothingLiveError("no build is live", hint="Name one with --revision.")
+    return roots.records[roots.current].commit_id
+
+
+def _show(one: Tried) -> None:
+    print(f"script {one.name}: {one.seconds:.2f} s, {_count(one.changes)}")
+    for line in one.log.splitlines():
+        print(f"| {printable(line)}")
+    for change in one.changes:
+        print(f"{change.letter} /{change.path}")
+        for line in change.text:
+            print(f"    {printable(line)}")
+
+
+def _count(changes: Sequence[StepChange]) -> str:
+    letters = [change.letter for change in changes]
+    return (
+        f"{letters.count('A')} added, {letters.count('D')} deleted, {letters.count('M')} changed, "
+        f"{letters.count('m')} with other attributes"
+    )
+
+
+def _document(one: Tried) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "seconds": round(one.seconds, 4),
+        "log": one.log,
+        "changes": [
+            {
+                "path": f"/{change.path}",
+                "change": _NAMES[change.letter],
+                "text": list(change.text),
+            }
+            for change in one.changes
+        ],
+    }

@@ -1,0 +1,147 @@
+"""Replaying config scripts on a root that is thrown away, to see what each of them does."""
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from hacktree.client.recovery import recover
+from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
+from hacktree.client.replay.cache import LOG, UPPER, drop_unfinished
+from hacktree.client.replay.replay import Replay, Replayed, plan_replay
+from hacktree.client.replay.sources import steps_of
+from hacktree.client.replay.step import AskAfterFailure, Build, Root, Step
+from hacktree.client.replay.view import LayerView
+from hacktree.client.roots import new_root_name, read_roots
+from hacktree.client.scripts.answers import read_answers, render_answers
+from hacktree.client.scripts.difference import StepChange, changes_of
+from hacktree.client.scripts.step import ScriptStep
+from hacktree.client.scripts.store import Script, ScriptError, find_script
+from hacktree.client.sysroot import Sysroot, hold_sysroot
+from hacktree.common.objects.ids import ObjectId
+from hacktree.common.repository.checkout import check_out
+from hacktree.common.repository.config import require_space
+from hacktree.common.repository.locks import LockKind
+
+_MAX_LOG: Final = 1 << 20
+_DIRECTORY_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a script did: its changes, what it printed (the first MiB), how long it took."""
+
+    name: str
+    seconds: float
+    changes: Sequence[StepChange]
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class _TriedStep:
+    """A step that no cache knows: a trial is for seeing it run."""
+
+    step: ScriptStep
+    salt: bytes
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def digest(self) -> bytes:
+        return self.step.digest + self.salt
+
+    def apply(self, root: Root) -> None:
+        self.step.apply(root)
+
+
+def try_scripts(
+    sysroot: Sysroot,
+    commit_id: ObjectId,
+    name: str | None,
+    report: Callable[[str], None],
+    ask: AskAfterFailure | None = None,
+) -> list[Tried]:
+    """Replay everything up to the script `name`, which may be disabled, or to the last script.
+
+    Returns what that script, or each, did; nothing else is left of it. Raises `ScriptError`,
+    `StepFailedError`, `BusyError` while somebody deploys, and whatever `check_out` raises.
+    """
+    chosen = None if name is None else _runnable(sysroot, name)
+    with hold_sysroot(sysroot, waiting=lambda who: report(f"waiting for {who}")):
+        recover(sysroot)
+        build = _build(sysroot, commit_id)
+        temporary = sysroot.roots / f"{TEMPORARY_PREFIX}{new_root_name(sysroot, commit_id)}"
+        totals = build.commit.totals
+        require_space(
+            sysroot.roots,
+            (totals.directories + totals.symlinks) * _DIRECTORY_BYTES,
+            sysroot.repository.reserve,
+        )
+        salt = secrets.token_bytes(16)
+        steps = _Steps(chosen, salt)
+        try:
+            with sysroot.repository.lock(LockKind.SHARED):
+                check_out(sysroot.repository, build.commit, temporary)
+            replay = Replay(steps, temporary, report, ask)
+            return _look(replay.apply(plan_replay(build, steps)), replay)
+        finally:
+            if temporary.exists():
+                delete_leftover(sysroot, temporary.name)
+            drop_unfinished(sysroot)
+
+
+def _runnable(sysroot: Sysroot, name: str) -> Script:
+    found = find_script(sysroot.path, name)
+    if found.script is None:
+        raise ScriptError(f"{name} can't run: {found.problem}", hint="Mend it first.")
+    return found.script
+
+
+def _build(sysroot: Sysroot, commit_id: ObjectId) -> Build:
+    current = read_roots(sysroot).current
+    previous = None if current is None else sysroot.roots / current
+    return Build(sysroot, commit_id, sysroot.repository.load_commit(commit_id), previous)
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """The steps of a trial; asked anew after a failure, when the script may be another."""
+
+    chosen: Script | None
+    salt: bytes
+
+    def __call__(self, build: Build) -> list[Step]:
+        steps = steps_of(build)
+        if self.chosen is None:
+            return [self._salted(step) for step in steps]
+        top, name = build.sysroot.path, self.chosen.name
+        script = _runnable(build.sysroot, name)
+        tried = ScriptStep(script, render_answers(read_answers(top)))
+        before = [
+            step
+            for step in steps
+            if not isinstance(step, ScriptStep) or os.fsencode(step.script.name) < os.fsencode(name)
+        ]
+        return [*before, self._salted(tried)]
+
+    def _salted(self, step: Step) -> Step:
+        return _TriedStep(step, self.salt) if isinstance(step, ScriptStep) else step
+
+
+def _look(done: Replayed, replay: Replay) -> list[Tried]:
+    seconds = dict(done.seconds)
+    layers = [replay.root]
+    tried = []
+    for planned in done.plan.steps:
+        place = done.place(planned)
+        if isinstance(planned.step, _TriedStep):
+            with open(place / LOG, "rb") as stream:
+                log = stream.read(_MAX_LOG).decode("utf-8", "replace")
+            changes = tuple(changes_of(place / UPPER, LayerView(layers)))
+            script = planned.step.step.script
+            tried.append(Tried(script.name, seconds[planned.step.name], changes, log))
+        layers = [place / UPPER, *layers]
+    return tried
