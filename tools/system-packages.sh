@@ -39,6 +39,7 @@ look_for() {
         need rpm rpm-build command -v rpmbuild
         need gcc gcc command -v gcc
         need g++ gcc-c++ command -v g++
+        need passwd shadow-utils command -v grpck
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need libcap2-bin libcap command -v setcap
         need systemd systemd command -v systemd-analyze

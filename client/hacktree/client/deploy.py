@@ -35,6 +35,7 @@ from hacktree.client.roots import (
 )
 from hacktree.client.swap import begin_swap, finish_swap, publish_root
 from hacktree.client.sysroot import Sysroot, hold_sysroot
+from hacktree.client.users.identities import learn
 from hacktree.common.errors import BusyError, UserError
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
@@ -283,6 +284,7 @@ def _replay(
     replay = Replay(options.steps_of, root, report, options.ask, fresh)
     with result.step("replay"):
         replayed = replay.run(plan.replay)
+        learn(plan.replay.build, root)
     with result.step("prove the repository untouched"):
         prove_untouched(plan.replay.build.sysroot.repository, plan.commit, checked_out)
     return replayed

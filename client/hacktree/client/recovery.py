@@ -128,7 +128,7 @@ def _stray_files(sysroot: Sysroot) -> list[Path]:
         for path in _matching(sysroot.path, link)
         if path.is_symlink() and root_of_target(os.readlink(path)) is not None
     ]
-    found += _matching(state, r"intent\.json|deployments\.json")
+    found += _matching(state, r"intent\.json|deployments\.json|users\.json")
     found += _matching(sysroot.records, r".+\.json")
     found += _matching(sysroot.pins, rf"{PIN_PREFIX}.+")
     return found

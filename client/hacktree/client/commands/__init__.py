@@ -15,6 +15,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("unpin", "tester", "Let a pinned root be cleaned up", f"{_PACKAGE}.unpin"),
     CommandInfo("undeploy", "tester", "Delete a deployed root", f"{_PACKAGE}.undeploy"),
     CommandInfo("extension", "tester", "Install packages on every root", f"{_PACKAGE}.extension"),
+    CommandInfo("users", "tester", "Show who will be in the next root", f"{_PACKAGE}.users"),
     CommandInfo("push", "farm", "Send a build to a server", f"{_PACKAGE}.push"),
     CommandInfo("cleanup", "tester", "Delete what no root needs", f"{_PACKAGE}.cleanup"),
 )

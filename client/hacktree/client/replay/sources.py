@@ -7,15 +7,23 @@ from hacktree.client.extensions.step import ExtensionSource
 from hacktree.client.replay.step import Build, Step, StepSource
 from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.triggers.step import TriggerSource
+from hacktree.client.users.steps import CarrySource, LastSource, UsersSource
 
-BEFORE_TRIGGERS: Final[Sequence[StepSource]] = (ExtensionSource(),)
-"""Users, extensions, layers: each adds itself here in its place."""
+BEFORE_TRIGGERS: Final[Sequence[StepSource]] = (
+    UsersSource(),
+    ExtensionSource(),
+    CarrySource(),
+)
+"""Users, extensions, layers, carried files: each adds itself here in its place."""
 
 TRIGGERS: Final[Sequence[StepSource]] = (TriggerSource(),)
 """What brings caches up to date with the steps before."""
 
 SCRIPTS: Final[Sequence[StepSource]] = (ScriptSource(),)
-"""Config scripts come last: they see everything else."""
+"""Config scripts see everything else."""
+
+LAST: Final[Sequence[StepSource]] = (LastSource(),)
+"""What holds of every root, whatever the steps did: ids, an empty /home."""
 
 
 def steps_of(build: Build) -> list[Step]:
@@ -27,4 +35,5 @@ def steps_of(build: Build) -> list[Step]:
     before = [step for source in BEFORE_TRIGGERS for step in source.steps(build)]
     after = [step for source in SCRIPTS for step in source.steps(build)]
     triggers = [step for source in TRIGGERS for step in source.steps(build)] if before else []
-    return [*before, *triggers, *after]
+    last = [step for source in LAST for step in source.steps(build)]
+    return [*before, *triggers, *after, *last]
