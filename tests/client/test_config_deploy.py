@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hacktree.client.scripts.store import add_script
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
 from support.busybox import make_runnable_build
+from support.documents import commands_in, script_in
 from support.sysroots import assert_nothing_left_over, make_sysroot
 
 
@@ -276,3 +278,25 @@ def test_a_trial_runs_a_disabled_script_and_reports_a_failure(
     assert os.listdir(sysroot.roots) == []
     assert main(["config", "test", "nosuch", "--revision", "fastqa"]) == 2
     assert_nothing_left_over(sysroot.path)
+
+
+def test_the_guide(
+    sysroot: Sysroot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The script and the commands that docs/operations.md shows do what it says."""
+    make_runnable_build(sysroot, 1, {"etc/hosts": b"127.0.0.1 localhost\n"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDITOR", "true")
+    monkeypatch.delenv("VISUAL", raising=False)
+    (tmp_path / "10-lab").write_text(script_in("Config scripts"))
+    for line in commands_in("Config scripts"):
+        program, *words = shlex.split(line)
+        assert program == "hacktree"
+        assert main(words) == 0, line
+    out = capsys.readouterr().out
+    assert "A /etc/locale.conf\n    @@ -0,0 +1 @@\n    +LANG=de_DE.UTF-8\n" in out
+    assert "10-lab                   enabled  at most 60 s\n" in out
+    assert read(sysroot, "etc/hosts") == "127.0.0.1 localhost\n10.0.0.5 farm\n"
