@@ -16,6 +16,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("undeploy", "tester", "Delete a deployed root", f"{_PACKAGE}.undeploy"),
     CommandInfo("extension", "tester", "Install packages on every root", f"{_PACKAGE}.extension"),
     CommandInfo("users", "tester", "Show who will be in the next root", f"{_PACKAGE}.users"),
+    CommandInfo("layer", "tester", "Lay what you built over new roots", f"{_PACKAGE}.layer"),
     CommandInfo("push", "farm", "Send a build to a server", f"{_PACKAGE}.push"),
     CommandInfo("cleanup", "tester", "Delete what no root needs", f"{_PACKAGE}.cleanup"),
 )

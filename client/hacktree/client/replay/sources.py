@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hacktree.client.extensions.step import ExtensionSource
+from hacktree.client.layers.steps import LayerSource
 from hacktree.client.replay.step import Build, Step, StepSource
 from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.triggers.step import TriggerSource
@@ -12,6 +13,7 @@ from hacktree.client.users.steps import CarrySource, LastSource, UsersSource
 BEFORE_TRIGGERS: Final[Sequence[StepSource]] = (
     UsersSource(),
     ExtensionSource(),
+    LayerSource(),
     CarrySource(),
 )
 """Users, extensions, layers, carried files: each adds itself here in its place."""

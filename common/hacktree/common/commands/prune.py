@@ -56,7 +56,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = """\
 A commit is kept when either rule keeps it. Pinned commits and those of deployed roots always stay.
-An archive keeps what became unreachable for keep-unreachable-hours of config.toml (24).
+An archive keeps what became unreachable for keep-unreachable-hours of config.toml (24). Of a layer
+(local/layers/NAME) the last 4 versions stay, unless a rule for branches matches it.
 
 Examples:
   hacktree prune --dry-run --keep-depth 10

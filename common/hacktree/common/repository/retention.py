@@ -3,6 +3,9 @@
 A rule keeps the head, so many commits behind it, and those younger than so much; whatever either
 clause keeps, stays. A branch's history is kept in one piece: clocks of build machines disagree, and
 a hole would hide everything behind it. Without clauses everything the branch reaches is kept.
+
+Branches below `local/layers/` are a machine's own, and only their head is ever used: of those a few
+versions are kept, unless a rule for branches matches.
 """
 
 import fnmatch
@@ -13,6 +16,12 @@ from typing import Final
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
+
+LAYERS: Final = "local/layers/"
+"""What the names of branches with a machine's layers begin with."""
+
+LAYER_VERSIONS: Final = 4
+"""Versions of a layer that are kept, the newest included."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
@@ -37,10 +46,11 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rule of each branch: the first whose glob matches, else `default`."""
+    """The rule of each branch: the first whose glob matches, else `layers` or `default`."""
 
     default: Rule = Rule()
     branches: tuple[tuple[str, Rule], ...] = ()
+    layers: Rule = Rule(depth=LAYER_VERSIONS - 1)
 
     def rule_for(self, ref: str) -> Rule:
         """The rule for a ref; of `remotes/origin/fastqa` a glob may match the whole or `fastqa`."""
@@ -50,7 +60,7 @@ class Policy:
         for glob, rule in self.branches:
             if any(fnmatch.fnmatchcase(name, glob) for name in names):
                 return rule
-        return self.default
+        return self.layers if ref.startswith(LAYERS) else self.default
 
 
 def kept_commits(ancestors: Sequence[Ancestor], rule: Rule) -> list[ObjectId]:

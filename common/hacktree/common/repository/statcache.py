@@ -68,8 +68,7 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 def load_stat_cache(repository: Repository, source: Path) -> StatCache:
     """The cache for commits of the directory `source` into `repository`."""
-    name = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]
-    path = repository.state / "statcache" / f"{name}.msgpack"
+    path = _cache_path(repository, source)
     try:
         file = _DECODER.decode(path.read_bytes())
     except (FileNotFoundError, msgspec.MsgspecError):
@@ -77,3 +76,13 @@ def load_stat_cache(repository: Repository, source: Path) -> StatCache:
     if file.version != _VERSION:
         return StatCache(path, {})
     return StatCache(path, {(r[0], r[1]): ((r[2], r[3], r[4]), r[5]) for r in file.rows})
+
+
+def forget_stat_cache(repository: Repository, source: Path) -> None:
+    """Delete what is known of a directory that is committed once."""
+    _cache_path(repository, source).unlink(missing_ok=True)
+
+
+def _cache_path(repository: Repository, source: Path) -> Path:
+    name = hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]
+    return repository.state / "statcache" / f"{name}.msgpack"

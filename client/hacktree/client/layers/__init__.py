@@ -1,0 +1,1 @@
+"""Layers: what a person built, laid over every new root."""
