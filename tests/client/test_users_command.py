@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.sysroot import Sysroot, hold_sysroot
+from hacktree.client.sysroot import Sysroot, hold_sysroot, open_sysroot
+from hacktree.client.users.carry import parse_carry
 from hacktree.client.users.homes import Bind, bind_targets, list_binds
 from hacktree.client.users.registry import (
     Registry,
@@ -19,6 +20,7 @@ from hacktree.client.users.registry import (
 )
 from hacktree.common.cli.main import main
 from hacktree.common.errors import UserError
+from support.documents import commands_in, tables_in
 from support.machines import build_tree, make_machine
 from support.sysroots import deploy, make_build, make_sysroot
 from support.trees import make_commit
@@ -214,3 +216,22 @@ def test_deleting_a_root_follows_no_bind(sysroot: Sysroot) -> None:
     assert all("something is mounted on" in line for line in lines[4:])
     for place in places:
         assert (sysroot.path / place / "thesis").read_text() == "years of work"
+
+
+def test_the_documented_commands_and_configuration(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What docs/operations.md shows works as it is typed."""
+    make_commit(sysroot.repository, build_tree())
+    deploy(sysroot, make_commit(sysroot.repository, build_tree()))
+    write_registry(sysroot, Registry(users={"exampled": (997,)}))
+    commands = commands_in("Users and homes")
+    assert len(commands) == 3
+    for command in commands:
+        assert main(command.split()[1:]) == 0, capsys.readouterr().err
+    (table,) = tables_in("Users and homes")
+    (sysroot.path / "etc/hacktree/client.toml").write_text(table)
+    config = open_sysroot(sysroot.path).config
+    assert config.users.groups == ("lab",)
+    assert parse_carry(config.carry)[-1] == "/etc/cups/*.conf"
+    assert bind_targets(open_sysroot(sysroot.path)) == ["/srv/data", "/srv/papers"]

@@ -159,6 +159,8 @@ def test_carried_files(sysroot: Sysroot) -> None:
     (etc / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
     (etc / "machine-id").chmod(0o444)
     (etc / "hostname").write_text("bench\n")
+    (etc / "hostname").chmod(0o664)
+    os.chown(etc / "hostname", 0, 4242)
     (etc / "localtime").symlink_to("../usr/share/zoneinfo/Europe/Berlin")
     (etc / "timezone").symlink_to("/usr/share/zone")
     (sysroot.path / "usr/share").mkdir(parents=True)
@@ -179,6 +181,7 @@ def test_carried_files(sysroot: Sysroot) -> None:
     root = apply(make_root(sysroot, zone), CarrySource())
     made = root.path / "etc"
     assert (made / "hostname").read_text() == "bench\n"
+    assert stat.S_IMODE((made / "hostname").stat().st_mode) == 0o644
     assert stat.S_IMODE((made / "machine-id").stat().st_mode) == 0o444
     assert os.readlink(made / "localtime") == "../usr/share/zoneinfo/Europe/Berlin"
     assert not (made / "timezone").is_symlink()

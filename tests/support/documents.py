@@ -18,6 +18,11 @@ def script_in(section: str) -> str:
     return script
 
 
+def tables_in(section: str) -> list[str]:
+    """The TOML under a heading, a block each."""
+    return _blocks(section, "toml")
+
+
 def _blocks(section: str, language: str) -> list[str]:
     # A single # may also begin a comment in a script.
     pattern = rf"^##+ {re.escape(section)}\n(.*?)(?=^##|\Z)"

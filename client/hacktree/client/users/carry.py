@@ -220,9 +220,10 @@ class CarryStep:
 
 
 def _attributes(carried: Carried, users: dict[str, int], groups: dict[str, int]) -> Attributes:
-    """A group that the root lacks may do nothing: its rights would be another's."""
-    known = carried.group in groups
-    mode = carried.mode if known else carried.mode & ~0o070
+    """A group that the root lacks may do what everybody may: more would be another's right."""
+    mode = carried.mode
+    if carried.group not in groups:
+        mode &= 0o707 | (mode & 0o007) << 3
     return Attributes(mode, (users.get(carried.user, 0), groups.get(carried.group, 0)))
 
 
