@@ -14,8 +14,10 @@ from typing import Final
 
 import msgspec
 
+from hacktree.client.edits.carrying import keep_live_edits, what_stays_behind
+from hacktree.client.edits.removing import remove_root
 from hacktree.client.recovery import recover
-from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover, remove_root
+from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
 from hacktree.client.replay.cache import drop_unfinished, prune_cache, publish_staged
 from hacktree.client.replay.integrity import prove_untouched
 from hacktree.client.replay.replay import Replay, Replayed, ReplayPlan, StepsOf, plan_replay
@@ -223,10 +225,12 @@ def deploy_commit(
             plan.record.root, plan.action is not DeployAction.NOTHING, plan.old, plan.action
         )
         result.notes += notes
-        if plan.action is DeployAction.CHECK_OUT:
-            _make_root(sysroot, plan, result, options, report)
         if plan.action is not DeployAction.NOTHING:
+            kept = keep_live_edits(sysroot, plan.old, options.clock())
+            if plan.action is DeployAction.CHECK_OUT:
+                _make_root(sysroot, plan, result, options, report)
             _go_live(sysroot, plan, result)
+            result.notes += what_stays_behind(sysroot, plan.old, plan.record.root, kept)
         if options.retention is RetentionPolicy.PRUNE:
             with result.step("remove old roots"):
                 prune_roots(sysroot, result.removed, result.notes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 from hacktree.client.deploy import prune_roots
+from hacktree.client.edits.removing import remove_root
 from hacktree.client.recovery import Leftovers, find_leftovers, recover
-from hacktree.client.removal import remove_root
 from hacktree.client.retention import roots_beyond
 from hacktree.client.roots import RootRecord, Roots, read_roots, write_record
 from hacktree.client.sysroot import Sysroot, hold_sysroot

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.edits.removing import discard_leftovers, list_leftovers
 from hacktree.client.removal import (
     REMOVING_PREFIX,
     TEMPORARY_PREFIX,
@@ -41,16 +42,24 @@ class Leftovers:
     forgotten: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     intent: Intent | None = None
+    edits: tuple[Path, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.directories or self.layers or self.forgotten or self.files or self.intent)
+        return bool(
+            self.directories
+            or self.layers
+            or self.forgotten
+            or self.files
+            or self.intent
+            or self.edits
+        )
 
     def describe(self) -> list[str]:
         """One line for each thing that recovery will do."""
         lines = [f"delete the unfinished root {name}" for name in self.directories]
         lines += [f"delete the unfinished layer {name[:20]}" for name in self.layers]
         lines += [f"delete the record of {name}, which is gone" for name in self.forgotten]
-        lines += [f"delete {path}" for path in self.files]
+        lines += [f"delete {path}" for path in (*self.files, *self.edits)]
         if self.intent is not None:
             lines.append(f"close the journal of the swap to {self.intent.new}")
         return lines
@@ -79,6 +88,7 @@ def find_leftovers(sysroot: Sysroot) -> Leftovers:
         tuple(sorted(known - complete)),
         tuple(_stray_files(sysroot)),
         read_intent(sysroot),
+        tuple(list_leftovers(sysroot)),
     )
 
 
@@ -101,6 +111,7 @@ def recover(sysroot: Sysroot) -> list[str]:
             kept.append(f"{name} is left over from an interrupted replay: {error.message}")
     if found.intent is not None:
         _resolve_intent(sysroot, found.intent)
+    kept += discard_leftovers(sysroot)
     for name in found.forgotten:
         if f"{REMOVING_PREFIX}{name}" not in os.listdir(sysroot.roots):
             forget_root(sysroot, name)

@@ -12,10 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from hacktree.client.roots import forget_root
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import BusyError, SystemFault
-from hacktree.common.repository.durable import sync_directory
 from hacktree.common.repository.locks import LockKind, describe_holders, try_lock
 
 TEMPORARY_PREFIX: Final = ".tmp-"
@@ -32,20 +30,6 @@ class MountedError(BusyError):
 
 class RootBusyError(BusyError):
     """Somebody is in the root."""
-
-
-def remove_root(sysroot: Sysroot, name: str) -> None:
-    """Delete the root `name`, then its record and its pin. The caller holds the sysroot lock.
-
-    Renamed first, so that what a crash leaves is known as rubbish. Raises `MountedError` or
-    `RootBusyError` before anything is changed.
-    """
-    with _exclusive(sysroot.roots / name):
-        removing = f"{REMOVING_PREFIX}{name}"
-        os.rename(sysroot.roots / name, sysroot.roots / removing)
-        sync_directory(sysroot.roots)
-        delete_leftover(sysroot, removing)
-    forget_root(sysroot, name)
 
 
 def delete_leftover(sysroot: Sysroot, name: str) -> None:
@@ -75,8 +59,11 @@ def delete_entry(parent: int, name: str) -> None:
 
 
 @contextmanager
-def _exclusive(root: Path) -> Iterator[None]:
-    """Hold the root's own lock, which whoever enters a root holds shared."""
+def hold_root(root: Path) -> Iterator[None]:
+    """Hold the root's own lock, which whoever enters a root holds shared.
+
+    Raises `MountedError`, `RootBusyError`.
+    """
     refuse_mounts(root)
     descriptor = os.open(root, _OPEN_DIRECTORY)
     try:

@@ -98,7 +98,7 @@ def prepare_sysroot(path: Path | str) -> Sysroot:
         raise UserError(f"{path} is not a directory", hint="Create it, or name another --sysroot.")
     directory = top / DIRECTORY
     if (directory / "format").exists():
-        _refuse_other_owner(directory)
+        refuse_other_owner(directory)
     else:
         init_repository(directory, Mode.BARE if os.geteuid() == 0 else Mode.BARE_USER)
     for private in (directory / "roots", directory / "state/roots", directory / "state/pins"):
@@ -110,7 +110,8 @@ def prepare_sysroot(path: Path | str) -> Sysroot:
     return open_sysroot(top)
 
 
-def _refuse_other_owner(directory: Path) -> None:
+def refuse_other_owner(directory: Path) -> None:
+    """Raise `SysrootOwnerError` unless `.ht`, which is `directory`, is this user's."""
     owner = directory.stat().st_uid
     if owner != os.geteuid():
         raise SysrootOwnerError(
@@ -124,7 +125,7 @@ def hold_sysroot(
     sysroot: Sysroot, *, waiting: Callable[[str], None] | None = None
 ) -> Iterator[None]:
     """One change at a time; raises `BusyError` that names who is at it."""
-    _refuse_other_owner(sysroot.repository.path)
+    refuse_other_owner(sysroot.repository.path)
     with hold_lock(sysroot.lock_path, LockKind.EXCLUSIVE, timeout=_LOCK_PATIENCE, waiting=waiting):
         yield
 

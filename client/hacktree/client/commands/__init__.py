@@ -17,6 +17,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("extension", "tester", "Install packages on every root", f"{_PACKAGE}.extension"),
     CommandInfo("users", "tester", "Show who will be in the next root", f"{_PACKAGE}.users"),
     CommandInfo("layer", "tester", "Lay what you built over new roots", f"{_PACKAGE}.layer"),
+    CommandInfo("enter", "tester", "Run a shell or program in a root", f"{_PACKAGE}.enter", True),
     CommandInfo("push", "farm", "Send a build to a server", f"{_PACKAGE}.push"),
     CommandInfo("cleanup", "tester", "Delete what no root needs", f"{_PACKAGE}.cleanup"),
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.commands import config_capture, config_diff
 from hacktree.client.commands.config_test import run_test
 from hacktree.client.scripts.answers import parse_answer, read_answers, write_answers
 from hacktree.client.scripts.editing import edit_script
@@ -39,6 +40,8 @@ Examples:
   hacktree config test --revision fastqa~1
   hacktree config answer WIFI_NAME=lab
   hacktree config disable 20-dconf
+  hacktree config diff
+  hacktree config capture /etc/ssh --name 30-ssh
   hacktree deploy fastqa
 
 Exit statuses: 0 done, 1 a script failed, 2 wrong usage, no such script or a name that is taken,
@@ -84,6 +87,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="KEY alone asks for the value: it gets into no list of processes",
     )
     answer.add_argument("--unset", metavar="KEY", action="append", default=[], help="forget one")
+    config_diff.configure(actions.add_parser("diff", help="show what was changed by hand in /etc"))
+    config_capture.configure(
+        actions.add_parser("capture", help="make a script of what was changed by hand")
+    )
     for sub in actions.choices.values():
         sub.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
@@ -105,6 +112,8 @@ def run(args: argparse.Namespace) -> int:
         "enable": _switch,
         "remove": _remove,
         "answer": _answer,
+        "diff": config_diff.run,
+        "capture": config_capture.run,
     }
     actions[args.action](sysroot, args)
     return 0

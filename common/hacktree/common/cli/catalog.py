@@ -14,10 +14,12 @@ Group = Literal["repository", "farm", "tester"]
 class CommandInfo:
     """One subcommand: its name, the group it is listed in, one line of help, and its module.
 
-    The module defines `configure(parser)` and `run(args) -> int`.
+    The module defines `configure(parser)` and `run(args) -> int`. If it `runs_command`, what
+    follows `--` is no business of the parser's: `args.command`, a tuple.
     """
 
     name: str
     group: Group
     summary: str
     module: str
+    runs_command: bool = False

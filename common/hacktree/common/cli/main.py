@@ -83,9 +83,16 @@ def _dispatch(arguments: list[str]) -> int:
     commands = load_catalog()
     if name not in commands:
         return _unknown(name, commands)
-    parser = build_parser(commands[name])
-    module = load_command(commands[name])
+    info = commands[name]
+    rest: list[str] = []
+    if info.runs_command and "--" in arguments:
+        rest = arguments[arguments.index("--") + 1 :]
+        del arguments[arguments.index("--") :]
+    parser = build_parser(info)
+    module = load_command(info)
     args = parser.parse_args(arguments)
+    if info.runs_command:
+        args.command = tuple(rest)
     gc.freeze()
     gc.enable()
     status = module.run(args)

@@ -1,0 +1,65 @@
+"""Who the program in a root runs as: whoever asked for it, also through sudo or pkexec."""
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from hacktree.common.errors import UserError
+
+_INVOKERS: Final = ("SUDO_UID", "PKEXEC_UID")
+_NO_USER: Final = 2**32 - 1
+
+
+class PersonError(UserError):
+    """There is no such user, or this one may not become them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A user of the host. `groups` are numbers, all of them: devices belong to them."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
+    shell: str
+
+
+def invoking_person(environment: Mapping[str, str]) -> Person:
+    """Who asked: under sudo or pkexec whoever called it, else the user of this process."""
+    if os.geteuid() == 0:
+        for variable in _INVOKERS:
+            text = environment.get(variable, "")
+            if text.isascii() and text.isdigit() and int(text) < _NO_USER:
+                return _person(int(text), environment.get("SUDO_GID", ""))
+    return _person(os.geteuid(), str(os.getegid()))
+
+
+def named_person(name: str) -> Person:
+    """The user called `name`, or with that number; only root may be somebody else."""
+    try:
+        entry = pwd.getpwuid(int(name)) if name.isascii() and name.isdigit() else pwd.getpwnam(name)
+    except (KeyError, OverflowError):
+        raise PersonError(
+            f"there is no user {name!r}", hint="`getent passwd` lists them."
+        ) from None
+    if os.geteuid() not in (0, entry.pw_uid):
+        raise PersonError(
+            f"only root may enter as {entry.pw_name}", hint="Leave out --user, or use sudo."
+        )
+    return _person(entry.pw_uid, "")
+
+
+def _person(uid: int, gid: str) -> Person:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        number = int(gid) if gid.isascii() and gid.isdigit() else uid
+        return Person(str(uid), uid, number, (number,), "/", "")
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Person(
+        entry.pw_name, uid, entry.pw_gid, tuple(groups), entry.pw_dir or "/", entry.pw_shell
+    )
