@@ -195,7 +195,7 @@ def test_what_a_person_may_do_after_a_failure(top: Path, tmp_path: Path) -> None
     assert ask("k") is AfterFailure.SKIP
     assert ask("a") is AfterFailure.ABORT
     assert ask() is AfterFailure.ABORT
-    step = TriggerStep()
+    step = TriggerStep(0)
     told.clear()
     assert ask("k", "a") is AfterFailure.ABORT
     assert "s(k)ip" not in "".join(told)

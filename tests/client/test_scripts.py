@@ -2,6 +2,7 @@
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -166,10 +167,10 @@ def test_answers_are_private_and_what_a_shell_reads(sysroot: Sysroot) -> None:
 def test_the_digest_covers_whatever_decides_what_a_script_does(
     sysroot: Sysroot, config: Path
 ) -> None:
-    """Content, declarations, mode, answers; equal inputs have equal digests."""
+    """Content, declarations, mode, answers, the build; equal inputs have equal digests."""
     build = plain_root(sysroot, sysroot.path / "root").build
 
-    def digest() -> bytes:
+    def digest(build: Build = build) -> bytes:
         (step,) = ScriptSource().steps(build)
         return step.digest
 
@@ -182,7 +183,9 @@ def test_the_digest_covers_whatever_decides_what_a_script_does(
     digests.append(digest())
     write_answers(sysroot.path, {"A": "1"})
     digests.append(digest())
-    assert len(set(digests)) == 4
+    promoted = make_build(sysroot, 2)
+    digests.append(digest(replace(build, id=promoted)))
+    assert len(set(digests)) == 5
 
 
 def test_what_a_script_finds(

@@ -1,6 +1,7 @@
 """Triggers: caches follow what earlier steps put into a root; each with its real program."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -10,12 +11,15 @@ from typing import Final
 
 import pytest
 
-from hacktree.client.replay.step import Build, StepFailedError
+from hacktree.client.replay.step import Build, Root, StepFailedError
 from hacktree.client.triggers.inside import find_program, resolve_inside
 from hacktree.client.triggers.step import TriggerSource
+from hacktree.common.cli.main import main
+from hacktree.common.repository.revision import resolve
 from support.plain_root import PlainRoot
 from support.programs import copy_programs
-from support.sysroots import make_build, make_sysroot
+from support.steps import FunctionStep, replaying
+from support.sysroots import deploy, make_build, make_sysroot
 
 TRIPLET: Final = f"{os.uname().machine}-linux-gnu"
 PIXBUF: Final = Path(f"/usr/lib/{TRIPLET}/gdk-pixbuf-2.0")
@@ -205,3 +209,29 @@ def test_paths_are_looked_up_as_in_a_chroot(tmp_path: Path) -> None:
     assert find_program(root, ("sbin/tool", "bin/absolute")) == "/bin/absolute"
     tool.chmod(0o644)
     assert find_program(root, ("bin/absolute",)) is None
+
+
+def test_caches_are_current_in_the_root_that_was_deployed(image: Path, tmp_path: Path) -> None:
+    """Programs compare times: those of a root's files and directories must not outrun a cache's."""
+    sysroot = make_sysroot(tmp_path / "sysroot")
+    repository = ["--repo", str(sysroot.repository.path)]
+    assert main([*repository, "commit", "fastqa", str(image), "--quiet"]) == 0
+    commit = resolve(sysroot.repository, "fastqa")
+    build = Build(sysroot, commit, sysroot.repository.load_commit(commit), None)
+
+    def add(root: Root) -> None:
+        icons = root.path / "usr/share/icons/hicolor/48x48/apps"
+        (icons / "added.png").write_bytes(b"")
+        fonts = root.path / "usr/share/fonts"
+        shutil.copy(FONT.with_name("DejaVuSerif.ttf"), fonts / "mine")
+
+    deploy(sysroot, commit, replaying(FunctionStep("add", add), *TriggerSource().steps(build)))
+    live = sysroot.link
+    theme = live / "usr/share/icons/hicolor"
+    assert b"added" in (theme / "icon-theme.cache").read_bytes()
+    newest = max(theme.stat().st_mtime, (theme / "48x48/apps").stat().st_mtime)
+    assert (theme / "icon-theme.cache").stat().st_mtime >= newest
+    command = ["chroot", str(live), "fc-cache", "--system-only", "--verbose"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"/usr/share/fonts/mine: skipping, existing cache is valid: 2 fonts", told)
+    assert re.search(r"/usr/share/fonts: skipping, existing cache is valid: 0 fonts, 1 dirs", told)

@@ -31,11 +31,17 @@ LAST: Final[Sequence[StepSource]] = (LastSource(),)
 def steps_of(build: Build) -> list[Step]:
     """Everything that this machine wants done to a root of that build, in order.
 
-    Triggers only where something precedes them: a root that nothing changed has no replay. Raises
-    `UserError` as `StepSource.steps` does.
+    Raises `UserError` as `StepSource.steps` does.
+    """
+    after = [step for source in (*SCRIPTS, *LAST) for step in source.steps(build)]
+    return [*steps_before_scripts(build), *after]
+
+
+def steps_before_scripts(build: Build) -> list[Step]:
+    """What config scripts find done.
+
+    Triggers only where something precedes them: a root that nothing changed has no replay.
     """
     before = [step for source in BEFORE_TRIGGERS for step in source.steps(build)]
-    after = [step for source in SCRIPTS for step in source.steps(build)]
     triggers = [step for source in TRIGGERS for step in source.steps(build)] if before else []
-    last = [step for source in LAST for step in source.steps(build)]
-    return [*before, *triggers, *after, *last]
+    return [*before, *triggers]

@@ -10,6 +10,7 @@ from typing import Final
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
 from hacktree.client.scripts.answers import read_answers, render_answers
 from hacktree.client.scripts.store import Script, enabled_scripts
+from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.durable import write_all
 
 _VERSION: Final = b"script 1"
@@ -19,10 +20,11 @@ _PLACE: Final = "run/hacktree"
 
 @dataclass(frozen=True, slots=True)
 class ScriptStep:
-    """Runs one script in the root. `answers` is the answer file that it gets."""
+    """Runs one script in a root of `build`. `answers` is the answer file that it gets."""
 
     script: Script
     answers: bytes
+    build: ObjectId
 
     @property
     def name(self) -> str:
@@ -31,8 +33,13 @@ class ScriptStep:
 
     @property
     def digest(self) -> bytes:
-        """Covers name, content (and so the declarations in it), mode and answers."""
-        return sha256(script_digest(self.script) + sha256(self.answers).digest()).digest()
+        """Covers name, content (and so the declarations in it), mode, answers and the commit.
+
+        Commits of one tree differ in what the script is told. The root that is live does not count:
+        with it no deploy would have nothing to do.
+        """
+        told = sha256(self.answers).digest() + self.build
+        return sha256(script_digest(self.script) + told).digest()
 
     def apply(self, root: Root) -> None:
         """Run it, chrooted, within its limits."""
@@ -91,4 +98,4 @@ class ScriptSource:
         if not scripts:
             return ()
         answers = render_answers(read_answers(top))
-        return [ScriptStep(script, answers) for script in scripts]
+        return [ScriptStep(script, answers, build.id) for script in scripts]

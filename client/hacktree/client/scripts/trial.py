@@ -10,14 +10,14 @@ from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
 from hacktree.client.replay.cache import LOG, UPPER, drop_unfinished
 from hacktree.client.replay.replay import Replay, Replayed, plan_replay
-from hacktree.client.replay.sources import steps_of
+from hacktree.client.replay.sources import steps_before_scripts, steps_of
 from hacktree.client.replay.step import AskAfterFailure, Build, Root, Step
 from hacktree.client.replay.view import LayerView
 from hacktree.client.roots import new_root_name, read_roots
 from hacktree.client.scripts.answers import read_answers, render_answers
 from hacktree.client.scripts.difference import StepChange, changes_of
 from hacktree.client.scripts.step import ScriptStep
-from hacktree.client.scripts.store import Script, ScriptError, find_script
+from hacktree.client.scripts.store import Script, ScriptError, enabled_scripts, find_script
 from hacktree.client.sysroot import Sysroot, hold_sysroot
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.checkout import check_out
@@ -114,18 +114,17 @@ class _Steps:
     salt: bytes
 
     def __call__(self, build: Build) -> list[Step]:
-        steps = steps_of(build)
         if self.chosen is None:
-            return [self._salted(step) for step in steps]
-        top, name = build.sysroot.path, self.chosen.name
-        script = _runnable(build.sysroot, name)
-        tried = ScriptStep(script, render_answers(read_answers(top)))
+            return [self._salted(step) for step in steps_of(build)]
+        script = _runnable(build.sysroot, self.chosen.name)
+        answers = render_answers(read_answers(build.sysroot.path))
         before = [
-            step
-            for step in steps
-            if not isinstance(step, ScriptStep) or os.fsencode(step.script.name) < os.fsencode(name)
+            ScriptStep(one, answers, build.id)
+            for one in enabled_scripts(build.sysroot.path)
+            if os.fsencode(one.name) < os.fsencode(script.name)
         ]
-        return [*before, self._salted(tried)]
+        tried = self._salted(ScriptStep(script, answers, build.id))
+        return [*steps_before_scripts(build), *before, tried]
 
     def _salted(self, step: Step) -> Step:
         return _TriedStep(step, self.salt) if isinstance(step, ScriptStep) else step

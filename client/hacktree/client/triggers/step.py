@@ -5,6 +5,7 @@ a step costs a mount, a layer and an entry in the cache.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
@@ -21,11 +22,24 @@ directories, and whoever looks at them without it would take the cache for stale
 """
 
 
+@dataclass(frozen=True, slots=True)
 class TriggerStep:
-    """Runs the root's own programs for the caches whose inputs an earlier step touched."""
+    """Runs the root's own programs for the caches whose inputs an earlier step touched.
 
-    name: Final = "triggers"
-    digest: Final = sha256(_VERSION).digest()
+    `time` is the commit's: directories have it as their mtime, which font caches note.
+    """
+
+    time: int
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "triggers"
+
+    @property
+    def digest(self) -> bytes:
+        """What triggers do follows from the root and the steps before."""
+        return sha256(b"%b\0%d" % (_VERSION, self.time)).digest()
 
     def apply(self, root: Root) -> None:
         """Run them; raises `StepFailedError` that names the trigger."""
@@ -49,5 +63,5 @@ class TriggerSource:
     """The one step that there is."""
 
     def steps(self, build: Build) -> Sequence[Step]:
-        """Always the same; `steps_of` asks only when other steps come before."""
-        return (TriggerStep(),)
+        """For each build the same; asked only when other steps come before."""
+        return (TriggerStep(build.commit.time),)
