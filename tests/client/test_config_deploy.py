@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -121,9 +122,13 @@ def test_a_failure_swaps_nothing_and_says_what_to_do(
 
 
 def deploy_on_a_terminal(sysroot: Sysroot) -> "pexpect.spawn[str]":
+    return on_a_terminal(sysroot, "deploy", "fastqa")
+
+
+def on_a_terminal(sysroot: Sysroot, *words: str) -> "pexpect.spawn[str]":
     child: pexpect.spawn[str] = pexpect.spawn(
         str(Path(sys.executable).with_name("hacktree")),
-        ["--sysroot", str(sysroot.path), "deploy", "fastqa"],
+        ["--sysroot", str(sysroot.path), *words],
         encoding="utf-8",
         timeout=30,
         env={**os.environ, "TERM": "dumb"},
@@ -277,6 +282,25 @@ def test_a_trial_runs_a_disabled_script_and_reports_a_failure(
     assert "script 10-fail failed: " in error
     assert os.listdir(sysroot.roots) == []
     assert main(["config", "test", "nosuch", "--revision", "fastqa"]) == 2
+    assert_nothing_left_over(sysroot.path)
+
+
+def test_a_trial_that_is_killed_is_cleaned_up(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed while somebody is asked, with the failed root mounted: what it left is recognised."""
+    make_runnable_build(sysroot, 1)
+    add(sysroot, "10-fail", "echo half >/etc/half; exit 1\n")
+    child = on_a_terminal(sysroot, "config", "test", "--revision", "fastqa")
+    child.expect(r"\(a\)bort\? ")
+    child.kill(signal.SIGKILL)
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.signalstatus == signal.SIGKILL
+    assert main(["status"]) == 0
+    assert "delete the unfinished root .tmp-" in capsys.readouterr().out
+    assert main(["cleanup"]) == 0
+    assert os.listdir(sysroot.roots) == []
     assert_nothing_left_over(sysroot.path)
 
 
