@@ -124,7 +124,7 @@ def test_binds(sysroot: Sysroot) -> None:
     (top / "srv/data").symlink_to("/usr")
     with pytest.raises(UserError, match="'/usr' can't be bound"):
         list_binds(sysroot)
-    assert bind_targets(sysroot) == ["/srv/data", "/srv/papers"]
+    assert bind_targets(sysroot) == ["/root", "/srv/data", "/srv/papers"]
 
 
 @pytest.mark.parametrize(
@@ -234,4 +234,4 @@ def test_the_documented_commands_and_configuration(
     config = open_sysroot(sysroot.path).config
     assert config.users.groups == ("lab",)
     assert parse_carry(config.carry)[-1] == "/etc/cups/*.conf"
-    assert bind_targets(open_sysroot(sysroot.path)) == ["/srv/data", "/srv/papers"]
+    assert bind_targets(open_sysroot(sysroot.path)) == ["/root", "/srv/data", "/srv/papers"]

@@ -126,6 +126,16 @@ def test_users_that_only_altfiles_knows_count_as_the_builds() -> None:
     assert "docker:x:5:old,jane" in added(clean, "group")
 
 
+def test_a_build_without_users_is_said() -> None:
+    """People come; that there is nobody else, not even root, is nothing to find out later."""
+    people = choose_people(as_bytes(MACHINE), b"", (), ())
+    result = merge_people({}, people, lambda path: True)
+    assert lines(result, "passwd")[0].startswith("jane:")
+    assert any("not even root. Have the build ship one." in note for note in result.notes)
+    altfiles = merge_people({"lib/passwd": b"root:x:0:0::/:\n"}, people, lambda path: True)
+    assert not any("not even root" in note for note in altfiles.notes)
+
+
 def test_shells_that_the_root_lacks() -> None:
     """The root's bash or sh, and it is said; who may not log in never gets a shell."""
     result = merge(programs=("/bin/sh",))

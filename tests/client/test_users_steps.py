@@ -19,7 +19,7 @@ from hacktree.common.repository.fsck import fsck
 from support.machines import HASH, MACHINE, make_machine, make_root
 from support.plain_root import PlainRoot
 from support.programs import copy_programs
-from support.trees import Directory, File, Symlink
+from support.trees import Directory, File, Spec, Symlink
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
@@ -342,3 +342,24 @@ def test_mount_points_are_made(tmp_path: Path) -> None:
     assert (root.path / "srv/data").is_dir()
     assert (root.path / "home").is_dir()
     assert any("/opt/lab of this build is hidden" in line for line in root.said)
+
+
+def test_mount_points_behind_links(tmp_path: Path) -> None:
+    """As in trees made for ostree; a link that leads out of the root is not followed."""
+    config = 'bind = ["/srv/data", "/mnt/a/b"]\nshare-root = true\n'
+    sysroot = make_machine(tmp_path / "machine", config)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    links: dict[str, Spec] = {
+        "srv": Symlink(b"var/srv"),
+        "var/srv/.keep": b"",
+        "root": Symlink(b"var/roothome"),
+        "var/roothome/.profile": b"",
+        "mnt": Symlink(os.fsencode(outside)),
+    }
+    root = make_root(sysroot, links)
+    with pytest.raises(StepFailedError, match="mnt is not a directory in this root"):
+        apply(root, LastSource())
+    assert (root.path / "var/srv/data").is_dir()
+    assert os.listdir(outside) == []
+    assert not any("/root of this build" in line for line in root.said)

@@ -26,12 +26,16 @@ _NEVER_BELOW: Final = tuple(
         *("proc", "run", "sbin", "sys", "sysroot", "tmp", "usr"),
     )
 )
+_ROOTS_HOME: Final = "/root"
 _NEVER: Final = frozenset({"/", "/home", "/root", "/var", "/var/lib", "/var/log"})
 
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """A directory of the machine, and where it is to be mounted in a root, relative to that."""
+    """A directory of the machine, and where it is to be mounted in a root, relative to that.
+
+    The root may have links on the way: `resolve_in` finds the directory.
+    """
 
     source: Path
     target: str
@@ -44,7 +48,7 @@ def list_binds(sysroot: Sysroot) -> list[Bind]:
     Raises `UserError` for a configured directory that can't be, or that the machine lacks.
     """
     host = find_host(sysroot) or Path("/")
-    always = ("/home", "/root") if sysroot.config.share_root else ("/home",)
+    always = ("/home", _ROOTS_HOME) if sysroot.config.share_root else ("/home",)
     found = [(path, _directory(host, path), False) for path in always]
     for path, read_only in _configured(sysroot):
         _check(path, sysroot)
@@ -74,7 +78,7 @@ def bind_targets(sysroot: Sysroot) -> list[str]:
     paths = [path for path, _ in _configured(sysroot)]
     for path in paths:
         _check(path, sysroot)
-    return paths
+    return [_ROOTS_HOME, *paths] if sysroot.config.share_root else paths
 
 
 def _configured(sysroot: Sysroot) -> Iterator[tuple[str, bool]]:
@@ -126,9 +130,19 @@ class HomesStep:
             with make_directory(root.path, "home") as home:
                 _empty(home, root)
         for target in self.targets:
-            with make_directory(root.path, target) as directory:
-                if os.listdir(directory):
+            with make_directory(root.path, _place(root.path, target)) as directory:
+                if target != _ROOTS_HOME and os.listdir(directory):
                     root.say(f"{target} of this build is hidden by this machine's (client.toml)")
+
+
+def _place(root: Path, target: str) -> str:
+    """Where a mount on `target` ends up: what is there of the path may lead through links."""
+    parts = target.strip("/").split("/")
+    for count in range(len(parts), 0, -1):
+        found = resolve_in(root, "/".join(parts[:count]))
+        if found is not None:
+            return "/".join([str(found.relative_to(root)), *parts[count:]])
+    return target
 
 
 def _empty(home: int, root: Root) -> None:

@@ -57,6 +57,11 @@ def merge_people(
     any, as `lib/passwd` and `lib/group`. None for one that the root lacks.
     """
     merging = _Merging(root, people, has_program)
+    if people.persons and root.get("passwd") is None and root.get("lib/passwd") is None:
+        merging.notes.append(
+            "this build has no /etc/passwd: its roots have this machine's people alone, not even "
+            "root. Have the build ship one."
+        )
     merging.place_groups()
     placements = tuple(merging.place(person) for person in people.persons)
     files = {}
