@@ -104,7 +104,7 @@ def test_an_unchanged_set_costs_a_deploy_nothing(
     add(rpms["vendor-tool"], rpms["vendor-libs"])
     first = deploy(sysroot, build)
     assert first.replayed is not None
-    assert first.replayed.ran == ["extensions", "triggers"]
+    assert first.replayed.ran == ["extensions", "triggers", "ids"]
     assert os.getxattr(sysroot.link / "opt/vendor/bin/openssl", "security.capability")
     assert "vendor" in (sysroot.link / "etc/passwd").read_text()
     assert not list((sysroot.link / "tmp").iterdir())
