@@ -104,7 +104,8 @@ def test_an_unchanged_set_costs_a_deploy_nothing(
     add(rpms["vendor-tool"], rpms["vendor-libs"])
     first = deploy(sysroot, build)
     assert first.replayed is not None
-    assert first.replayed.ran == ["extensions", "triggers", "ids"]
+    names = f"extensions vendor-libs.{MACHINE}, vendor-tool.{MACHINE}"
+    assert first.replayed.ran[:2] == [names, "triggers"]
     assert os.getxattr(sysroot.link / "opt/vendor/bin/openssl", "security.capability")
     assert "vendor" in (sysroot.link / "etc/passwd").read_text()
     assert not list((sysroot.link / "tmp").iterdir())
@@ -129,7 +130,7 @@ def test_an_rpm_overwrites_nothing_unless_it_is_told_to(
     before = touch.read_bytes()
     add(rpms["vendor-clash"])
     error = fails(sysroot, build)
-    assert "1 files would be overwritten, first /usr/bin/touch of vendor-clash" in error.message
+    assert "conflicts of 1 files, first /usr/bin/touch of vendor-clash" in error.message
     assert touch.read_bytes() == before
     assert main(["extension", "check"]) == 1
     assert "/usr/bin/touch of vendor-clash" in capsys.readouterr().out

@@ -31,6 +31,7 @@ _VERSION: Final = b"hacktree extensions 1"
 
 _SECONDS: Final = 1800.0
 _MAX_LINES: Final = 20
+_MAX_NAMES: Final = 4
 
 
 class ExtensionSource:
@@ -50,7 +51,12 @@ class ExtensionStep:
     """Installs the packages `stored`."""
 
     stored: tuple[Stored, ...]
-    name: str = "extensions"
+
+    @property
+    def name(self) -> str:
+        """Which packages, as far as that is short."""
+        names = [one.file.stem for one in self.stored]
+        return f"extensions {', '.join(names)}" if len(names) <= _MAX_NAMES else "extensions"
 
     @property
     def digest(self) -> bytes:
@@ -71,7 +77,7 @@ class ExtensionStep:
             raise StepFailedError(error.message, hint=error.hint) from error
         if conflicts:
             raise StepFailedError(
-                f"{len(conflicts)} files would be overwritten, first {conflicts[0]}",
+                f"conflicts of {len(conflicts)} files, first {conflicts[0]}",
                 hint="`hacktree extension add FILE --replace PATTERN` lets one replace what the "
                 "build has.",
                 log="\n".join(describe(conflicts, most=_MAX_LINES)),

@@ -41,6 +41,7 @@ EXTENSIONS: Final = Path("etc/hacktree/extensions.d")
 MAX_PACKAGE_SIZE: Final = 4 << 30
 MAX_EXTENSIONS: Final = 1000
 
+_READERS: Final = {".rpm": read_rpm, ".deb": read_deb}
 _OPTIONS: Final = ".toml"
 _MAX_OPTIONS: Final = 1 << 20
 _ASSUMED: Final = re.compile(r"([!-<>-~]{1,255})(?:=([!-~]{1,255}))?")
@@ -142,7 +143,7 @@ def _without_versions(loaded: list[Extension]) -> list[Extension]:
 
 
 def _is_package(name: str) -> bool:
-    return name.endswith((".rpm", ".deb")) and not name.startswith(".")
+    return name.endswith(tuple(_READERS)) and not name.startswith(".")
 
 
 def _hash(file: Path) -> Stored:
@@ -154,7 +155,7 @@ def _hash(file: Path) -> Stored:
 
 def _open(stored: Stored) -> Extension:
     try:
-        return Extension(read_package(stored.file), stored.options)
+        return Extension(_read_package(stored.file, stored.file.suffix), stored.options)
     except BadPackageError as error:
         hint = f"`hacktree extension remove {stored.file.name}` drops it."
         raise BadPackageError(error.message, hint=hint) from error
@@ -186,13 +187,11 @@ def _read_options(file: Path) -> Options:
         raise ExtensionError(f"{path}: {error}", hint="Mend or delete the file.") from error
 
 
-def read_package(file: Path) -> PackageFile:
-    """The package file, read by what its name ends with; raises `BadPackageError`."""
-    if file.name.endswith(".rpm"):
-        return read_rpm(file)
-    if file.name.endswith(".deb"):
-        return read_deb(file)
-    raise BadPackageError(f"{file}: its name ends neither with .rpm nor with .deb")
+def _read_package(file: Path, suffix: str) -> PackageFile:
+    reader = _READERS.get(suffix)
+    if reader is None:
+        raise BadPackageError(f"{file}: its name ends neither with .rpm nor with .deb")
+    return reader(file)
 
 
 def add_extension(
@@ -235,15 +234,15 @@ def _copy(source: Path, place: Path) -> None:
 
 def _check(copy: Path, source: Path) -> PackageFile:
     """Of the copy, which nobody changes meanwhile; messages name the source."""
-    if source.suffix == ".rpm":
-        package = read_rpm(copy)
+    try:
+        package = _read_package(copy, source.suffix)
+    except BadPackageError as error:
+        raise BadPackageError(error.message.replace(str(copy), str(source))) from error
+    if package.kind == "rpm":
         status, said = ask(["rpm", "-K", "--nosignature", copy])
         if status:
             raise BadPackageError(f"{source}: damaged: {said.replace(str(copy), '').strip(' :')}")
-        return package
-    if source.suffix == ".deb":
-        return read_deb(copy)
-    raise BadPackageError(f"{source}: its name ends neither with .rpm nor with .deb")
+    return package
 
 
 def write_options(file: Path, options: Options) -> None:
