@@ -30,7 +30,7 @@ _DESCRIPTION = (
 _EPILOG = """\
 Examples:
   hacktree extension add ./mesa-demos-9.0.0-4.x86_64.rpm ./gputop.deb
-  hacktree extension add ./mesa-libGL.rpm --replace '/usr/lib64/libGL*' --replace '/usr/lib64/dri/*'
+  hacktree extension add ./mesa-libGL.rpm --replace 'usr/lib64/libGL*' --replace usr/lib64/dri
   hacktree extension add ./vendor.rpm --assume desktop-file-utils --assume webkit=2.46
   hacktree extension list
   hacktree extension check --revision fastqa
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         action="append",
         default=[],
-        help="absolute paths of the build that the packages may replace; * matches / too",
+        help="paths of the build that the packages may replace, and what is below them",
     )
     add.add_argument(
         "--assume",

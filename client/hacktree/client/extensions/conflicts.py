@@ -43,7 +43,7 @@ def find_conflicts(view: TreeView, extensions: Iterable[Extension], owned: Owned
             reason = _against_other(file, placed.get(path))
             if not reason and file.path not in replaced and path not in replaced:
                 entry = view.find(path)
-                if entry is not None and not extension.options.may_replace(shown):
+                if entry is not None and not extension.options.may_replace(shown[1:]):
                     reason = _against_tree(view, path, file, entry)
                     reason = reason or _against_directory(extension.package, file, entry)
             if reason:

@@ -11,7 +11,6 @@ from hacktree.client.extensions.programs import ask
 from hacktree.client.extensions.provides import Provides, deb_provides, find_libraries
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
-from hacktree.common.objects.commit import commit_id
 from hacktree.common.objects.packages import MAX_DPKG_STATUS_SIZE
 
 DATABASE: Final = "var/lib/dpkg"
@@ -52,7 +51,7 @@ def status_of(view: TreeView, extensions: Sequence[Extension]) -> str:
         "Status: install ok installed",
         "Maintainer: hacktree",
         "Architecture: all",
-        f"Version: 0-{commit_id(view.commit).hex()[:9]}",
+        f"Version: 0-{view.commit.root.id.hex()[:9]}",
         f"Provides: {', '.join(filter(None, words))}",
         "Description: What the build under the extensions provides",
     ]

@@ -18,7 +18,6 @@ from hacktree.client.extensions.rpmbase import make_base
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import commit_id
 
 DATABASE: Final = "usr/lib/sysimage/rpm"
 """Where a root gets its database if the build has none. Not in /var, which roots share."""
@@ -76,7 +75,7 @@ def base_of(view: TreeView, extensions: Sequence[Extension]) -> bytes:
     provides = {**provides_of(view), **provided_paths(view, needed)}
     for extension in extensions:
         provides.update(extension.options.assumed)
-    return make_base(commit_id(view.commit).hex()[:9], provides)
+    return make_base(view.commit.root.id.hex()[:9], provides)
 
 
 def check(view: TreeView, extensions: Sequence[Extension]) -> str:

@@ -1,7 +1,7 @@
 """Writing hacktree-base: an RPM file without files, which provides what a build provides.
 
 Written here instead of by rpmbuild: that takes ten times as long, is another package on testers'
-machines, and follows the macros of whatever system they have (docs/adr/0022-extensions.md).
+machines, and follows the macros of whatever system they have (docs/adr/0024-extensions.md).
 """
 
 import gzip

@@ -2,7 +2,7 @@
 
 The host's programs work on the root: it needs neither rpm nor dpkg. All packages of a kind are one
 transaction, since they may need one another. Nothing is ever removed with rpm or dpkg: the next
-root is made without the package. docs/adr/0022-extensions.md.
+root is made without the package. docs/adr/0024-extensions.md.
 """
 
 import hashlib

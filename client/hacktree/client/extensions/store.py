@@ -52,24 +52,26 @@ class ExtensionError(UserError):
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`replace`: `fnmatch` patterns of absolute paths of the tree that the package may replace.
-    `assume`: NAME or NAME=VERSION, what it needs and the person says is there.
+    """`replace`: `fnmatch` patterns of paths of the build that the package may replace, as layers
+    have them. `assume`: NAME or NAME=VERSION, what it needs and the person says is there.
     """
 
     replace: tuple[str, ...] = ()
     assume: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for pattern in self.replace:
-            if not pattern.startswith("/"):
-                raise ValueError(f"{pattern!r} doesn't begin with '/'")
         for name in self.assume:
             if not _ASSUMED.fullmatch(name):
                 raise ValueError(f"not NAME or NAME=VERSION: {name!r}")
 
     def may_replace(self, path: str) -> bool:
-        """Whether the tree's `path` (absolute) may be replaced."""
-        return any(fnmatch.fnmatchcase(path, pattern) for pattern in self.replace)
+        """Whether the build's `path` (relative) may be replaced: it or a directory above it."""
+        parts = path.split("/")
+        return any(
+            fnmatch.fnmatchcase("/".join(parts[:length]), pattern.strip("/"))
+            for pattern in self.replace
+            for length in range(1, len(parts) + 1)
+        )
 
     @property
     def assumed(self) -> Provides:
