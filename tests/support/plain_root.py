@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -22,6 +22,10 @@ class PlainRoot:
     def touched(self, patterns: Iterable[str]) -> bool:
         """As `Root.touched`."""
         return any(fnmatch(path, pattern) for path in self.changed for pattern in patterns)
+
+    def written(self) -> Sequence[Collection[str]]:
+        """As `Root.written`: of one step."""
+        return [self.changed]
 
     def run(
         self,

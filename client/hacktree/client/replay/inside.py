@@ -3,7 +3,7 @@
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -99,13 +99,22 @@ class OverlayRoot:
     build: Build
     _task: Task
     _send: Callable[[Message], None]
-    _written: list[str] | None = field(default=None)
+    _written: list[list[str]] | None = field(default=None)
 
     def touched(self, patterns: Iterable[str]) -> bool:
         """As `Root.touched`."""
+        return any(
+            fnmatchcase(path, pattern)
+            for pattern in patterns
+            for paths in self.written()
+            for path in paths
+        )
+
+    def written(self) -> Sequence[Collection[str]]:
+        """As `Root.written`."""
         if self._written is None:
-            self._written = [path for upper in self._task.earlier for path in written_paths(upper)]
-        return any(fnmatchcase(path, pattern) for pattern in patterns for path in self._written)
+            self._written = [list(written_paths(upper)) for upper in self._task.earlier]
+        return self._written
 
     def run(
         self,

@@ -7,6 +7,7 @@ from hacktree.client.extensions.step import ExtensionSource
 from hacktree.client.layers.steps import LayerSource
 from hacktree.client.replay.step import Build, Step, StepSource
 from hacktree.client.scripts.step import ScriptSource
+from hacktree.client.triggers.bytecode import BytecodeSource
 from hacktree.client.triggers.step import TriggerSource
 from hacktree.client.users.steps import CarrySource, LastSource, UsersSource
 
@@ -24,6 +25,9 @@ TRIGGERS: Final[Sequence[StepSource]] = (TriggerSource(),)
 SCRIPTS: Final[Sequence[StepSource]] = (ScriptSource(),)
 """Config scripts see everything else."""
 
+AFTER_SCRIPTS: Final = BytecodeSource()
+"""Repairs what scripts can't know of."""
+
 LAST: Final[Sequence[StepSource]] = (LastSource(),)
 """What holds of every root, whatever the steps did: ids, an empty /home."""
 
@@ -33,8 +37,10 @@ def steps_of(build: Build) -> list[Step]:
 
     Raises `UserError` as `StepSource.steps` does.
     """
-    after = [step for source in (*SCRIPTS, *LAST) for step in source.steps(build)]
-    return [*steps_before_scripts(build), *after]
+    scripts = [step for source in SCRIPTS for step in source.steps(build)]
+    after = (AFTER_SCRIPTS, *LAST) if scripts else LAST
+    last = [step for source in after for step in source.steps(build)]
+    return [*steps_before_scripts(build), *scripts, *last]
 
 
 def steps_before_scripts(build: Build) -> list[Step]:

@@ -7,7 +7,7 @@ are the repository's. docs/architecture-deploy.md, "Replay".
 """
 
 import enum
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -51,6 +51,12 @@ class Root(Protocol):
     def touched(self, patterns: Iterable[str]) -> bool:
         """Whether an earlier step wrote a path (relative, no leading '/') that one of these
         `fnmatch` patterns matches; deletions count.
+        """
+
+    def written(self) -> Sequence[Collection[str]]:
+        """The paths (relative, no leading '/') that each earlier step wrote or deleted, in order.
+
+        Of directories only those that replace what was there.
         """
 
     def run(

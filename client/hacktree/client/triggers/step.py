@@ -10,10 +10,11 @@ from hashlib import sha256
 from typing import Final
 
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
+from hacktree.client.triggers.bytecode import drop_stale_bytecode, tell_dropped
 from hacktree.client.triggers.catalog import TRIGGERS
 from hacktree.client.triggers.inside import find_program
 
-_VERSION: Final = b"triggers 1"
+_VERSION: Final = b"triggers 2"
 _SECONDS: Final = 300.0
 
 _ENVIRONMENT: Final = {"PKGSYSTEM_ENABLE_FSYNC": "0"}
@@ -43,6 +44,7 @@ class TriggerStep:
 
     def apply(self, root: Root) -> None:
         """Run them; raises `StepFailedError` that names the trigger."""
+        tell_dropped(root, drop_stale_bytecode(root))
         for trigger in TRIGGERS:
             program = find_program(root.path, trigger.programs(root))
             if program is None:
