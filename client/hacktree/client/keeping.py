@@ -8,6 +8,7 @@ import msgspec
 
 from hacktree.client.deploy import prune_roots
 from hacktree.client.edits.removing import remove_root
+from hacktree.client.layers.trying import remove_dead_trials
 from hacktree.client.recovery import Leftovers, find_leftovers, recover
 from hacktree.client.retention import roots_beyond
 from hacktree.client.roots import RootRecord, Roots, read_roots, write_record
@@ -105,6 +106,7 @@ def clean_up(sysroot: Sysroot) -> CleanupResult:
         notes = recover(sysroot)
         with sysroot.repository.lock(LockKind.SHARED):
             staging = remove_dead_staging(sysroot.repository, "txn-")
+        staging += remove_dead_trials(sysroot.repository)
         removed: list[str] = []
         prune_roots(sysroot, removed, notes)
         return CleanupResult(leftovers, removed, staging, notes)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     for name in roots:
         say(args, f"remove {name}")
     if staging:
-        say(args, f"delete {staging} directories of interrupted commits")
+        say(args, f"delete {staging} directories of interrupted commits and trials")
     if not lines and not roots and not staging:
         say(args, "nothing to clean up")
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Final
 
+from hacktree.common.errors import UserError
+
 _ACTIONS: Final = "hacktree.client.commands.layer_actions"
 
 _SUMMARIES: Final = {
@@ -51,21 +53,14 @@ such layer, 5 local data is damaged, 6 another layer command runs, 7 no space, 8
 """
 
 
-class _CommandParser(argparse.ArgumentParser):
-    """For `layer add`: keeps what follows the first `--`, which argparse forgets was there, and
-    takes DIR behind options, where argparse has given it up.
-    """
+class _AddParser(argparse.ArgumentParser):
+    """Takes DIR behind options, too, where argparse has given it up."""
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        words = list(args or ())
-        if not self.get_default("takes_command"):
-            return super().parse_known_args(words, namespace)
-        position = words.index("--") if "--" in words else len(words)
-        parsed, rest = super().parse_known_args(words[:position], namespace)
-        parsed.command = words[position + 1 :]
-        if parsed.source is None and rest and not rest[0].startswith("-"):
+        parsed, rest = super().parse_known_args(args, namespace)
+        if getattr(parsed, "source", "") is None and rest and not rest[0].startswith("-"):
             parsed.source = rest.pop(0)
         return parsed, rest
 
@@ -75,7 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = "Lay what you built over every root that is deployed."
     parser.epilog = _EPILOG
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="ACTION", parser_class=_CommandParser
+        dest="action", required=True, metavar="ACTION", parser_class=_AddParser
     )
     added = {
         name: actions.add_parser(name, help=summary[0].lower() + summary[1:], description=summary)
@@ -91,7 +86,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         )
     add = added["add"]
     add.usage = "hacktree layer add [-h] [OPTIONS] NAME (DIR | TAR | -- COMMAND...)"
-    add.set_defaults(takes_command=True)
     add.add_argument("source", metavar="DIR|TAR", nargs="?", help="or: -- COMMAND...")
     add.add_argument("--as-root", action="store_true", help="run the command as root under sudo")
     add.add_argument(
@@ -118,6 +112,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    if args.command and args.action != "add":
+        raise UserError("only `layer add` takes a command", hint="See hacktree layer --help.")
     module: ModuleType = importlib.import_module(_ACTIONS)
     status: int = module.ACTIONS[args.action](args)
     return status

@@ -34,12 +34,13 @@ class NamespaceRefusedError(SystemFault):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to run (empty: a shell), as whom, with which environment."""
+    """What to run (empty: a shell), as whom, with which environment; `above` as in `View`."""
 
     command: tuple[str, ...]
     person: Person
     environment: dict[str, str]
     writes: Writes = Writes.REFUSED
+    above: Sequence[Path] = ()
 
 
 def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
@@ -61,6 +62,7 @@ def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
             etc,
             prepare_var(sysroot, root),
             rootless=os.geteuid() != 0,
+            above=request.above,
         )
         with _mounting(etc):
             session = _begin(view)

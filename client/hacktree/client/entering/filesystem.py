@@ -74,7 +74,8 @@ class View:
 
     `etc` and `var` are None where the root keeps its own. `holder`: the mount namespace of a
     session that has the same /etc mounted, at `holder_etc`: no two overlays may share an upper
-    layer.
+    layer. `above`: layers of an overlay over the root, topmost first; only with writes that are
+    thrown away.
     """
 
     root: Path
@@ -85,6 +86,7 @@ class View:
     rootless: bool = False
     holder: int | None = None
     holder_etc: str = ""
+    above: Sequence[Path] = ()
 
 
 def etc_tag(etc: EtcPlace) -> str:
@@ -197,7 +199,7 @@ def _mount_root(view: View, skeleton: Path | None) -> None:
     if skeleton is None and view.writes is Writes.REFUSED:
         attach_tree(clone_tree(view.root, recursive=True), view.root)
     else:
-        lowers = [view.root, *([skeleton] if skeleton is not None else [])]
+        lowers = [*view.above, view.root, *([skeleton] if skeleton is not None else [])]
         if view.writes is Writes.REFUSED:
             _mount_overlay(view, view.root, lowers)
         else:
@@ -273,6 +275,8 @@ class _EtcLayers:
         self._lower, self._upper, self._work = (
             os.open(path, flags) for path in (view.root / "etc", etc.upper, etc.work)
         )
+        above = [layer / "etc" for layer in view.above]
+        self._above = [os.open(path, flags) for path in above if path.is_dir()]
 
     def mount(self, borrowed: int | None) -> None:
         """Mount them, or what another session has mounted already."""
@@ -281,7 +285,8 @@ class _EtcLayers:
         skeleton.mkdir(mode=0o755)
         (skeleton / "resolv.conf").touch()
         if view.writes is Writes.THROWN_AWAY:
-            _mount_scratch(view, target, [self._upper, self._lower, skeleton], "etc")
+            layers = [self._upper, *self._above, self._lower, skeleton]
+            _mount_scratch(view, target, layers, "etc")
         elif borrowed is not None:
             attach_tree(borrowed, target)
         else:

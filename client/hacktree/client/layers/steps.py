@@ -76,12 +76,13 @@ class FitStep:
     """Checks that what the layers need is there, once all are laid; changes nothing.
 
     `placed`: the paths of each layer's files in the root. `tolerant`: layers whose misfits are
-    warnings. `libraries`: what layers bring or take, with the layer; `dependents`: the build's
-    files that need some of that.
+    warnings. `before`: the root without layers. `libraries`: what layers bring or take, with the
+    layer; `dependents`: the files of `before` that need some of that.
     """
 
     digest: bytes
     repository: Repository
+    before: RootView
     placed: Mapping[str, Sequence[bytes]]
     tolerant: frozenset[str]
     libraries: Mapping[bytes, str]
@@ -90,9 +91,8 @@ class FitStep:
 
     def apply(self, root: Root) -> None:
         """As `Step.apply`."""
-        tree = root.build.commit.root.id
         build = f"build {root.build.id.hex()[:9]}"
-        found = self.misfits(DiskView(root.path, self.repository), tree)
+        found = self.misfits(DiskView(root.path, self.repository))
         for misfit in found:
             if misfit.layer in self.tolerant:
                 root.say(f"warning: {misfit.describe(build)}")
@@ -102,13 +102,12 @@ class FitStep:
                 f"layers don't fit {build}:\n{listed(lines)}", hint=_UNFIT, log="\n".join(lines)
             )
 
-    def misfits(self, view: RootView, tree: ObjectId) -> list[Misfit]:
-        """What doesn't fit in a root with the layers, made from the commit's tree."""
+    def misfits(self, view: RootView) -> list[Misfit]:
+        """What doesn't fit in the root with the layers."""
         after = Linker(view)
         found = find_misfits(after, self.placed)
         if self.dependents:
-            before = Linker(TreeView(self.repository, tree))
-            found += find_broken(after, before, self.dependents, self.libraries)
+            found += find_broken(after, Linker(self.before), self.dependents, self.libraries)
         return found
 
 
@@ -156,7 +155,8 @@ def layer_steps(build: Build, layers: Sequence[tuple[ObjectId, Layer]]) -> list[
         LayerStep(layer, repository, _digest(head, layer)) for head, layer in layers
     ]
     digest = hashlib.sha256(b"".join(step.digest for step in steps)).digest()
-    return [*steps, fit_step(repository, tree, laid, plans, digest)]
+    before = TreeView(repository, tree)
+    return [*steps, fit_step(repository, tree, before, laid, plans, digest)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,22 +175,26 @@ def check_layers(
     What extensions and scripts bring is not in the tree: a deploy has the last word.
     """
     plans, view = plan_layers(repository, tree, layers, build)
-    step = fit_step(repository, tree, layers, plans, b"")
-    return LayerCheck(conflicts_of(plans), step.misfits(view, tree))
+    step = fit_step(repository, tree, TreeView(repository, tree), layers, plans, b"")
+    return LayerCheck(conflicts_of(plans), step.misfits(view))
 
 
 def fit_step(
     repository: Repository,
     tree: ObjectId,
+    before: RootView,
     layers: Sequence[Layer],
     plans: Mapping[str, Laid],
     digest: bytes,
 ) -> FitStep:
-    """The check behind the steps, with this digest, that carry out the plans."""
+    """The check behind the steps, with this digest, that carry out the plans over `before`.
+
+    `tree` is the commit's, in `repository`: what in it needs which libraries is known.
+    """
     placed = {name: tuple(path for path, _ in plan.placement.files) for name, plan in plans.items()}
     libraries: dict[bytes, str] = {}
     for layer, plan in plans.items():
-        for path in [*placed[layer], *_all_removed(repository, tree, plan)]:
+        for path in [*placed[layer], *_all_removed(before, plan)]:
             if name := library_name(path):
                 libraries[name] = layer
     dependents: list[bytes] = []
@@ -199,12 +203,11 @@ def fit_step(
         dependents = sorted({path for name in libraries for path in known.get(name, ())})
     tolerant = [layer.name for layer in layers if layer.definition.misfit is MisfitPolicy.WARN]
     whole = hashlib.sha256(_VERSION + digest + msgspec.msgpack.encode(tolerant)).digest()
-    return FitStep(whole, repository, placed, frozenset(tolerant), libraries, dependents)
+    return FitStep(whole, repository, before, placed, frozenset(tolerant), libraries, dependents)
 
 
-def _all_removed(repository: Repository, tree: ObjectId, plan: Laid) -> list[bytes]:
-    """What the layer removes from the build, and what is below that."""
-    view = TreeView(repository, tree)
+def _all_removed(view: RootView, plan: Laid) -> list[bytes]:
+    """What the layer removes, and what is below that."""
     found = []
     stack = list(plan.removed)
     while stack:
