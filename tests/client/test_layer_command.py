@@ -7,41 +7,27 @@ import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
-from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.retention import Policy
 from support.documents import commands_in
-from support.layering import make_library, make_program, write_tree
+from support.layering import (
+    make_library,
+    make_program,
+    make_system,
+    write_project,
+    write_tree,
+)
 from support.sysroots import deploy, make_sysroot
-from support.trees import File, Spec, Symlink, make_commit
+from support.trees import Spec, make_commit
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-
-MAKEFILE = """\
-libdir = /lib
-
-all: libhello.so.1 hello
-
-libhello.so.1: libhello.c
-	gcc -shared -fPIC -Wl,-soname,$@ -o $@ $<
-
-hello: hello.c libhello.so.1
-	gcc -o $@ $< ./libhello.so.1
-
-install: all
-	install -D -m 755 libhello.so.1 $(DESTDIR)$(libdir)/libhello.so.1
-	ln -sf libhello.so.1 $(DESTDIR)$(libdir)/libhello.so
-	install -D -m 755 hello $(DESTDIR)/usr/bin/hello
-	install -D -m 644 hello.c $(DESTDIR)/usr/share/hello/$(EXTRA)hello.c
-"""
 
 
 @pytest.fixture
@@ -52,34 +38,10 @@ def sysroot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
     return make_sysroot(tmp_path / "sysroot")
 
 
-def make_system(sysroot: Sysroot, more: Mapping[str | bytes, Spec] | None = None) -> ObjectId:
-    """A build with this machine's C library and a merged /usr: its programs run in a root."""
-    tree: dict[str | bytes, Spec] = {
-        "lib": Symlink(b"usr/lib"),
-        "lib64": Symlink(b"usr/lib64"),
-        "usr/bin/old": File(b"#!/bin/sh\n", 0o755),
-        **(more or {}),
-    }
-    listed = subprocess.run(["ldd", "/bin/ls"], check=True, capture_output=True, text=True).stdout
-    for line in listed.splitlines():
-        path = next((word for word in line.split() if word.startswith("/")), None)
-        if path is not None and ("libc.so" in path or "/ld-" in path):
-            inside = "usr/" + os.path.normpath(path).lstrip("/").removeprefix("usr/")
-            tree[inside] = File(Path(path).read_bytes(), 0o755)
-    return make_commit(sysroot.repository, tree)
-
-
 @pytest.fixture
 def hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small project with a makefile; the current directory."""
-    project = write_tree(
-        tmp_path / "hello",
-        {
-            "Makefile": MAKEFILE.encode(),
-            "libhello.c": b'#include <stdio.h>\nvoid hello(void) { puts("hello"); }\n',
-            "hello.c": b"void hello(void);\nint main(void) { hello(); return 0; }\n",
-        },
-    )
+    project = write_project(tmp_path / "hello")
     monkeypatch.chdir(project)
     return project
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from hacktree.client.edits.places import etc_place
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
+from support.documents import commands_in
 from support.enterable import (
     commit_shell,
     deploy_shell,
@@ -18,7 +20,13 @@ from support.enterable import (
     require_root,
     shell_tree,
 )
-from support.layering import make_library, make_program, write_tree
+from support.layering import (
+    make_library,
+    make_program,
+    make_system,
+    write_project,
+    write_tree,
+)
 from support.sysroots import deploy, make_sysroot
 from support.trees import make_commit
 
@@ -81,25 +89,50 @@ def test_a_trial_warns_of_what_does_not_fit(sysroot: Sysroot, tmp_path: Path) ->
     build = make_commit(sysroot.repository, {**shell_tree(), "usr/lib/ld": b""})
     deploy(sysroot, build)
     library = make_library(tmp_path / "libfoo.so", "libfoo.so.5", ["foo"])
-    make_program(tmp_path / "mine/usr/bin/x", ["foo"], [library], "-Wl,--dynamic-linker=/usr/lib/ld")
+    make_program(
+        tmp_path / "mine/usr/bin/x", ["foo"], [library], "-Wl,--dynamic-linker=/usr/lib/ld"
+    )
     done = try_it(sysroot, tmp_path / "mine", "echo here")
     assert (done.returncode, done.stdout) == (0, "here\n")
     assert "warning: libfoo.so.5 is needed by usr/bin/x of layer try" in done.stderr
-    refused = try_it(sysroot, write_tree(tmp_path / "wrong", {"usr/lib": b""}), "echo here")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "usr/lib: a file here, a directory in gnomeos-" in refused.stderr
-    absent = try_it(sysroot, tmp_path / "absent", "echo here")
-    assert (absent.returncode, "is not a directory" in absent.stderr) == (2, True)
     assert os.listdir(sysroot.repository.staging) == []
 
 
-def test_without_a_live_root_there_is_nothing_to_try_on(sysroot: Sysroot, tmp_path: Path) -> None:
-    done = try_it(sysroot, write_tree(tmp_path / "mine", {"x": b""}), "true")
-    assert (done.returncode, "no root is live" in done.stderr) == (2, True)
+def test_what_can_not_be_tried_is_refused_before_anything_runs(
+    sysroot: Sysroot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No live root, no directory, a file where the root has a directory."""
+    mine = write_tree(tmp_path / "mine", {"usr/lib": b""})
+    words = ["--sysroot", str(sysroot.path), "try"]
+    assert main([*words, str(mine)]) == 2
+    assert "no root is live" in capsys.readouterr().err
+    deploy_shell(sysroot)
+    assert main([*words, str(mine)]) == 2
+    assert "usr/lib: a file here, a directory in gnomeos-" in capsys.readouterr().err
+    assert main([*words, str(tmp_path / "absent")]) == 2
+    assert "is not a directory" in capsys.readouterr().err
+    assert os.listdir(sysroot.repository.staging) == []
 
 
-def test_what_a_killed_trial_leaves_goes_with_the_next(sysroot: Sysroot, tmp_path: Path) -> None:
-    """Its root can't be deleted while it runs; then neither mounts nor files hold on to it."""
+def test_the_commands_of_the_manual_work(sysroot: Sysroot, tmp_path: Path) -> None:
+    """As docs/operations.md shows them: a real program runs with the library beside it."""
+    deploy(sysroot, make_system(sysroot))
+    project = write_project(tmp_path / "hello")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "HACKTREE_SYSROOT": str(sysroot.path)}
+    shown = "\n".join(commands_in("Trying a build"))
+    assert "hacktree try" in shown
+    done = subprocess.run(
+        ["sh", "-ec", shown], cwd=project, env=variables, check=True, stdout=subprocess.PIPE
+    )
+    assert done.stdout.splitlines()[-1] == b"hello"
+    assert not (sysroot.link / "usr/bin/hello").exists()
+
+
+def test_what_a_killed_trial_leaves_goes_with_the_next(
+    sysroot: Sysroot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another trial leaves what a living one uses alone; `cleanup` takes what a dead one left."""
     deploy_shell(sysroot)
     mine = write_tree(tmp_path / "mine", {"usr/share/x": b"x"})
     command = hacktree_command(
@@ -114,6 +147,6 @@ def test_what_a_killed_trial_leaves_goes_with_the_next(sysroot: Sysroot, tmp_pat
         assert len(os.listdir(sysroot.repository.staging)) == 1
         session.send_signal(signal.SIGKILL)
         assert session.stdout.read() == ""
-    done = hacktree(sysroot, "cleanup")
-    assert done.stdout == "delete 1 directories of interrupted commits and trials\n"
+    assert main(["--sysroot", str(sysroot.path), "cleanup"]) == 0
+    assert capsys.readouterr().out == "delete 1 directories of interrupted commits and trials\n"
     assert os.listdir(sysroot.repository.staging) == []

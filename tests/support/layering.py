@@ -1,5 +1,6 @@
 """Layers for tests: real libraries and programs, and roots that layers are laid over."""
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,25 @@ from hacktree.client.sysroot import Sysroot
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.checkout import LinkPolicy, check_out
 from support.plain_root import PlainRoot
+from support.trees import File, Spec, Symlink, make_commit
+
+_MAKEFILE = """\
+libdir = /lib
+
+all: libhello.so.1 hello
+
+libhello.so.1: libhello.c
+	gcc -shared -fPIC -Wl,-soname,$@ -o $@ $<
+
+hello: hello.c libhello.so.1
+	gcc -o $@ $< ./libhello.so.1
+
+install: all
+	install -D -m 755 libhello.so.1 $(DESTDIR)$(libdir)/libhello.so.1
+	ln -sf libhello.so.1 $(DESTDIR)$(libdir)/libhello.so
+	install -D -m 755 hello $(DESTDIR)/usr/bin/hello
+	install -D -m 644 hello.c $(DESTDIR)/usr/share/hello/$(EXTRA)hello.c
+"""
 
 
 def make_library(
@@ -75,3 +95,32 @@ def lay_over(sysroot: Sysroot, commit: ObjectId, path: Path) -> PlainRoot:
     for step in LayerSource().steps(build):
         step.apply(root)
     return root
+
+
+def write_project(directory: Path) -> Path:
+    """A library and a program that says hello, with a makefile that installs them."""
+    return write_tree(
+        directory,
+        {
+            "Makefile": _MAKEFILE.encode(),
+            "libhello.c": b'#include <stdio.h>\nvoid hello(void) { puts("hello"); }\n',
+            "hello.c": b"void hello(void);\nint main(void) { hello(); return 0; }\n",
+        },
+    )
+
+
+def make_system(sysroot: Sysroot, more: Mapping[str | bytes, Spec] | None = None) -> ObjectId:
+    """A build with this machine's C library and a merged /usr: its programs run in a root."""
+    tree: dict[str | bytes, Spec] = {
+        "lib": Symlink(b"usr/lib"),
+        "lib64": Symlink(b"usr/lib64"),
+        "usr/bin/old": File(b"#!/bin/sh\n", 0o755),
+        **(more or {}),
+    }
+    listed = subprocess.run(["ldd", "/bin/ls"], check=True, capture_output=True, text=True).stdout
+    for line in listed.splitlines():
+        path = next((word for word in line.split() if word.startswith("/")), None)
+        if path is not None and ("libc.so" in path or "/ld-" in path):
+            inside = "usr/" + os.path.normpath(path).lstrip("/").removeprefix("usr/")
+            tree[inside] = File(Path(path).read_bytes(), 0o755)
+    return make_commit(sysroot.repository, tree)

@@ -26,19 +26,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR")
     parser.add_argument("--user", metavar="NAME", help="as somebody else (as root only)")
     parser.epilog = """\
-Files of DIR replace those of the root, of layers too; caches such as that of ld.so are brought up to
-date. Libraries that don't fit are warned of. The rest is as with `hacktree enter --scratch`: your
-home, the desktop's sockets and the network are there, everything else that is written goes. What DIR
-has in /var is not seen. `hacktree layer add` makes it part of every root.
+Files of DIR replace those of the root, of layers too; caches such as that of ld.so are brought up
+to date. Libraries that don't fit are warned of. The rest is as with `hacktree enter --scratch`:
+your home, the desktop's sockets and the network are there, all else that is written goes. What
+DIR has in /var is not seen. `hacktree layer add` makes it part of every root.
 
 Examples:
   make -C ~/src/mesa/build install DESTDIR=$HOME/mesa
   sudo hacktree try ~/mesa
   sudo hacktree try ~/mesa -- glxinfo -B
 
-Exit statuses: that of the command, 128 + n if signal n ended it, 126 it can't be run, 127 it is not
-in the root; before it started: 1 a cache can't be brought up to date, 2 no root is live, or DIR can't
-be laid over it, 6 somebody deploys, 7 no space, 8 the system refused."""
+Exit statuses: that of the command, 128 + n if signal n ended it, 126 it can't be run, 127 it is
+not in the root; before it started: 1 a cache can't be brought up to date, 2 no root is live, or
+DIR can't be laid over it, 6 somebody deploys, 7 no space, 8 the system refused."""
 
 
 def run(args: argparse.Namespace) -> int:

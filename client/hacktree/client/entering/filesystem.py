@@ -285,7 +285,7 @@ class _EtcLayers:
         skeleton.mkdir(mode=0o755)
         (skeleton / "resolv.conf").touch()
         if view.writes is Writes.THROWN_AWAY:
-            layers = [self._upper, *self._above, self._lower, skeleton]
+            layers: list[Path | int] = [self._upper, *self._above, self._lower, skeleton]
             _mount_scratch(view, target, layers, "etc")
         elif borrowed is not None:
             attach_tree(borrowed, target)
