@@ -219,7 +219,14 @@ def test_a_trial_shows_what_each_script_changes_and_leaves_nothing(
         "echo x >/etc/gone; rm /etc/gone\n"
         "head -c 100000 /dev/zero >/etc/zeros 2>/dev/null || cp /usr/bin/busybox /etc/zeros\n",
     )
-    add(sysroot, "30-third", "echo again >/etc/old/one; echo file >/etc/link; rm -r /etc/swap\n")
+    add(
+        sysroot,
+        "30-third",
+        "echo again >/etc/old/one; echo file >/etc/link; rm -r /etc/swap; echo 1 >/etc/swap\n"
+        "chmod 700 /usr/share\n"
+        "i=0; while test $i -lt 300; do echo $i; i=$((i+1)); done >/etc/long\n"
+        "ln -sf cat /usr/bin/ls\n",
+    )
     capsys.readouterr()
     assert main(["config", "test", "--json"]) == 0
     first, second, third = json.loads(capsys.readouterr().out)
@@ -251,9 +258,17 @@ def test_a_trial_shows_what_each_script_changes_and_leaves_nothing(
     assert changes["/etc/zeros"]["text"] == []
     assert [(c["change"], c["path"]) for c in third["changes"]] == [
         ("added", "/etc/link"),
+        ("added", "/etc/long"),
         ("added", "/etc/old/one"),
         ("deleted", "/etc/swap/"),
+        ("added", "/etc/swap"),
+        ("changed", "/usr/bin/ls"),
+        ("attributes", "/usr/share/"),
     ]
+    texts = {change["path"]: change["text"] for change in third["changes"]}
+    assert texts["/usr/share/"] == ["mode 0755 → 0700"]
+    assert texts["/usr/bin/ls"] == ["@@ -1 +1 @@", "-→ busybox", "+→ cat"]
+    assert (len(texts["/etc/long"]), texts["/etc/long"][-1]) == (201, "… 101 lines more")
     assert main(["config", "test", "10-first"]) == 0
     out = capsys.readouterr().out
     assert "script 10-first: " in out
