@@ -33,7 +33,11 @@ _MAX_ENTRY: Final = 64 << 10
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `entry.json` says; `stamp` in hexadecimal digits, `seconds` that the step took."""
+    """What `entry.json` says; `stamp` in hexadecimal digits, `seconds` that the step took.
+
+    Without a stamp the layer is never used again: without root, a directory that is closed to its
+    owner can't be looked at.
+    """
 
     step: str
     stamp: str
@@ -69,7 +73,15 @@ def find_complete(sysroot: Sysroot, key: str) -> bool:
     """Whether a usable entry is there: one that somebody wrote to since is none."""
     place = place_of(sysroot, key)
     entry = read_entry(place)
-    return entry is not None and stamp(place / UPPER).hex() == entry.stamp
+    return entry is not None and entry.stamp != "" and _stamp(place) == entry.stamp
+
+
+def _stamp(place: Path) -> str:
+    """Owners as they are outside of any user namespace; empty where a person can't look."""
+    try:
+        return stamp(place / UPPER).hex()
+    except PermissionError:
+        return ""
 
 
 def read_entry(place: Path) -> Entry | None:
@@ -81,8 +93,9 @@ def read_entry(place: Path) -> Entry | None:
         return None
 
 
-def write_entry(place: Path, entry: Entry) -> None:
+def write_entry(place: Path, step: str, seconds: float) -> None:
     """Complete a staged entry, but for its name and durability."""
+    entry = Entry(step, _stamp(place), round(seconds, 4))
     (place / _ENTRY).write_bytes(msgspec.json.encode(entry))
 
 

@@ -33,7 +33,7 @@ from hacktree.client.replay.step import (
     Step,
     StepFailedError,
 )
-from hacktree.client.replay.upper import seal, stamp, written_paths
+from hacktree.client.replay.upper import seal, written_paths
 from hacktree.common.errors import HacktreeError
 from hacktree.common.repository.durable import write_all
 
@@ -47,9 +47,8 @@ class Said(msgspec.Struct, frozen=True, tag="said"):
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied"):
-    """The step went well and its layer is sealed; `stamp` is the layer's."""
+    """The step went well and its layer is sealed."""
 
-    stamp: bytes
     sockets: int
 
 
@@ -184,11 +183,10 @@ def apply_inside(task: Task, send_bytes: Send) -> None:
     try:
         unmount_all(task.layers)
         sockets = seal(task.layers.upper)
-        sealed = stamp(task.layers.upper)
     except (HacktreeError, OSError) as error:
         send(describe_error(error))
     else:
-        send(Applied(sealed, len(sockets)))
+        send(Applied(len(sockets)))
 
 
 def _mount(task: Task) -> Failed | None:

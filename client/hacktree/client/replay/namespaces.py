@@ -14,6 +14,7 @@ import os
 import select
 import signal
 import struct
+import warnings
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
@@ -69,7 +70,10 @@ def run_isolated(
     """
     reading, writing = os.pipe()
     parent = os.getpid()
-    helper = os.fork()
+    with warnings.catch_warnings():
+        # Of other threads: the code inside takes no locks but Python's own, which fork(2) resets.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        helper = os.fork()
     if helper == 0:
         _be_helper(body, parent, writing, keep)
     os.close(writing)

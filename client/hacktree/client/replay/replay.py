@@ -18,7 +18,6 @@ from hacktree.client.removal import delete_below
 from hacktree.client.replay.cache import (
     LOG,
     UPPER,
-    Entry,
     begin_staging,
     chain_keys,
     drop_unfinished,
@@ -211,7 +210,7 @@ class Replay:
             self.report(f"  left out {outcome.sockets} sockets")
         os.rename(layers.upper, place / UPPER)
         delete_below(place, scratch.name)
-        write_entry(place, Entry(planned.step.name, outcome.stamp.hex(), round(seconds, 4)))
+        write_entry(place, planned.step.name, seconds)
         return None
 
     def _apply_isolated(self, task: Task) -> Applied | Failed:
