@@ -22,7 +22,7 @@ from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
 from hacktree.common.objects.ids import ObjectId
 from support.documents import commands_in
-from support.sysroots import deploy, make_sysroot
+from support.sysroots import assert_nothing_left_over, deploy, make_sysroot
 from support.vendor import (
     build_deb,
     build_rpms,
@@ -159,6 +159,7 @@ def test_what_a_build_took_away_is_named_with_the_build(
     add(rpms["vendor-zip"])
     deploy(sysroot, commit_of(sysroot, system, 1))
     (system / "usr/lib/libz.so.1").unlink()
+    (system / "usr/bin/touch").unlink()
     second = commit_of(sysroot, system, 2)
     (system / "etc/new").write_text("something else")
     third = commit_of(sysroot, system, 3)
@@ -166,17 +167,18 @@ def test_what_a_build_took_away_is_named_with_the_build(
         f"libz.so.1()(64bit) is gone since build {second.hex()[:9]} (47.2, 2023-11-16 22:13 UTC)"
     )
     error = fails(sysroot, third)
-    assert since in error.message
+    assert since in error.log
+    assert f"is gone since build {second.hex()[:9]}" in error.message
     assert "libz.so.1()(64bit) is needed by vendor-zip-3.1-2" in error.log
     add(rpms["vendor-unmet"])
     capsys.readouterr()
     assert main(["extension", "check", "--revision", "fastqa", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert found["since"] == [since]
+    assert found["since"] == ["/usr/bin/touch" + since[len("libz.so.1()(64bit)") :], since]
     assert "libdoesnotexist.so.9()(64bit) is needed by vendor-unmet-3.1-2" in found["said"][0]
-    for package in ("vendor-zip", "vendor-unmet"):
-        add(rpms[package], options=["--assume", "libz.so.1()(64bit)"])
-    add(rpms["vendor-unmet"], options=["--assume", "libdoesnotexist.so.9()(64bit)"])
+    zlib_and = ["--assume", "libz.so.1()(64bit)", "--assume"]
+    add(rpms["vendor-zip"], options=[*zlib_and, "/usr/bin/touch"])
+    add(rpms["vendor-unmet"], options=[*zlib_and, "libdoesnotexist.so.9()(64bit)"])
     assert main(["extension", "check", "--revision", "fastqa"]) == 0
     deploy(sysroot, third)
     assert (sysroot.link / "usr/share/vendor/unmet").exists()
@@ -191,6 +193,24 @@ def test_a_script_that_fails_fails_the_deploy(
     error = fails(sysroot, build)
     assert "looking for a licence server" in error.log
     assert "scriptlet failed, exit status 3" in error.log
+
+
+def test_rpm_killed_in_its_transaction_leaves_the_live_root_and_the_next_deploy(
+    sysroot: Sysroot, build: ObjectId, rpms: dict[str, Path]
+) -> None:
+    """A script kills it, the package half installed, its database open."""
+    deploy(sysroot, build)
+    before = sysroot.link.resolve()
+    add(rpms["vendor-killer"], rpms["vendor-libs"])
+    error = fails(sysroot, build)
+    assert "rpm: killed by SIGKILL" in error.message
+    assert sysroot.link.resolve() == before
+    assert not (before / "usr/share/vendor/killer").exists()
+    assert_nothing_left_over(sysroot.path)
+    assert main(["extension", "remove", "vendor-killer"]) == 0
+    deploy(sysroot, build)
+    assert (sysroot.link / "opt/vendor/lib").exists()
+    assert not (sysroot.link / "usr/share/vendor/killer").exists()
 
 
 def test_a_deb_installs_over_a_build_that_knows_no_dpkg(

@@ -55,9 +55,13 @@ Requires: libdoesnotexist.so.9()(64bit), libz.so.1()(64bit)
 Unmet.
 %package -n vendor-zip
 Summary: Needs zlib
-Requires: libz.so.1()(64bit)
+Requires: libz.so.1()(64bit), /usr/bin/touch
 %description -n vendor-zip
 Zip.
+%package -n vendor-killer
+Summary: Its script kills rpm
+%description -n vendor-killer
+Killer.
 %package -n vendor-broken
 Summary: Its script fails
 %description -n vendor-broken
@@ -77,6 +81,7 @@ echo same > usr/share/vendor/same
 echo data > usr/share/vendor/zip
 echo data > usr/share/vendor/broken
 echo data > usr/share/vendor/unmet
+echo data > usr/share/vendor/killer
 %pre
 useradd --system --no-create-home --shell /usr/sbin/nologin vendor
 %post
@@ -85,6 +90,8 @@ systemctl enable vendor.service
 %post -n vendor-broken
 echo "looking for a licence server"
 exit 3
+%post -n vendor-killer
+kill -9 $PPID
 %files
 %caps(cap_net_raw=ep) /opt/vendor/bin/openssl
 /usr/lib/systemd/system/vendor.service
@@ -98,6 +105,8 @@ exit 3
 /usr/share/vendor/unmet
 %files -n vendor-zip
 /usr/share/vendor/zip
+%files -n vendor-killer
+/usr/share/vendor/killer
 %files -n vendor-broken
 /usr/share/vendor/broken
 """

@@ -7,6 +7,7 @@ from hacktree.client.extensions import deb, rpm
 from hacktree.client.extensions.breaking import explain_missing
 from hacktree.client.extensions.conflicts import Conflict, find_conflicts
 from hacktree.client.extensions.package import Kind
+from hacktree.client.extensions.provides import Provides, provided_paths
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.ids import ObjectId
@@ -42,9 +43,14 @@ def conflicts_with(view: TreeView, extensions: Sequence[Extension]) -> list[Conf
 
 def explain(kind: Kind, view: TreeView, previous: ObjectId | None, said: str) -> list[str]:
     """Which build took away what `said` misses, against the build `previous`, the live one."""
-    if kind == "rpm":
-        return explain_missing(view, previous, rpm.unmet_names(said), rpm.provides_of)
-    return explain_missing(view, previous, deb.unmet_names(said), deb.provides_of)
+    if kind == "deb":
+        return explain_missing(view, previous, deb.unmet_names(said), deb.provides_of)
+    names = rpm.unmet_names(said)
+
+    def provides_of(of: TreeView) -> Provides:
+        return {**rpm.provides_of(of), **provided_paths(of, names)}
+
+    return explain_missing(view, previous, names, provides_of)
 
 
 def check_extensions(

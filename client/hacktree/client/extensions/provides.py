@@ -57,8 +57,8 @@ def find_libraries(view: TreeView) -> list[Library]:
     known = _read_cache(cache)
     used: dict[bytes, tuple[str, ...]] = {}
     libraries = []
-    for path, entry in view.walk():
-        if not isinstance(entry, FileEntry) or not _LIBRARY.search(entry.name) or not entry.size:
+    for entry in view.files():
+        if not _LIBRARY.search(entry.name) or not entry.size:
             continue
         key = bytes(entry.id)
         provides = used.get(key, known.get(key))
@@ -66,7 +66,7 @@ def find_libraries(view: TreeView) -> list[Library]:
             provides = _read(view.repository, entry)
         used[key] = provides
         if provides:
-            libraries.append(Library(os.fsdecode(path.rpartition(b"/")[2]), provides))
+            libraries.append(Library(os.fsdecode(entry.name), provides))
     if used.keys() - known.keys():
         kept = {**known, **used} if len(known) + len(used) <= _MAX_CACHED else used
         write_durably(cache, msgspec.msgpack.encode(_Cache(1, kept)))

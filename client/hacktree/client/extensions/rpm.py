@@ -94,7 +94,7 @@ def check(view: TreeView, extensions: Sequence[Extension]) -> str:
         # Space is the deploy's to check: this is not where they would be installed.
         options = [*install_options(view, extensions), "--ignoresize", "--test"]
         status, said = ask([*command, *options, *files])
-    return _without_advice(said) if status else ""
+    return without_advice(said) if status else ""
 
 
 def owned_by(view: TreeView, extensions: Sequence[Extension]) -> dict[str, frozenset[bytes]]:
@@ -121,7 +121,7 @@ def unmet_names(said: str) -> list[str]:
     return list(dict.fromkeys(_UNMET.findall(said)))
 
 
-def _without_advice(said: str) -> str:
+def without_advice(said: str) -> str:
     """Without what Debian's rpm says to everybody who installs outside a --root."""
     lines = [line for line in said.splitlines() if not line.startswith("rpm: ")]
     return "\n".join(lines).strip()

@@ -108,7 +108,7 @@ def _install_rpms(root: Root, view: TreeView, extensions: Sequence[Extension]) -
         raise StepFailedError(
             "a script of a package failed",
             hint="Ask whoever made the package, or `hacktree extension remove` it.",
-            log=said,
+            log=rpm.without_advice(said),
         )
     with open_beneath(root.path, database) as directory:
         for name in rpm.LEFTOVERS:
@@ -145,7 +145,7 @@ def _install(root: Root, kind: Kind, view: TreeView, command: list[str]) -> str:
         raise StepFailedError(
             f"they don't install on this build: {since[0] if since else error.message}",
             hint="`hacktree extension check` tries without a deploy; `extension remove` drops one.",
-            log="\n".join([error.log.strip(), *since]),
+            log="\n".join([rpm.without_advice(error.log), *since]),
         ) from error
 
 

@@ -7,7 +7,6 @@ from typing import Final
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry, Tree
-from hacktree.common.objects.walk import walk_tree
 from hacktree.common.repository.repository import Repository
 
 _MAX_LINKS: Final = 40
@@ -47,9 +46,19 @@ class TreeView:
             return None
         return b"".join(self.repository.read_content(entry))
 
-    def walk(self) -> Iterator[tuple[bytes, Entry]]:
-        """Every path of the tree with what is there."""
-        return walk_tree(self.repository.load_tree, self.commit.root.id)
+    def files(self) -> Iterator[FileEntry]:
+        """Every file entry, those of equal directories once: however far the tree unfolds, this
+        takes time linear in its objects.
+        """
+        seen = {self.commit.root.id}
+        waiting = [self.commit.root.id]
+        while waiting:
+            for entry in self._entries(waiting.pop()).values():
+                if isinstance(entry, FileEntry):
+                    yield entry
+                elif isinstance(entry, DirectoryEntry) and entry.id not in seen:
+                    seen.add(entry.id)
+                    waiting.append(entry.id)
 
     def _entries(self, tree: ObjectId) -> dict[bytes, Entry]:
         entries = self._trees.get(tree)
