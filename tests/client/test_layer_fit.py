@@ -231,7 +231,7 @@ def test_a_damaged_elf_file_is_none_and_does_no_harm(tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     for data in (library.read_bytes(), program.read_bytes()):
         at = data.index(b"\0f\0")  # The strings; versions and the dynamic section are near.
-        for _ in range(250):
+        for _ in range(100):
             lies = bytearray(data)
             for _ in range(chance.choice([1, 2, 8])):
                 place = chance.choice([chance.randrange(0x300), at + chance.randrange(0x200)])
@@ -240,4 +240,4 @@ def test_a_damaged_elf_file_is_none_and_does_no_harm(tmp_path: Path) -> None:
             broken.write_bytes(lies[:end])
             with open(broken, "rb") as stream:
                 nothing += read_dynamic(stream.fileno()) is None
-    assert 50 < nothing < 450
+    assert 20 < nothing < 180
