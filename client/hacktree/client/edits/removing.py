@@ -6,7 +6,6 @@
 import os
 import time
 from pathlib import Path
-from typing import Final
 
 from hacktree.client.edits.edits import find_edits, root_edits
 from hacktree.client.edits.kept import keep_copy
@@ -18,13 +17,11 @@ from hacktree.client.removal import (
     delete_below,
     delete_leftover,
     hold_root,
+    refuse_mounts,
 )
 from hacktree.client.roots import ROOT_NAME, forget_root
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.repository.durable import sync_directory
-from hacktree.common.repository.locks import LockKind, hold_lock
-
-_PATIENCE: Final = 30.0
 
 
 def remove_root(sysroot: Sysroot, name: str) -> None:
@@ -45,22 +42,30 @@ def remove_root(sysroot: Sysroot, name: str) -> None:
 
 
 def _discard_etc(sysroot: Sysroot, name: str) -> None:
-    if etc_place(sysroot, name).directory.is_dir():
-        delete_below(etc_directory(sysroot), name)
+    """Delete the overlay of a root, of which a copy was kept; renamed first: a part is no edit."""
+    top = etc_directory(sysroot)
+    if (top / name).is_dir():
+        refuse_mounts(top / name)
+        os.rename(top / name, top / f"{REMOVING_PREFIX}{name}")
+        sync_directory(top)
+        delete_below(top, f"{REMOVING_PREFIX}{name}")
 
 
 def list_leftovers(sysroot: Sysroot) -> list[Path]:
-    """Overlays whose root is gone, and copies and overlays that nobody finished."""
-    etc, kept = etc_directory(sysroot), kept_directory(sysroot)
-    found = [path for path in _listed(kept) if path.name.startswith(TEMPORARY_PREFIX)]
-    for path in _listed(etc):
-        name = path.name.removeprefix(TEMPORARY_PREFIX)
-        places = (name, f"{REMOVING_PREFIX}{name}", f"{TEMPORARY_PREFIX}{name}")
-        if ROOT_NAME.fullmatch(name) and not any(
-            os.path.lexists(sysroot.roots / place) for place in places
-        ):
-            found.append(path)
-    return sorted(found)
+    """Overlays whose root is gone, and copies and overlays that are unfinished."""
+    kept = [p for p in _listed(kept_directory(sysroot)) if p.name.startswith(TEMPORARY_PREFIX)]
+    etc = [p for p in _listed(etc_directory(sysroot)) if _is_leftover(sysroot, p.name)]
+    return sorted(kept + etc)
+
+
+def _is_leftover(sysroot: Sysroot, name: str) -> bool:
+    if name.startswith(REMOVING_PREFIX):
+        return True
+    # One that is being made has its root, which whoever makes it has locked.
+    root = name.removeprefix(TEMPORARY_PREFIX)
+    places = (root, f"{REMOVING_PREFIX}{root}", f"{TEMPORARY_PREFIX}{root}")
+    found = any(os.path.lexists(sysroot.roots / place) for place in places)
+    return ROOT_NAME.fullmatch(root) is not None and not found
 
 
 def discard_leftovers(sysroot: Sysroot) -> list[str]:
@@ -72,21 +77,15 @@ def discard_leftovers(sysroot: Sysroot) -> list[str]:
     stay = []
     for path in list_leftovers(sysroot):
         try:
-            if path.parent == etc_directory(sysroot):
-                _discard_orphan(sysroot, path)
-            else:
+            if path.name.startswith((REMOVING_PREFIX, TEMPORARY_PREFIX)):
                 delete_below(path.parent, path.name)
+            else:
+                upper = etc_place(sysroot, path.name).upper
+                keep_copy(sysroot, path.name, find_edits(upper, None), time.time())
+                _discard_etc(sysroot, path.name)
         except MountedError as error:
             stay.append(f"{path} is left over from an interrupted command: {error.message}")
     return stay
-
-
-def _discard_orphan(sysroot: Sysroot, path: Path) -> None:
-    with hold_lock(path.parent, LockKind.EXCLUSIVE, timeout=_PATIENCE):
-        upper = path / "upper"
-        if not path.name.startswith(TEMPORARY_PREFIX) and upper.is_dir():
-            keep_copy(sysroot, path.name, find_edits(upper, None), time.time())
-        delete_below(path.parent, path.name)
 
 
 def _listed(directory: Path) -> list[Path]:

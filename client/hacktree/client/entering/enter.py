@@ -13,7 +13,7 @@ from hacktree.client.edits.var import prepare_var
 from hacktree.client.entering.binds import session_binds
 from hacktree.client.entering.environment import session_environment
 from hacktree.client.entering.filesystem import Bind, View, Writes, build_filesystem, etc_tag
-from hacktree.client.entering.holders import find_holder
+from hacktree.client.entering.holders import open_holder
 from hacktree.client.entering.person import Person
 from hacktree.client.entering.session import Session, begin_session
 from hacktree.client.entering.syscalls import join_namespace, unshare
@@ -117,44 +117,15 @@ def _mounting(etc: EtcPlace | None) -> Iterator[None]:
 
 
 def _begin(view: View) -> Session:
-    holder = _find_holder(view.etc) if view.etc is not None else None
-    if holder is not None:
-        view = replace(view, holder=holder.mounts, holder_etc=holder.etc)
+    holder = open_holder(etc_tag(view.etc)) if view.etc is not None else None
     try:
         if view.rootless:
             _join_user_namespace(holder.users if holder is not None else None)
-        return begin_session(lambda: build_filesystem(view))
+        mounts = replace(view, holder=holder)
+        return begin_session(lambda: build_filesystem(mounts))
     finally:
         if holder is not None:
-            # They would keep its mounts alive as long as this session.
-            os.close(holder.mounts)
-            os.close(holder.users)
-
-
-@dataclass(frozen=True, slots=True)
-class _Holder:
-    """Descriptors of the namespaces of a session in which /etc is mounted, at `etc`."""
-
-    mounts: int
-    users: int
-    etc: str
-
-
-def _find_holder(etc: EtcPlace) -> _Holder | None:
-    while True:
-        found = find_holder(etc_tag(etc))
-        if found is None:
-            return None
-        process, place = found
-        try:
-            mounts, users = (
-                os.open(f"/proc/{process}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-                for kind in ("mnt", "user")
-            )
-        except (FileNotFoundError, ProcessLookupError):
-            # It has ended meanwhile; perhaps another has it, too.
-            continue
-        return _Holder(mounts, users, place)
+            holder.close()
 
 
 def _join_user_namespace(users: int | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.edits.places import EtcPlace
+from hacktree.client.entering.holders import Holder
 from hacktree.client.entering.syscalls import (
     attach_tree,
     clone_tree,
@@ -72,10 +73,9 @@ class Bind:
 class View:
     """What is to be mounted over `root`.
 
-    `etc` and `var` are None where the root keeps its own. `holder`: the mount namespace of a
-    session that has the same /etc mounted, at `holder_etc`: no two overlays may share an upper
-    layer. `above`: layers of an overlay over the root, topmost first; only with writes that are
-    thrown away.
+    `etc` and `var` are None where the root keeps its own. `holder`: another session that has the
+    same /etc mounted: no two overlays may share an upper layer. `above`: layers of an overlay over
+    the root, topmost first; only with writes that are thrown away.
     """
 
     root: Path
@@ -84,8 +84,7 @@ class View:
     etc: EtcPlace | None = None
     var: Path | None = None
     rootless: bool = False
-    holder: int | None = None
-    holder_etc: str = ""
+    holder: Holder | None = None
     above: Sequence[Path] = ()
 
 
@@ -97,7 +96,7 @@ def etc_tag(etc: EtcPlace) -> str:
 
 def build_filesystem(view: View) -> None:
     """Mount it all and make it `/`; the caller has a mount namespace of its own."""
-    borrowed = _borrow_etc(view.holder, view.holder_etc) if view.holder is not None else None
+    borrowed = _borrow_etc(view.holder) if view.holder is not None else None
     make_private()
     # Copied before anything is mounted: a source may lie above the root.
     sources = [
@@ -295,22 +294,24 @@ class _EtcLayers:
             )
 
 
-def _borrow_etc(namespace: int, place: str) -> int:
-    """The /etc that another mount namespace has at `place`, as a tree to attach."""
+def _borrow_etc(holder: Holder) -> int:
+    """The /etc that another session has mounted, as a tree to attach."""
     own = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     here, there = (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in "/.")
     try:
-        join_namespace(namespace, CLONE_NEWNS)
+        join_namespace(holder.mounts, CLONE_NEWNS)
         try:
-            return clone_tree(place, recursive=False)
+            os.fchdir(holder.root)
+            return clone_tree(holder.etc.lstrip("/"), recursive=False)
         finally:
             join_namespace(own, CLONE_NEWNS)
             os.fchdir(here)
             os.chroot(".")
             os.fchdir(there)
     finally:
-        for descriptor in (own, here, there, namespace):
+        for descriptor in (own, here, there):
             os.close(descriptor)
+        holder.close()
 
 
 def _clone_resolver() -> int | None:

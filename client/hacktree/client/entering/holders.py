@@ -2,10 +2,48 @@
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Descriptors of a session's mount and user namespaces and of its root; `etc`: where in that
+    its /etc is mounted. While they are open its mounts stay.
+    """
+
+    mounts: int
+    users: int
+    root: int
+    etc: str
+
+    def close(self) -> None:
+        """Let go of it."""
+        for descriptor in (self.mounts, self.users, self.root):
+            os.close(descriptor)
+
+
+def open_holder(tag: str) -> Holder | None:
+    """A session that sees a mount named `tag`; None if there is none."""
+    while True:
+        found = find_holder(tag)
+        if found is None:
+            return None
+        process, place = found
+        descriptors: list[int] = []
+        try:
+            for name in ("ns/mnt", "ns/user", "root"):
+                descriptors.append(os.open(f"/proc/{process}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended meanwhile; perhaps another has it, too.
+            for descriptor in descriptors:
+                os.close(descriptor)
+            continue
+        mounts, users, root = descriptors
+        return Holder(mounts, users, root, place)
 
 
 def find_holder(tag: str) -> tuple[int, str] | None:

@@ -67,15 +67,18 @@ class Session:
         `CommandRefusedError`.
         """
         try:
-            namespace = os.open(f"/proc/{self._first}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            inside = (
+                os.open(f"/proc/{self._first}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC),
+                os.open(f"/proc/{self._first}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC),
+            )
             terminal = Terminal()
             blocked = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
             reading, writing = os.pipe()
             command = os.fork()
             if command == 0:
-                _become_command(namespace, terminal, blocked, writing, start)
-            os.close(namespace)
-            os.close(writing)
+                _become_command(inside, terminal, blocked, writing, start)
+            for descriptor in (*inside, writing):
+                os.close(descriptor)
             return _supervise(command, terminal, blocked, reading)
         finally:
             os.kill(self._first, signal.SIGKILL)
@@ -165,14 +168,18 @@ def _describe(error: OSError | HacktreeError) -> dict[str, str]:
 
 
 def _become_command(
-    namespace: int,
+    inside: tuple[int, int],
     terminal: Terminal,
     blocked: _Mask,
     writing: int,
     start: Callable[[], NoReturn],
 ) -> NoReturn:
     try:
+        namespace, root = inside
         join_namespace(namespace, CLONE_NEWNS)
+        # The root of a namespace is not that of a process in it whose caller was chrooted.
+        os.fchdir(root)
+        os.chroot(".")
         os.setpgid(0, 0)
         terminal.give_to(os.getpid())
         for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
