@@ -16,7 +16,8 @@ from hacktree.client.keeping import PreviousPolicy, undeploy_root
 from hacktree.client.recovery import recover
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
-from support.enterable import commit_shell, deploy_shell, enter, require_root
+from support.documents import commands_in
+from support.enterable import commit_shell, deploy_shell, enter, hacktree, require_root
 from support.sysroots import assert_nothing_left_over, deploy, make_sysroot
 
 _ODD = "a 'b\"$(touch owned)\nc"
@@ -118,6 +119,25 @@ def test_a_deploy_names_what_it_leaves_behind_and_keeps_a_copy(sysroot: Sysroot)
     assert kept_copies(sysroot) == [copy]
     assert not etc_place(sysroot, root).directory.exists()
     assert_nothing_left_over(sysroot.path)
+
+
+def test_the_documented_commands(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """What docs/operations.md shows works as it is typed."""
+    deploy_shell(sysroot, 1)
+    deploy_shell(sysroot, 2)
+    shown = [hacktree(sysroot, *line.split()[1:]) for line in commands_in("Inside a root")]
+    assert [done.returncode for done in shown] == [0, 0, 0]
+    assert shown[1].stdout == "VERSION=1\n"
+    assert enter(sysroot, "sh", "-c", "echo size = 4 >> /etc/app.conf").returncode == 0
+    printed = []
+    for line in commands_in("Changed by hand"):
+        assert main(line.split()[1:]) == 0
+        printed.append(capsys.readouterr().out)
+    assert "+size = 4\n" in printed[0]
+    assert "nothing was changed" in printed[1]
+    assert printed[2].startswith("#!/bin/sh\n")
+    script = sysroot.path / "etc/hacktree/config.d/50-mine"
+    assert script.read_text() == printed[2], "and that is what was added"
 
 
 def test_an_overlay_whose_root_is_gone_is_copied_before_it_goes(sysroot: Sysroot) -> None:
