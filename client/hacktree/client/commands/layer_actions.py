@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,8 +9,16 @@ from typing import Final
 
 import msgspec
 
+from hacktree.client.commands.layer_checks import (
+    check_build,
+    check_document,
+    check_lines,
+    check_live,
+    live_build,
+    runner,
+)
 from hacktree.client.layers.branch import commit_layer, layer_head, layer_versions
-from hacktree.client.layers.capture import Invocation, invoking_user
+from hacktree.client.layers.capture import invoking_user
 from hacktree.client.layers.definition import (
     LayerDefinition,
     MisfitPolicy,
@@ -28,18 +35,12 @@ from hacktree.client.layers.definition import (
     reorder,
     write_layer,
 )
-from hacktree.client.layers.laying import Layer
-from hacktree.client.layers.steps import LayerCheck, check_layers, enabled_layers
-from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, format_time, say, warn
 from hacktree.common.errors import UserError
-from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.committing import CommitResult
 from hacktree.common.repository.refs import delete_ref
 from hacktree.common.repository.revision import resolve
-
-_STANDARD_ERROR: Final = 2
 
 
 def _add(args: argparse.Namespace) -> int:
@@ -53,7 +54,7 @@ def _add(args: argparse.Namespace) -> int:
                 "takes it away.",
             )
         layer = _new_definition(args, next_order(read_layers(sysroot)))
-        result = commit_layer(sysroot.repository, args.name, layer, int(time.time()), _runner(args))
+        result = commit_layer(sysroot.repository, args.name, layer, int(time.time()), runner(args))
         write_layer(sysroot, args.name, layer)
     _report(args, sysroot, result)
     return 0
@@ -98,44 +99,11 @@ def _patterns(words: Sequence[str]) -> tuple[str, ...]:
     return patterns
 
 
-def _runner(args: argparse.Namespace) -> Callable[[Invocation], int]:
-    """Runs a layer's command on this terminal; where JSON is asked for, its output isn't ours."""
-
-    def run(invocation: Invocation) -> int:
-        environment = {**os.environ, **invocation.environment}
-        output = _STANDARD_ERROR if args.json or args.quiet else None
-        account = invocation.user
-        if account is None:
-            done = subprocess.run(
-                invocation.command,
-                cwd=invocation.directory,
-                env=environment,
-                stdout=output,
-                check=False,
-            )
-            return done.returncode
-        environment |= {"HOME": account.pw_dir, "USER": account.pw_name}
-        environment["LOGNAME"] = account.pw_name
-        done = subprocess.run(
-            invocation.command,
-            cwd=invocation.directory,
-            env=environment,
-            stdout=output,
-            user=account.pw_uid,
-            group=account.pw_gid,
-            extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
-            check=False,
-        )
-        return done.returncode
-
-    return run
-
-
 def _update(args: argparse.Namespace) -> int:
     sysroot = open_sysroot(Path(args.sysroot))
     with hold_layers(sysroot):
         layer = read_layer(sysroot, args.name)
-        result = commit_layer(sysroot.repository, args.name, layer, int(time.time()), _runner(args))
+        result = commit_layer(sysroot.repository, args.name, layer, int(time.time()), runner(args))
     _report(args, sysroot, result)
     return 0
 
@@ -145,7 +113,7 @@ def _report(args: argparse.Namespace, sysroot: Sysroot, result: CommitResult) ->
     for line in result.report.warnings():
         warn(line)
     commit = result.commit
-    found = _check_live(sysroot)
+    found = check_live(sysroot)
     if args.json:
         emit_json(
             {
@@ -155,7 +123,7 @@ def _report(args: argparse.Namespace, sysroot: Sysroot, result: CommitResult) ->
                 "changed": result.changed,
                 "files": commit.totals.files,
                 "bytes": commit.totals.bytes,
-                **_check_document(found),
+                **check_document(found),
             }
         )
         return
@@ -167,7 +135,7 @@ def _report(args: argparse.Namespace, sysroot: Sysroot, result: CommitResult) ->
         )
     else:
         say(args, f"layer {args.name} is as it was: version {commit.sequence}")
-    for line in _check_lines(found):
+    for line in check_lines(found):
         warn(line)
 
 
@@ -197,13 +165,13 @@ def _change(args: argparse.Namespace, sysroot: Sysroot, changes: dict[str, objec
     with hold_layers(sysroot):
         layer = msgspec.structs.replace(read_layer(sysroot, args.name), **changes)
         write_layer(sysroot, args.name, layer)
-    found = _check_live(sysroot)
+    found = check_live(sysroot)
     if args.json:
-        emit_json({**_document(sysroot, args.name, layer), **_check_document(found)})
+        emit_json({**_document(sysroot, args.name, layer), **check_document(found)})
         return 0
     state = "" if layer.enabled else "; it is laid over no new root"
     say(args, f"layer {args.name} is changed{state}")
-    for line in _check_lines(found):
+    for line in check_lines(found):
         warn(line)
     return 0
 
@@ -292,61 +260,19 @@ def _check(args: argparse.Namespace) -> int:
     if args.revision is not None:
         build = resolve(sysroot.repository, args.revision)
     else:
-        live = _live_build(sysroot)
+        live = live_build(sysroot)
         if live is None:
             raise UserError("no root is live", hint="Name a build: hacktree layer check REV.")
         build = live
-    found = _check_build(sysroot, build)
+    found = check_build(sysroot, build)
     if args.json:
-        emit_json({"build": build.hex(), **_check_document(found)})
+        emit_json({"build": build.hex(), **check_document(found)})
     else:
-        for line in _check_lines(found):
+        for line in check_lines(found):
             print(line)
-        if not _check_lines(found):
+        if not check_lines(found):
             say(args, f"the layers fit build {build.hex()[:9]}")
     return 1 if found[1].conflicts or found[1].misfits else 0
-
-
-def _live_build(sysroot: Sysroot) -> ObjectId | None:
-    roots = read_roots(sysroot)
-    record = roots.records.get(roots.current or "")
-    return record.commit_id if record is not None else None
-
-
-_Checked = tuple[str, LayerCheck]
-"""What to call the build, and what was found."""
-
-
-def _check_live(sysroot: Sysroot) -> _Checked:
-    live = _live_build(sysroot)
-    return ("", LayerCheck([], [])) if live is None else _check_build(sysroot, live)
-
-
-def _check_build(sysroot: Sysroot, build: ObjectId) -> _Checked:
-    repository = sysroot.repository
-    tree = repository.load_commit(build).root.id
-    layers: list[Layer] = [layer for _, layer in enabled_layers(sysroot)]
-    called = f"build {build.hex()[:9]}"
-    return called, check_layers(repository, tree, layers, called)
-
-
-def _check_lines(found: _Checked) -> list[str]:
-    called, check = found
-    return [
-        *(f"layer {conflict.layer} conflicts: {conflict}" for conflict in check.conflicts),
-        *(misfit.describe(called) for misfit in check.misfits),
-    ]
-
-
-def _check_document(found: _Checked) -> dict[str, object]:
-    called, check = found
-    return {
-        "conflicts": [
-            {"layer": one.layer, "path": os.fsdecode(one.path), "reason": one.why}
-            for one in check.conflicts
-        ],
-        "misfits": [misfit.describe(called) for misfit in check.misfits],
-    }
 
 
 def _remove(args: argparse.Namespace) -> int:
