@@ -133,6 +133,18 @@ def test_nothing_outlives_a_sigkill(sysroot: Sysroot) -> None:
     assert not is_held(tag)
 
 
+def test_missing_privileges_are_named(sysroot: Sysroot) -> None:
+    """Root without the right to mount, as in a container, learns which one is missing."""
+    command = hacktree_command(sysroot, "enter", "--", "echo", "entered")
+    done = subprocess.run(
+        ["setpriv", "--bounding-set", "-sys_admin", *command],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (8, "")
+    assert "the kernel refuses namespaces" in done.stderr
+    assert "SYS_ADMIN" in done.stderr
+
+
 def test_links_of_the_tree_lead_nowhere_else(tmp_path: Path) -> None:
     """Absolute links, `..` and rings are taken as the root's own would be."""
     (tmp_path / "var/home").mkdir(parents=True)
