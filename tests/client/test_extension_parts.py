@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hacktree.client.extensions.conflicts import find_conflicts
 from hacktree.client.extensions.elfprovides import read_provides
-from hacktree.client.extensions.package import BadPackageError
+from hacktree.client.extensions.package import BadPackageError, Kind, PackageFile, PackedFile
 from hacktree.client.extensions.provides import (
     CACHE,
     Library,
@@ -23,14 +24,22 @@ from hacktree.client.extensions.provides import (
 )
 from hacktree.client.extensions.rpmbase import make_base
 from hacktree.client.extensions.rpmfile import read_rpm
-from hacktree.client.extensions.store import EXTENSIONS, ExtensionError, list_extensions
+from hacktree.client.extensions.store import (
+    EXTENSIONS,
+    Extension,
+    ExtensionError,
+    Options,
+    list_extensions,
+)
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
+from hacktree.common.objects.ids import hash_bytes
+from hacktree.common.objects.packages import Package
 from hacktree.common.repository.repository import ObjectMissingError
 from support.kill import every_kill
 from support.sysroots import make_sysroot
-from support.trees import File, Spec, Symlink, make_commit
+from support.trees import Directory, File, Spec, Symlink, make_commit
 from support.vendor import build_deb, find_library, program
 
 RENAMES = "?rename,?renameat,?renameat2"
@@ -135,6 +144,73 @@ def test_debian_names_its_libraries_by_their_sonames(sysroot: Sysroot) -> None:
     assert provides["libssl3"] == provides["libssl3t64"] == "3"
     assert provides["libpng16-16"] == "16.39.0"
     assert provides["libgl1"] == "1.7.0"
+
+
+def extension(name: str, *files: PackedFile, kind: Kind = "rpm", replace: str = "") -> Extension:
+    package = PackageFile(Path(f"{name}.{kind}"), kind, Package(name, "1", "noarch"), files, ())
+    return Extension(package, Options((replace,) if replace else ()))
+
+
+def test_every_kind_of_conflict_is_found_and_nothing_else(sysroot: Sysroot) -> None:
+    """Against the build: content, mode, link, kind, a directory's mode; the same is none."""
+    view = view_of(
+        sysroot,
+        {
+            "bin": Symlink(b"usr/bin"),
+            "usr/bin/file": File(b"data", 0o755),
+            "usr/bin/link": Symlink(b"file"),
+            "usr/dir": Directory(0o755),
+            "usr/dir/x": b"",
+        },
+    )
+    data, regular, link, folder = hash_bytes(b"data"), 0o100755, 0o120777, 0o40755
+
+    def reasons(file: PackedFile, kind: Kind = "rpm", replace: str = "") -> list[str]:
+        one = extension("one", file, kind=kind, replace=replace)
+        return [conflict.reason for conflict in find_conflicts(view, [one], {})]
+
+    for fine in (
+        PackedFile(b"usr/bin/file", regular, data),
+        PackedFile(b"bin/file", regular, data),
+        PackedFile(b"bin/link", link, target=b"file"),
+        PackedFile(b"bin", folder),
+        PackedFile(b"usr/dir", folder),
+        PackedFile(b"usr/bin/new", regular, data),
+    ):
+        assert reasons(fine) == [], fine.path
+    for bad, reason in (
+        (PackedFile(b"bin/file", regular, hash_bytes(b"other")), "would overwrite the build's"),
+        (PackedFile(b"bin/file", regular), "would overwrite the build's"),
+        (PackedFile(b"bin/file", 0o104755, data), "would overwrite the build's"),
+        (PackedFile(b"bin/file", regular, data, owner="daemon"), "would overwrite the build's"),
+        (PackedFile(b"bin/link", link, target=b"other"), "would overwrite the build's"),
+        (PackedFile(b"bin/file", folder), "is no directory in the build"),
+        (PackedFile(b"usr/dir", regular, data), "is a directory in the build"),
+        (PackedFile(b"usr/dir", 0o40700), "would get mode 700 instead of 755"),
+        (PackedFile(b"usr/dir", folder, owner="daemon"), "would belong to daemon"),
+    ):
+        assert reasons(bad) == [reason], bad
+        assert reasons(bad, replace="usr") == []
+    assert reasons(PackedFile(b"usr/dir", 0o40700), kind="deb") == [], "dpkg leaves it as it is"
+
+
+def test_two_packages_may_only_share_what_is_the_same(sysroot: Sysroot) -> None:
+    """Of either kind, by any spelling; what the build's own version owns is free to replace."""
+    view = view_of(sysroot, {"bin": Symlink(b"usr/bin"), "usr/bin/mine": b"old"})
+    data, regular = hash_bytes(b"data"), 0o100755
+    first = extension("one", PackedFile(b"bin/a", regular, data), PackedFile(b"opt", 0o40755))
+    same = extension("two", PackedFile(b"usr/bin/a", regular, data), PackedFile(b"opt", 0o40700))
+    other = extension("three", PackedFile(b"usr/bin/a", 0o100644, data), kind="deb")
+    unknown = extension("four", PackedFile(b"usr/bin/a", regular), kind="deb")
+    assert find_conflicts(view, [first, same], {}) == []
+    for clashing in (other, unknown):
+        (conflict,) = find_conflicts(view, [first, clashing], {})
+        assert str(conflict) == (
+            f"/usr/bin/a of {clashing.name} 1 (noarch) is in one 1 (noarch), too"
+        )
+    upgrade = extension("mine", PackedFile(b"usr/bin/mine", regular, data))
+    assert len(find_conflicts(view, [upgrade], {})) == 1
+    assert find_conflicts(view, [upgrade], {"mine": frozenset({b"usr/bin/mine"})}) == []
 
 
 def test_rpm_accepts_the_base_and_finds_what_it_provides(tmp_path: Path) -> None:
