@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.replay.integrity import RepositoryDamagedError
+from hacktree.client.replay.integrity import (
+    RepositoryDamagedError,
+    change_time,
+    prove_untouched,
+)
 from hacktree.client.replay.step import Root
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
@@ -181,3 +185,19 @@ def test_a_damaged_repository_refuses_the_swap(
     assert set(read_roots(sysroot).records) == {before.root}
     assert os.readlink(sysroot.link).endswith(before.root)
     assert_nothing_left_over(sysroot.path)
+
+
+def test_only_what_changed_since_the_checkout_is_read_whole(
+    sysroot: Sysroot, commit: ObjectId
+) -> None:
+    root = sysroot.roots / deploy(sysroot, commit).root
+    repository = sysroot.repository
+    linked = change_time(repository)
+    while (since := change_time(repository)) == linked:
+        continue
+    build = repository.load_commit(commit)
+    checked = prove_untouched(repository, build, since)
+    assert checked.objects > 5
+    assert checked.read == 0
+    os.link(root / "data/append", root / "data/once-more")
+    assert prove_untouched(repository, build, since).read == 1

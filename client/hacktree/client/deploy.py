@@ -19,7 +19,7 @@ from hacktree.client.edits.removing import remove_root
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
 from hacktree.client.replay.cache import drop_unfinished, prune_cache, publish_staged
-from hacktree.client.replay.integrity import prove_untouched
+from hacktree.client.replay.integrity import change_time, prove_untouched
 from hacktree.client.replay.replay import Replay, Replayed, ReplayPlan, StepsOf, plan_replay
 from hacktree.client.replay.sources import steps_of
 from hacktree.client.replay.step import AskAfterFailure, Build
@@ -283,14 +283,15 @@ def _replay(
     report: Report,
 ) -> Replayed:
     """Replay the steps on a checkout, then prove that no object of it was touched."""
-    checked_out = root.stat().st_ctime_ns
+    repository = plan.replay.build.sysroot.repository
+    checked_out = change_time(repository)
     fresh = options.reuse is ReusePolicy.REPLAY
     replay = Replay(options.steps_of, root, report, options.ask, fresh)
     with result.step("replay"):
         replayed = replay.run(plan.replay)
         learn(plan.replay.build, root)
     with result.step("prove the repository untouched"):
-        prove_untouched(plan.replay.build.sysroot.repository, plan.commit, checked_out)
+        prove_untouched(repository, plan.commit, checked_out)
     return replayed
 
 

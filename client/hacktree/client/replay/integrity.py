@@ -7,6 +7,7 @@ something did, it is read whole, which tells the rest: other attributes, or an m
 
 import os
 import stat
+import tempfile
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,8 +44,14 @@ class Checked:
     read: int
 
 
+def change_time(repository: Repository) -> int:
+    """What a file that changes now gets as its ctime, in nanoseconds: the kernel's clock ticks."""
+    with tempfile.TemporaryFile(dir=repository.staging) as probe:
+        return os.fstat(probe.fileno()).st_ctime_ns
+
+
 def prove_untouched(repository: Repository, commit: Commit, since_ns: int) -> Checked:
-    """Check every object of a commit that is checked out; `since_ns`: when that was done (ctime).
+    """Check every object of a commit that is checked out; `since_ns`: `change_time` afterwards.
 
     Raises `RepositoryDamagedError`. The caller holds the repository's lock, or a pin.
     """
@@ -64,7 +71,8 @@ def prove_untouched(repository: Repository, commit: Commit, since_ns: int) -> Ch
             why = _judge(status, entry, repository.mode)
             if why:
                 raise RepositoryDamagedError(name, why)
-            if status.st_ctime_ns > since_ns:
+            # Within one tick it can't be told what came first.
+            if status.st_ctime_ns >= since_ns:
                 suspects.append(name)
     finally:
         os.close(objects)
