@@ -19,7 +19,7 @@ from hacktree.client.edits.removing import remove_root
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
 from hacktree.client.replay.cache import drop_unfinished, prune_cache, publish_staged
-from hacktree.client.replay.integrity import change_time, prove_untouched
+from hacktree.client.replay.integrity import Proved, change_time, prove_untouched
 from hacktree.client.replay.replay import Replay, Replayed, ReplayPlan, StepsOf, plan_replay
 from hacktree.client.replay.sources import steps_of
 from hacktree.client.replay.step import AskAfterFailure, Build
@@ -122,6 +122,7 @@ class DeployResult:
     linked: int = 0
     copied: int = 0
     replayed: Replayed | None = None
+    proved: Proved | None = None
     removed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -291,7 +292,7 @@ def _replay(
         replayed = replay.run(plan.replay)
         learn(plan.replay.build, root)
     with result.step("prove the repository untouched"):
-        prove_untouched(repository, plan.commit, checked_out)
+        result.proved = prove_untouched(repository, plan.commit, checked_out)
     return replayed
 
 

@@ -133,6 +133,8 @@ def result_document(result: DeployResult) -> dict[str, object]:
             for planned in replayed.plan.steps
         ]
         document["skipped"] = replayed.skipped
+    if result.proved is not None:
+        document["proved"] = {"objects": result.proved.objects, "read": result.proved.read}
     return document
 
 

@@ -37,7 +37,7 @@ class RepositoryDamagedError(CorruptError):
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class Proved:
     """How many objects were looked at, and how many of them read whole."""
 
     objects: int
@@ -50,7 +50,7 @@ def change_time(repository: Repository) -> int:
         return os.fstat(probe.fileno()).st_ctime_ns
 
 
-def prove_untouched(repository: Repository, commit: Commit, since_ns: int) -> Checked:
+def prove_untouched(repository: Repository, commit: Commit, since_ns: int) -> Proved:
     """Check every object of a commit that is checked out; `since_ns`: `change_time` afterwards.
 
     Raises `RepositoryDamagedError`. The caller holds the repository's lock, or a pin.
@@ -78,7 +78,7 @@ def prove_untouched(repository: Repository, commit: Commit, since_ns: int) -> Ch
         os.close(objects)
     for name in suspects:
         _read_whole(repository, name)
-    return Checked(len(seen), len(suspects))
+    return Proved(len(seen), len(suspects))
 
 
 def _unique_files(repository: Repository, commit: Commit) -> list[FileEntry]:
