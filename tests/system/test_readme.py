@@ -18,6 +18,8 @@ PLACES = {
     "/var/tmp/build-root": "build",
     "/tmp/tree": "checkout",
     "/tmp/upgrade.bundle": "upgrade.bundle",
+    "/tmp/locale.sh": "locale.sh",
+    "/tmp/mesa-install": "mesa-install",
 }
 
 
@@ -63,6 +65,10 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
     binaries = tmp_path / "build/usr/bin"
     binaries.mkdir(parents=True)
     (binaries / "first").write_text("1")
+    (tmp_path / "locale.sh").write_text("#!/bin/sh\nlocale-gen\n")
+    (tmp_path / "locale.sh").chmod(0o755)
+    (tmp_path / "mesa-install/usr/lib").mkdir(parents=True)
+    (tmp_path / "mesa-install/usr/lib/libGL.so.1").write_text("not yet ELF")
     (init,) = transcript.matching("hacktree --repo /srv/tree init")
     (commit,) = transcript.matching("hacktree --repo /srv/tree commit")
     (serve,) = transcript.matching("hacktree --repo /srv/tree serve")
