@@ -34,7 +34,9 @@ def commit_modules(sysroot: Sysroot, tree: Path) -> ObjectId:
     for name in "abc":
         source = tree / PLACE / f"{name}.py"
         source.write_text("value = 1\n")
-        py_compile.compile(str(source), doraise=True)
+        # As a build's are; with SOURCE_DATE_EPOCH in the environment others would be the default.
+        by_time = py_compile.PycInvalidationMode.TIMESTAMP
+        py_compile.compile(str(source), doraise=True, invalidation_mode=by_time)
     repository = str(sysroot.repository.path)
     assert main(["--repo", repository, "commit", "fastqa", str(tree), "--quiet"]) == 0
     return resolve(sysroot.repository, "fastqa")
