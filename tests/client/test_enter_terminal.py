@@ -16,6 +16,8 @@ from support.sysroots import make_sysroot
 OUTSIDE = "outside> "
 INSIDE = "inside> "
 _SECONDS = 30
+_INHERITED = ("SUDO_", "COVERAGE_", "LINES", "COLUMNS")
+"""Not for the shell: busybox believes LINES and COLUMNS, not the terminal."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,7 @@ def sysroot(tmp_path_factory: pytest.TempPathFactory) -> Sysroot:
 def shell(sysroot: Sysroot) -> Iterator["pexpect.spawn[str]"]:
     """bash with job control, where `enter` enters the root."""
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("SUDO_", "COVERAGE_"))},
+        **{k: v for k, v in os.environ.items() if not k.startswith(_INHERITED)},
         "PS1": OUTSIDE,
         "TERM": "dumb",
     }
