@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from hacktree.client.pull import PullResult
+from hacktree.client.pull import PullPlan, PullReport, PullResult
 from hacktree.client.source import Traffic
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.pack import PackHead
 from hacktree.common.delta.streams import pack_blob
 from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.tree import FileEntry
+from hacktree.common.objects.walk import find_entry
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
 from support.faulty_server import Exchange, faulty_server, replaced, status
@@ -77,6 +79,29 @@ async def test_an_upgrade_takes_at_most_eight_requests(
     assert {entry.status for entry in asked} == {200, 206}
     assert traffic.bytes < edges[0].length + 3000
     assert left_in_staging(client) == []
+
+
+async def test_what_packs_brought_is_not_decoded_again_when_something_vanished(
+    farm: Repository, client: Repository
+) -> None:
+    """A prune takes a file that both builds have; the second round fetches that one alone."""
+    second, _ = await two_builds(farm, client)
+    kept = find_entry(farm.load_tree, farm.load_commit(second).root.id, b"etc/same")
+    assert isinstance(kept, FileEntry)
+    path = client.content_path(kept)
+    plans: list[PullPlan] = []
+
+    class Prune(PullReport):
+        def planned(self, plan: PullPlan) -> None:
+            plans.append(plan)
+            if len(plans) == 1:
+                path.unlink()
+
+    result, _ = await pull_from(client, url_of(farm), report=Prune())
+    assert len(plans) == 2
+    assert result.packs.objects == len(BULK) + 1
+    assert result.totals.fetched_objects == 1
+    assert assert_whole(client, second) == assert_whole(farm, second)
 
 
 async def test_nothing_new_takes_one_request(farm: Repository, client: Repository) -> None:

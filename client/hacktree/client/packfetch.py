@@ -83,8 +83,8 @@ def plan_packs(
     """What to take from the chosen packs; None if there are none. Raises `FormatError`."""
     if not choice.packs:
         return None
-    leftovers = staging.leftover_contents()
-    wanted = {name: size for name, size in choice.targets.items() if name.hex() not in leftovers}
+    staged = staging.staged_contents()
+    wanted = {name: size for name, size in choice.targets.items() if name.hex() not in staged}
     compressed = _compressed(choice.packs)
 
     def whole(name: ObjectId) -> Work:

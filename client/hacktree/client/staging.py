@@ -53,9 +53,9 @@ class Staging:
         self.verified: set[str] = set()
         self._leftovers = set(os.listdir(directory))
 
-    def leftover_contents(self) -> set[str]:
-        """The ids, in hex, of contents that earlier pulls left here, whole or in part."""
-        return {name[:64] for name in self._leftovers}
+    def staged_contents(self) -> set[str]:
+        """The ids, in hex, of contents that are here, or were left here whole or in part."""
+        return {name[:64] for name in {*self._leftovers, *map(_flat, self.verified)}}
 
     def delete(self) -> None:
         """Everything needed is published: delete the directory and what else is in it."""
