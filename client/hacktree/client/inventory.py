@@ -43,17 +43,13 @@ def read_inventory(repository: Repository) -> Inventory:
     stamp = stamp_objects(repository)
     settled = max((mtime for *_, mtime in stamp), default=0) < time.time_ns() - _TICK_NS
     names: set[str] = set()
-    for directory in _directories(repository):
+    for directory, _, _ in stamp:
         try:
             listed = os.listdir(f"{repository.path}/objects/{directory}")
         except FileNotFoundError:
             continue
         names.update([f"{directory}/{name}" for name in listed])
     return Inventory(names, stamp if settled else None)
-
-
-def _directories(repository: Repository) -> list[str]:
-    return [name for name in os.listdir(repository.objects) if len(name) == 2]
 
 
 class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -64,7 +60,9 @@ class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 def stamp_objects(repository: Repository) -> Stamp:
     """The stamp of objects/ now."""
     stamp = []
-    for directory in sorted(_directories(repository)):
+    for directory in sorted(os.listdir(repository.objects)):
+        if len(directory) != 2:
+            continue
         status = os.stat(f"{repository.path}/objects/{directory}")
         stamp.append((directory, status.st_ino, status.st_mtime_ns))
     return stamp
