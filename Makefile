@@ -35,8 +35,8 @@ check: setup ## Format, lint, strict types, import rules; changes nothing
 test: setup system check ## Every check and every test, with branch coverage
 	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
 
-demo: setup ## Two real builds: commit, serve, pull, swap, roll back
-	@tools/system-packages.sh tests || echo "hacktree: going on without them"
+demo: setup ## The whole job: push, test, promote, pull by deltas, swap, roll back
+	@tools/system-packages.sh demo || echo "hacktree: going on without them"
 	demo/run.sh $(DEMO_TREE)
 
 bench: setup ## Side by side with ostree on real trees, as root (long)

@@ -2,7 +2,8 @@
 # What the project needs from the operating system and pip can't bring.
 #
 #   tools/system-packages.sh venv     to make a virtual environment
-#   tools/system-packages.sh tests    to run the tests and the demo
+#   tools/system-packages.sh demo     to run the demo
+#   tools/system-packages.sh tests    to run the tests
 #   tools/system-packages.sh bench    to compare with ostree
 #
 # As root on Debian or Ubuntu, missing packages are installed, and no service is left running or
@@ -30,8 +31,11 @@ look_for() {
         # Debian splits ensurepip off; Fedora ships it with Python.
         need python3-venv python3 "${PYTHON:-python3}" -c 'import ensurepip, venv'
         ;;
-    tests)
+    demo)
         need nginx nginx command -v nginx
+        ;;
+    tests)
+        look_for demo
         need strace strace command -v strace
         need bubblewrap bubblewrap command -v bwrap
         need openssl openssl command -v openssl
@@ -63,7 +67,7 @@ look_for() {
         need xdelta3 xdelta command -v xdelta3
         ;;
     *)
-        sed -n '2,10s/^# \{0,1\}//p' "$0" >&2
+        sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
         exit 2
         ;;
     esac
@@ -126,6 +130,6 @@ if ((${#missing[@]} > 0)); then
     explain
     exit 1
 fi
-if [[ $1 != venv ]]; then
+if [[ $1 == tests ]]; then
     fetch_kernel
 fi
