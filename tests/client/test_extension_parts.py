@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hacktree.client.extensions import rpmbase
 from hacktree.client.extensions.conflicts import find_conflicts
 from hacktree.client.extensions.elfprovides import read_provides
 from hacktree.client.extensions.package import BadPackageError, Kind, PackageFile, PackedFile
@@ -276,6 +277,19 @@ def test_the_store_shows_replaces_and_removes(
     assert main(["extension", "remove", "nothing"]) == 2
     assert main(["extension", "remove", "vendor-deb", "hacktree-base.noarch"]) == 0
     assert os.listdir(directory) == []
+
+
+@pytest.mark.parametrize("name", ["../../../evil", "evil/x", ".hidden", "--eval=%(id)"])
+def test_a_package_whose_name_is_a_path_or_an_option_is_not_added(
+    sysroot: Sysroot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """It names the stored file, and is an argument of rpm outside the root."""
+    monkeypatch.setattr(rpmbase, "NAME", name)
+    path = make_rpm(tmp_path / "a.rpm")
+    before = sorted(tmp_path.rglob("evil*"))
+    assert main(["extension", "add", str(path)]) == 2
+    assert sorted(tmp_path.rglob("evil*")) == before
+    assert os.listdir(sysroot.path / EXTENSIONS) == []
 
 
 @pytest.mark.parametrize("name", ["bad.rpm", "bad.deb", "bad.txt", "cut.rpm"])

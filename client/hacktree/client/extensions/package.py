@@ -1,6 +1,7 @@
 """A package file, of either kind, as far as installing it concerns us."""
 
 import os
+import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ ANY_ARCHITECTURE: Final = frozenset({"noarch", "all"})
 
 MAX_FILES: Final = 500_000
 """Paths in one package."""
+
+# Part of a file's name, and an argument of rpm and dpkg: neither a path, hidden nor an option.
+_NAME: Final = re.compile(r"[^/.-][^/]*")
 
 
 class BadPackageError(UserError):
@@ -53,6 +57,11 @@ class PackageFile:
     requires: tuple[str, ...]
     control: str = ""
     """Of a deb: its control paragraph."""
+
+    def __post_init__(self) -> None:
+        for text in (self.package.name, self.package.architecture):
+            if not _NAME.fullmatch(text):
+                raise BadPackageError(f"{self.file}: no package can be called {text!r}")
 
     def __str__(self) -> str:
         package = self.package
