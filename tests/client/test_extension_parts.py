@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hacktree.client.extensions import rpmbase
+from hacktree.client.extensions import deb, rpmbase
 from hacktree.client.extensions.conflicts import find_conflicts
 from hacktree.client.extensions.elfprovides import read_provides
 from hacktree.client.extensions.package import BadPackageError, Kind, PackageFile, PackedFile
@@ -147,6 +147,24 @@ def test_debian_names_its_libraries_by_their_sonames(sysroot: Sysroot) -> None:
     assert provides["libgl1"] == "1.7.0"
 
 
+def test_a_status_that_is_not_utf8_is_checked_against(sysroot: Sysroot) -> None:
+    """dpkg takes any bytes in a description or a maintainer's name."""
+    status = b"Package: old\nStatus: install ok installed\nMaintainer: J\xfcrgen\n"
+    status += b"Architecture: all\nVersion: 1\nDescription: old\n"
+    view = view_of(sysroot, {"var/lib/dpkg/status": status})
+    control = "Package: new\nVersion: 1\nArchitecture: all\nMaintainer: x\nDescription: x\n"
+    for needs, fits in (("old", True), ("absent", False)):
+        package = PackageFile(
+            Path("new.deb"),
+            "deb",
+            Package("new", "1", "all"),
+            (),
+            (),
+            f"{control}Depends: {needs}",
+        )
+        assert (deb.check(view, [Extension(package, Options())]) == "") is fits
+
+
 def extension(name: str, *files: PackedFile, kind: Kind = "rpm", replace: str = "") -> Extension:
     package = PackageFile(Path(f"{name}.{kind}"), kind, Package(name, "1", "noarch"), files, ())
     return Extension(package, Options((replace,) if replace else ()))
@@ -270,8 +288,8 @@ def test_the_store_shows_replaces_and_removes(
     assert main(["extension", "list"]) == 0
     shown = "hacktree-base\t0-2\tnoarch\thacktree-base.noarch.rpm\n  assumes x=1\n"
     assert capsys.readouterr().out == shown
-    deb = build_deb(tmp_path, depends="libc6", files={})
-    assert main(["extension", "add", str(deb), "--json"]) == 0
+    package = build_deb(tmp_path, depends="libc6", files={})
+    assert main(["extension", "add", str(package), "--json"]) == 0
     directory = sysroot.path / EXTENSIONS
     assert [e.name for e in list_extensions(sysroot)] == ["vendor-deb", "hacktree-base"]
     assert main(["extension", "remove", "nothing"]) == 2

@@ -71,7 +71,8 @@ def check(view: TreeView, extensions: Sequence[Extension]) -> str:
     with TemporaryDirectory(prefix="hacktree-") as name:
         for part in PARTS:
             (Path(name) / part).mkdir()
-        (Path(name) / "status").write_text("\n\n".join(s.strip("\n") for s in stanzas) + "\n")
+        joined = "\n\n".join(stanza.strip("\n") for stanza in stanzas)
+        (Path(name) / "status").write_bytes(f"{joined}\n".encode("utf-8", "surrogateescape"))
         command = ["dpkg", f"--admindir={name}", "--no-act", "--log=/dev/null", "--configure"]
         status, said = ask([*command, *sorted(names)])
     lines = [line for line in said.splitlines() if not line.startswith("dpkg: warning: files list")]
