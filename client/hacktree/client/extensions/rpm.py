@@ -99,7 +99,9 @@ def check(view: TreeView, extensions: Sequence[Extension]) -> str:
 
 def owned_by(view: TreeView, extensions: Sequence[Extension]) -> dict[str, frozenset[bytes]]:
     """What the build's own packages of these names own, where it has an rpm database."""
-    owned = {}
+    owned: dict[str, frozenset[bytes]] = {}
+    if not extensions:
+        return owned  # Copying a database takes its while.
     with TemporaryDirectory(prefix="hacktree-") as name:
         if _copy_database(view, Path(name)):
             for extension in extensions:
