@@ -5,6 +5,7 @@ import os
 import pwd
 import shlex
 import shutil
+import stat
 import subprocess
 import tarfile
 from pathlib import Path
@@ -44,6 +45,13 @@ def hello(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     project = write_project(tmp_path / "hello")
     monkeypatch.chdir(project)
     return project
+
+
+def let_others_in(directory: Path) -> None:
+    """pytest's directories are root's alone."""
+    for path in (directory, *directory.parents):
+        if path.stat().st_uid == 0 and len(path.parts) > 2:
+            path.chmod(path.stat().st_mode | 0o005)
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
@@ -209,9 +217,7 @@ def test_the_command_runs_as_the_user_of_sudo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With their home; what they install belongs to root; nothing is left in $TMPDIR."""
-    for path in (tmp_path, *tmp_path.parents):
-        if path.stat().st_uid == 0 and len(path.parts) > 2:
-            path.chmod(path.stat().st_mode | 0o005)
+    let_others_in(tmp_path)
     (tmp_path / "temporary").mkdir()
     (tmp_path / "temporary").chmod(0o1777)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
@@ -228,6 +234,29 @@ def test_the_command_runs_as_the_user_of_sudo(
     assert (who.stat().st_uid, who.stat().st_gid, who.parent.stat().st_uid) == (0, 0, 0)
     assert main(["layer", "add", "root", "--as-root", "--", "sh", "-c", script]) == 0
     assert ask(capsys, "layer", "show", "root")["user"] == ""
+    assert os.listdir(tmp_path / "temporary") == []
+
+
+@as_root
+def test_the_command_can_put_nothing_in_the_place_of_its_destination(
+    sysroot: Sysroot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root reads and chmods it afterwards: a link there would lead to what is root's alone."""
+    let_others_in(tmp_path)
+    secret = tmp_path / "secret"
+    write_tree(secret, {"key": b"x"})
+    secret.chmod(0o700)
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "temporary").chmod(0o1777)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
+    monkeypatch.setenv("SUDO_USER", "nobody")
+    monkeypatch.chdir("/")
+    script = f'touch "$DESTDIR/x"; mv "$DESTDIR" "$DESTDIR.old"; ln -sT {secret} "$DESTDIR"; :'
+    assert main(["layer", "add", "m", "--", "sh", "-c", script]) == 0
+    deploy(sysroot, make_system(sysroot))
+    assert (sysroot.link / "x").exists()
+    assert not (sysroot.link / "key").exists()
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o700
     assert os.listdir(tmp_path / "temporary") == []
 
 

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.layers.definition import LayerDefinition
+from hacktree.client.removal import delete_below
 from hacktree.common.errors import HacktreeError, UserError
 
 _TEMPORARY: Final = "/var/tmp"  # noqa: S108 - the directory in it is made by mkdtemp
@@ -49,7 +49,8 @@ def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
     """Run the command of a layer and give the directory that it installed to, then delete that.
 
     The directory is in $TMPDIR, else in /var/tmp: it belongs to whoever runs the command, who can't
-    reach the repository. Raises `CommandFailedError`.
+    reach the repository. The one above it is ours, so that nothing else can be put in its place,
+    as a link to what only root may read. Raises `CommandFailedError`.
     """
     user = _account(layer.user) if layer.user and os.geteuid() == 0 else None
     if not os.path.isdir(layer.path):
@@ -58,8 +59,11 @@ def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
             hint="Bring it back, or remove the layer and add it anew.",
         )
     place = os.environ.get("TMPDIR") or _TEMPORARY
-    destination = Path(tempfile.mkdtemp(prefix="hacktree-layer-", dir=place)).resolve()
+    above = Path(tempfile.mkdtemp(prefix="hacktree-layer-", dir=place)).resolve()
+    destination = above / "destdir"
     try:
+        above.chmod(0o711)
+        destination.mkdir(mode=0o700)
         if user is not None:
             os.chown(destination, user.pw_uid, user.pw_gid)
         environment = {"DESTDIR": str(destination)}
@@ -72,7 +76,7 @@ def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
         destination.chmod(0o755)
         yield destination
     finally:
-        shutil.rmtree(destination)
+        delete_below(above.parent, above.name)
 
 
 def _account(name: str) -> pwd.struct_passwd:
