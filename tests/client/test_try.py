@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from hacktree.client.edits.places import etc_place
+from hacktree.client.layers import trying
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
 from support.documents import commands_in
@@ -149,4 +151,25 @@ def test_what_a_killed_trial_leaves_goes_with_the_next(
         assert session.stdout.read() == ""
     assert main(["--sysroot", str(sysroot.path), "cleanup"]) == 0
     assert capsys.readouterr().out == "delete 1 directories of interrupted commits and trials\n"
+    assert os.listdir(sysroot.repository.staging) == []
+
+
+@pytest.mark.parametrize("moment", ["open", "try_lock"])
+def test_a_trial_that_ends_by_itself_meanwhile_is_nobodys_to_remove(
+    sysroot: Sysroot, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Between the listing and its lock."""
+    place = sysroot.repository.staging / "try-1"
+    place.mkdir()
+    owner = os if moment == "open" else trying
+    original = getattr(owner, moment)
+
+    def ended_first(*args: object, **options: object) -> object:
+        with suppress(FileNotFoundError):
+            place.rmdir()
+        return original(*args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, moment, ended_first)
+        assert trying.remove_dead_trials(sysroot.repository) == 0
     assert os.listdir(sysroot.repository.staging) == []

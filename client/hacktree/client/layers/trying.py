@@ -8,7 +8,7 @@ that root. They lie in the repository's staging, whose lock tells a session that
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -70,16 +70,22 @@ def remove_dead_trials(repository: Repository) -> int:
     """Delete what sessions left that were killed; returns of how many."""
     removed = 0
     for name in os.listdir(repository.staging):
-        if not name.startswith(_STAGING):
-            continue
-        descriptor = os.open(repository.staging / name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if try_lock(descriptor, LockKind.EXCLUSIVE):
-                delete_below(repository.staging, name)
-                removed += 1
-        finally:
-            os.close(descriptor)
+        if name.startswith(_STAGING):
+            # A session that ends deletes its own, and waits for nobody.
+            with suppress(FileNotFoundError):
+                removed += _remove_if_dead(repository, name)
     return removed
+
+
+def _remove_if_dead(repository: Repository, name: str) -> bool:
+    descriptor = os.open(repository.staging / name, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        dead = try_lock(descriptor, LockKind.EXCLUSIVE)
+        if dead:
+            delete_below(repository.staging, name)
+        return dead
+    finally:
+        os.close(descriptor)
 
 
 def _read(
