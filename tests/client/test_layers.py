@@ -14,6 +14,7 @@ from hacktree.client.layers.definition import (
     write_layer,
 )
 from hacktree.client.layers.steps import LayerConflictError, LayerSource
+from hacktree.client.layers.view import DiskView, TreeView
 from hacktree.client.replay.step import StepFailedError
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.objects.ids import ObjectId
@@ -189,6 +190,19 @@ def test_what_an_earlier_step_brought_is_a_conflict_too(
     with pytest.raises(StepFailedError, match="usr/bin/extra: is in the root, too"):
         step.apply(root)
     assert (root.path / "usr/bin/extra").read_bytes() == b"the extension's"
+
+
+def test_views_list_directories_and_follow_no_link(sysroot: Sysroot, tmp_path: Path) -> None:
+    """A commit and a directory of the same tree show the same."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x").touch()
+    link = Symlink(os.fsencode(tmp_path / "outside"))
+    build = make_commit(sysroot.repository, {b"usr/\xff": b"", "usr/link": link})
+    root = lay_over(sysroot, build, tmp_path / "root")
+    tree = TreeView(sysroot.repository, sysroot.repository.load_commit(build).root.id)
+    for view in (tree, DiskView(root.path, sysroot.repository)):
+        assert view.names(b"usr") == [b"link", b"\xff"]
+        assert view.names(b"usr/link") == view.names(b"usr/\xff") == view.names(b"absent") == []
 
 
 def test_links_of_a_root_never_lead_out_of_it(sysroot: Sysroot, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from hacktree.client.replay.xattrs import OPEN_DIRECTORY
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry
 from hacktree.common.repository.layout import Mode
@@ -215,9 +216,14 @@ class DiskView:
     def names(self, path: bytes) -> list[bytes]:
         """As `RootView.names`."""
         try:
-            return sorted(os.listdir(self.where(path)))
+            # listdir(3) of a path would follow a link, and an absolute one leads to the host's.
+            descriptor = os.open(self.where(path), OPEN_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
             return []
+        try:
+            return sorted(map(os.fsencode, os.listdir(descriptor)))
+        finally:
+            os.close(descriptor)
 
     def open(self, path: bytes) -> int | None:
         """As `RootView.open`."""
