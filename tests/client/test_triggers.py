@@ -12,7 +12,6 @@ from typing import Final
 import pytest
 
 from hacktree.client.replay.step import Build, Root, StepFailedError
-from hacktree.client.triggers.inside import find_program, resolve_inside
 from hacktree.client.triggers.step import TriggerSource
 from hacktree.common.cli.main import main
 from hacktree.common.repository.revision import resolve
@@ -182,33 +181,6 @@ def test_a_trigger_that_fails_is_named(root: PlainRoot) -> None:
     with pytest.raises(StepFailedError, match=r"ldconfig: .*exit status 1") as raised:
         apply(root)
     assert raised.value.log == "cannot\n"
-
-
-def test_paths_are_looked_up_as_in_a_chroot(tmp_path: Path) -> None:
-    """Whatever links a tree has, nothing outside of it is found."""
-    root = tmp_path / "root"
-    (root / "usr/bin").mkdir(parents=True)
-    (root / "usr/bin/tool").write_text("#!")
-    (root / "usr/bin/tool").chmod(0o755)
-    (tmp_path / "secret").write_text("#!")
-    (root / "bin").symlink_to("usr/bin")
-    for name, target in (
-        ("absolute", "/usr/bin/tool"),
-        ("dots", "../../../../../usr/bin/tool"),
-        ("out", "../../../../secret"),
-        ("out-absolute", str(tmp_path / "secret")),
-        ("loop", "loop"),
-        ("below-file", "tool/x"),
-    ):
-        (root / "usr/bin" / name).symlink_to(target)
-    tool = root / "usr/bin/tool"
-    for inside in ("bin/tool", "bin/absolute", "usr/bin/dots", "./bin/../bin/tool"):
-        assert resolve_inside(root, inside) == tool
-    for outside in ("bin/out", "bin/out-absolute", "bin/loop", "bin/below-file", "../secret"):
-        assert resolve_inside(root, outside) is None
-    assert find_program(root, ("sbin/tool", "bin/absolute")) == "/bin/absolute"
-    tool.chmod(0o644)
-    assert find_program(root, ("bin/absolute",)) is None
 
 
 def test_caches_are_current_in_the_root_that_was_deployed(image: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from hacktree.client.beneath import Attributes, make_directory, replace_file
 from hacktree.client.extensions import deb, rpm
-from hacktree.client.extensions.beneath import open_beneath, replace_file
 from hacktree.client.extensions.checking import conflicts_with, explain, of_kind
 from hacktree.client.extensions.conflicts import describe
 from hacktree.client.extensions.package import Kind
@@ -32,6 +32,7 @@ _VERSION: Final = b"hacktree extensions 1"
 _SECONDS: Final = 1800.0
 _MAX_LINES: Final = 20
 _MAX_NAMES: Final = 4
+_FILE: Final = Attributes(0o644, None)
 
 
 class ExtensionSource:
@@ -93,13 +94,13 @@ class ExtensionStep:
 def _install_rpms(root: Root, view: TreeView, extensions: Sequence[Extension]) -> None:
     database = rpm.database_of(view)
     command = ["rpm", "--root", str(root.path), *rpm.settings(f"/{database}")]
-    with open_beneath(root.path, database):
+    with make_directory(root.path, database):
         pass
     root.run([*command, "--initdb"], inside=False)
-    with open_beneath(root.path, "tmp") as directory:
-        replace_file(directory, rpm.BASE, rpm.base_of(view, extensions))
-        base = str(root.path / "tmp" / rpm.BASE)
-        root.run([*command, "-i", "--justdb", "--force", base], inside=False)
+    base = f"tmp/{rpm.BASE}"
+    replace_file(root.path, base, rpm.base_of(view, extensions), _FILE)
+    root.run([*command, "-i", "--justdb", "--force", str(root.path / base)], inside=False)
+    with make_directory(root.path, "tmp") as directory:
         os.unlink(rpm.BASE, dir_fd=directory)
     options = rpm.install_options(view, extensions)
     files = [str(extension.package.file) for extension in extensions]
@@ -110,7 +111,7 @@ def _install_rpms(root: Root, view: TreeView, extensions: Sequence[Extension]) -
             hint="Ask whoever made the package, or `hacktree extension remove` it.",
             log=rpm.without_advice(said),
         )
-    with open_beneath(root.path, database) as directory:
+    with make_directory(root.path, database) as directory:
         for name in rpm.LEFTOVERS:
             _drop_empty(directory, name)
 
@@ -124,13 +125,12 @@ def _drop_empty(directory: int, name: str) -> None:
 
 
 def _install_debs(root: Root, view: TreeView, extensions: Sequence[Extension]) -> None:
-    with open_beneath(root.path, deb.DATABASE) as directory:
-        status = deb.status_of(view, extensions)
-        replace_file(directory, "status", status.encode("utf-8", "surrogateescape"))
+    status = deb.status_of(view, extensions).encode("utf-8", "surrogateescape")
+    replace_file(root.path, f"{deb.DATABASE}/status", status, _FILE)
     for part in deb.PARTS:
-        with open_beneath(root.path, f"{deb.DATABASE}/{part}") as directory:
-            if part == "info":
-                replace_file(directory, "hacktree-base.list", b"/.\n")
+        with make_directory(root.path, f"{deb.DATABASE}/{part}"):
+            pass
+    replace_file(root.path, f"{deb.DATABASE}/info/hacktree-base.list", b"/.\n", _FILE)
     command = ["dpkg", f"--root={root.path}", *deb.INSTALL, "--install"]
     _install(root, "deb", view, [*command, *(str(e.package.file) for e in extensions)])
 

@@ -6,13 +6,14 @@ cache's would think that nothing happened. systemd-tmpfiles is not here: what it
 /var, belongs to the running system, and every boot runs it.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import escape
 from typing import Final
 
+from hacktree.client.beneath import resolve_in
 from hacktree.client.replay.step import Root
-from hacktree.client.triggers.inside import list_inside, resolve_inside
 
 _PROGRAMS: Final = ("usr/bin", "usr/sbin", "bin", "sbin")
 _LIBRARIES: Final = ("usr/lib", "usr/lib64", "usr/local/lib")
@@ -52,10 +53,19 @@ def library_places(root: Root) -> list[str]:
     triplets = [
         f"{place}/{name}"
         for place in _LIBRARIES
-        for name in list_inside(root.path, place)
+        for name in _directories(root, place)
         if name.endswith(("-linux-gnu", "-linux-musl", "-linux-gnueabihf"))
     ]
-    return [place for place in (*triplets, *_LIBRARIES) if resolve_inside(root.path, place)]
+    return [place for place in (*triplets, *_LIBRARIES) if resolve_in(root.path, place)]
+
+
+def _directories(root: Root, path: str) -> list[str]:
+    """The names of the directories in a directory of the root, sorted; none if it has none."""
+    directory = resolve_in(root.path, path)
+    if directory is None or not directory.is_dir():
+        return []
+    with os.scandir(directory) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
 
 
 def _whenever(*patterns: str, options: Sequence[str] = ()) -> Arguments:
@@ -70,7 +80,7 @@ def _each(
         [*options, f"/{directory}"]
         for directory in directories
         if root.touched([f"{directory}/{name}" for name in inputs])
-        and resolve_inside(root.path, directory) is not None
+        and resolve_in(root.path, directory) is not None
     ]
 
 
@@ -78,9 +88,9 @@ def _themes(root: Root) -> list[list[str]]:
     return [
         ["--force", "--quiet", f"/{share}/icons/{theme}"]
         for share in _SHARES
-        for theme in list_inside(root.path, f"{share}/icons")
+        for theme in _directories(root, f"{share}/icons")
         if root.touched([f"{share}/icons/{escape(theme)}/*"])
-        and resolve_inside(root.path, f"{share}/icons/{theme}/index.theme") is not None
+        and resolve_in(root.path, f"{share}/icons/{theme}/index.theme") is not None
     ]
 
 
@@ -88,7 +98,7 @@ def _kernels(root: Root) -> list[list[str]]:
     versions = {
         version
         for directory in _MODULES
-        for version in list_inside(root.path, directory)
+        for version in _directories(root, directory)
         if root.touched([f"{place}/{escape(version)}/*" for place in _MODULES])
     }
     return [["-a", version] for version in sorted(versions)]
@@ -97,7 +107,7 @@ def _kernels(root: Root) -> list[list[str]]:
 def _gio_modules(root: Root) -> list[list[str]]:
     places = [f"{place}/gio/modules" for place in library_places(root)]
     touched = [place for place in places if root.touched([f"{place}/*.so"])]
-    return [[f"/{place}"] for place in touched if resolve_inside(root.path, place) is not None]
+    return [[f"/{place}"] for place in touched if resolve_in(root.path, place) is not None]
 
 
 TRIGGERS: Final = (

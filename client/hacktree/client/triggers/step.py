@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from hacktree.client.beneath import has_program
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
 from hacktree.client.triggers.bytecode import drop_stale_bytecode, tell_dropped
 from hacktree.client.triggers.catalog import TRIGGERS
-from hacktree.client.triggers.inside import find_program
 
 _VERSION: Final = b"triggers 2"
 _SECONDS: Final = 300.0
@@ -46,7 +46,8 @@ class TriggerStep:
         """Run them; raises `StepFailedError` that names the trigger."""
         tell_dropped(root, drop_stale_bytecode(root))
         for trigger in TRIGGERS:
-            program = find_program(root.path, trigger.programs(root))
+            paths = (f"/{path}" for path in trigger.programs(root))
+            program = next((path for path in paths if has_program(root.path, path)), None)
             if program is None:
                 continue
             for arguments in trigger.arguments(root):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from hacktree.client.beneath import resolve
 from hacktree.client.users.accounts import FILES, MAX_FILE
-from hacktree.client.users.rootfiles import resolve
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.names import display_path

@@ -17,15 +17,15 @@ from typing import Final
 
 import msgspec
 
-from hacktree.client.replay.step import Root
-from hacktree.client.users.accounts import FILES, MAX_FILE, Table, names_and_ids
-from hacktree.client.users.rootfiles import (
+from hacktree.client.beneath import (
     Attributes,
     read_file,
     replace_file,
     replace_link,
     resolve_in,
 )
+from hacktree.client.replay.step import Root
+from hacktree.client.users.accounts import FILES, MAX_FILE, Table, names_and_ids
 from hacktree.common.errors import UserError
 from hacktree.common.repository.layout import Mode
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.beneath import make_directory, resolve_in
 from hacktree.client.replay.step import Root
 from hacktree.client.sysroot import DIRECTORY, Sysroot
 from hacktree.client.users.host import find_host
-from hacktree.client.users.rootfiles import make_directory, resolve_in
 from hacktree.common.errors import UserError
 
 _NEVER_BELOW: Final = tuple(

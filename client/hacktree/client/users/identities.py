@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from hacktree.client.beneath import Attributes, read_file, replace_file
 from hacktree.client.replay.step import Build, Root
 from hacktree.client.users.accounts import MAX_FILE
 from hacktree.client.users.buildfiles import BuildFiles
@@ -32,7 +33,6 @@ from hacktree.client.users.renumbering import (
     renumber_file,
     renumber_primary_groups,
 )
-from hacktree.client.users.rootfiles import Attributes, read_file, replace_file
 from hacktree.common.repository.layout import Mode
 
 _CODE: Final = "identities 1"

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from hacktree.client.beneath import Attributes, has_program, read_file, replace_file
 from hacktree.client.clientconfig import CONFIG_PATH
 from hacktree.client.replay.step import Build, Root, Step
 from hacktree.client.sysroot import Sysroot
@@ -26,7 +27,6 @@ from hacktree.client.users.identities import IdentitiesStep, build_ids
 from hacktree.client.users.merging import merge_people
 from hacktree.client.users.people import People
 from hacktree.client.users.registry import read_registry
-from hacktree.client.users.rootfiles import Attributes, has_program, read_file, replace_file
 from hacktree.common.repository.layout import Mode
 
 _CODE: Final = "users 1"

@@ -1,5 +1,7 @@
-"""Reading and replacing files in a root: no symbolic link is followed out of it, and no inode is
-written to.
+"""Files beneath a root: no symbolic link is followed out of it, and no inode is written to.
+
+Looking up follows links, inside the root, as a program that is chrooted there would: safe as long
+as nobody else changes the root. Opening follows none.
 """
 
 import errno
@@ -180,7 +182,7 @@ def resolve(path: str, read_link: ReadLink) -> str | None:
 
 
 def resolve_in(root: Path, path: str) -> Path | None:
-    """`resolve` in a directory: the file or directory that `path` names, if any."""
+    """`resolve` in a directory: what `path` names, if anything; itself no link, nor behind one."""
 
     def read_link(relative: str) -> str | None:
         here = root / relative
