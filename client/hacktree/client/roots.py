@@ -78,6 +78,11 @@ class Roots:
     running: str | None
 
     @property
+    def live(self) -> RootRecord | None:
+        """The record of the current root."""
+        return self.records.get(self.current or "")
+
+    @property
     def previous(self) -> str | None:
         """The root that was live before the current one."""
         return next((root for root in reversed(self.order) if root != self.current), None)

@@ -49,10 +49,10 @@ def run_test(args: argparse.Namespace) -> int:
 def _commit(sysroot: Sysroot, revision: str | None) -> ObjectId:
     if revision is not None:
         return resolve(sysroot.repository, revision)
-    roots = read_roots(sysroot)
-    if roots.current is None or roots.current not in roots.records:
+    live = read_roots(sysroot).live
+    if live is None:
         raise NothingLiveError("no build is live", hint="Name one with --revision.")
-    return roots.records[roots.current].commit_id
+    return live.commit_id
 
 
 def _show(one: Tried) -> None:

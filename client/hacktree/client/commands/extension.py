@@ -153,7 +153,8 @@ def _remove(sysroot: Sysroot, args: argparse.Namespace) -> int:
 
 
 def _check(sysroot: Sysroot, args: argparse.Namespace) -> int:
-    live = _live_commit(sysroot)
+    record = read_roots(sysroot).live
+    live = record.commit_id if record is not None else None
     commit = resolve(sysroot.repository, args.revision) if args.revision else live
     if commit is None:
         raise ExtensionError("no root is live", hint="Name a build: --revision BRANCH.")
@@ -177,12 +178,6 @@ def _check(sysroot: Sysroot, args: argparse.Namespace) -> int:
     else:
         _show(args, commit, len(extensions), findings)
     return 0 if findings.fits else 1
-
-
-def _live_commit(sysroot: Sysroot) -> ObjectId | None:
-    roots = read_roots(sysroot)
-    record = roots.records.get(roots.current or "")
-    return record.commit_id if record else None
 
 
 def _show(args: argparse.Namespace, commit: ObjectId, count: int, findings: Findings) -> None:

@@ -51,9 +51,8 @@ def runner(args: argparse.Namespace) -> Callable[[Invocation], int]:
 
 def live_build(sysroot: Sysroot) -> ObjectId | None:
     """The commit of the live root."""
-    roots = read_roots(sysroot)
-    record = roots.records.get(roots.current or "")
-    return record.commit_id if record is not None else None
+    live = read_roots(sysroot).live
+    return live.commit_id if live is not None else None
 
 
 Checked = tuple[str, LayerCheck]

@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
 def _commit(sysroot: Sysroot, revision: str | None) -> ObjectId:
     if revision is not None:
         return resolve(sysroot.repository, revision)
-    roots = read_roots(sysroot)
-    if roots.current is None or roots.current not in roots.records:
+    live = read_roots(sysroot).live
+    if live is None:
         raise UserError(
             "no root is live, so no build is meant", hint="Name one: `hacktree users fastqa`."
         )
-    return roots.records[roots.current].commit_id
+    return live.commit_id
 
 
 def _forget(args: argparse.Namespace, sysroot: Sysroot) -> int:

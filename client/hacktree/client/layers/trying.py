@@ -111,8 +111,7 @@ def _lay(
     place: Path,
     report: Callable[[str], None],
 ) -> Trial:
-    roots = read_roots(sysroot)
-    record = roots.records.get(roots.current or "")
+    record = read_roots(sysroot).live
     if record is None:
         raise RootMissingError("no root is live", hint="`hacktree deploy REV` makes one.")
     root = sysroot.roots / record.root
