@@ -227,7 +227,9 @@ LINE = st.one_of(
 @given(st.fixed_dictionaries({name: st.lists(LINE, max_size=6) for name in FILES}))
 def test_no_line_of_a_build_is_ever_lost(build: dict[str, list[str]]) -> None:
     """Whatever is in them, the files keep their lines in order; only members and passwords grow."""
-    root: dict[str, bytes | None] = {name: "\n".join(text).encode() for name, text in build.items()}
+    root: dict[str, bytes | None] = {
+        name: "\n".join(text).encode(errors="surrogatepass") for name, text in build.items()
+    }
     host = as_bytes(MACHINE)
     people = choose_people(host, host["login.defs"] or b"", (), ())
     result = merge_people(root, people, lambda path: True)
