@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hacktree.client.users.accounts import FILES, Table
+from hacktree.client.users.accounts import FILES, Table, names_and_ids
 from hacktree.client.users.merging import Merge, merge_people
 from hacktree.client.users.people import choose_people
+from hacktree.client.users.renumbering import renumber_primary_groups
 from support.machines import BUILD, HASH, MACHINE, as_bytes
 
 
@@ -249,3 +250,11 @@ def test_no_line_of_a_build_is_ever_lost(build: dict[str, list[str]]) -> None:
 def test_a_table_that_nobody_changes_is_itself(data: bytes) -> None:
     """Byte for byte, whatever it holds."""
     assert Table(data).data() == data
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "²", "4294967295", "-1", ""])
+def test_what_is_no_id_is_nobodys(number: str) -> None:
+    """Whatever a build or a script wrote there: the line stays as it is."""
+    data = f"odd:x:{number}:{number}::/:\n".encode()
+    assert names_and_ids(Table(data)) == {}
+    assert renumber_primary_groups(data, {"odd": 1}, {1: 2}) == data

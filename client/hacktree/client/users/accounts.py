@@ -6,6 +6,7 @@ lines, malformed ones, text in whatever encoding.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,7 +126,7 @@ def parse_user(fields: Sequence[str]) -> User:
         raise LineError(f"{len(fields)} fields instead of 7")
     name, password, uid, gid, gecos, home, shell = fields
     _check_text(fields)
-    return User(parse_name(name), password, _number(uid), _number(gid), gecos, home, shell)
+    return User(parse_name(name), password, parse_id(uid), parse_id(gid), gecos, home, shell)
 
 
 def parse_group(fields: Sequence[str]) -> Group:
@@ -134,7 +135,7 @@ def parse_group(fields: Sequence[str]) -> Group:
         raise LineError(f"{len(fields)} fields instead of 4")
     _check_text(fields)
     members = tuple(member for member in fields[3].split(",") if member)
-    return Group(parse_name(fields[0]), _number(fields[2]), members)
+    return Group(parse_name(fields[0]), parse_id(fields[2]), members)
 
 
 def parse_range(fields: Sequence[str]) -> SubRange:
@@ -142,7 +143,7 @@ def parse_range(fields: Sequence[str]) -> SubRange:
     if len(fields) != 3:
         raise LineError(f"{len(fields)} fields instead of 3")
     _check_text(fields)
-    found = SubRange(fields[0], _number(fields[1]), _number(fields[2]))
+    found = SubRange(fields[0], parse_id(fields[1]), parse_id(fields[2]))
     if not found.count or found.start + found.count - 1 > MAX_ID:
         raise LineError("no range of ids")
     return found
@@ -159,12 +160,14 @@ def names_and_ids(table: Table) -> dict[str, int]:
     """name → number of passwd or group; lines that have none are left out, the first one counts."""
     found: dict[str, int] = {}
     for _, fields in table.entries():
-        if len(fields) >= 3 and fields[0] and fields[2].isascii() and fields[2].isdigit():
-            found.setdefault(fields[0], int(fields[2]))
+        if len(fields) >= 3 and fields[0]:
+            with suppress(LineError):
+                found.setdefault(fields[0], parse_id(fields[2]))
     return found
 
 
-def _number(text: str) -> int:
+def parse_id(text: str) -> int:
+    """A number from 0 to `MAX_ID`; raises `LineError`."""
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID):
         raise LineError(f"not a number: {text!r}")
     return int(text)

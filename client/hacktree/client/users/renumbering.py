@@ -5,10 +5,11 @@ in the build stays as it is, and so do the machine's people; the rest gets the r
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from hacktree.client.users.accounts import Table, names_and_ids
+from hacktree.client.users.accounts import LineError, Table, names_and_ids, parse_id
 
 ALLOCATED: Final = range(100, 60001)
 """Ids that programs choose. Below, they are chosen by people; above are nobody and systemd's."""
@@ -124,8 +125,10 @@ def renumber_primary_groups(
     table = Table(data)
     for name in users:
         fields = table.fields(name)
-        if fields is not None and len(fields) == 7 and fields[3].isdigit():
-            gid = int(fields[3])
+        if fields is None or len(fields) != 7:
+            continue
+        with suppress(LineError):
+            gid = parse_id(fields[3])
             table.replace([*fields[:3], str(moved.get(gid, gid)), *fields[4:]])
     return table.data()
 
