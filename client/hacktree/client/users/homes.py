@@ -6,14 +6,13 @@ A root has an empty directory for each. Nothing of the machine is ever linked or
 import hashlib
 import os
 import posixpath
-import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from hacktree.client.beneath import make_directory, resolve_in
+from hacktree.client.removal import delete_entry
 from hacktree.client.replay.step import Root
 from hacktree.client.sysroot import DIRECTORY, Sysroot
 from hacktree.client.users.host import find_host
@@ -150,10 +149,7 @@ def _empty(home: int, root: Root) -> None:
     if not names:
         return
     for name in names:
-        if stat.S_ISDIR(os.lstat(name, dir_fd=home).st_mode):
-            shutil.rmtree(name, dir_fd=home)
-        else:
-            os.unlink(name, dir_fd=home)
+        delete_entry(home, name)
     listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
     root.say(
         f"left out of this root's /home: {listed}. /home is this machine's, whatever the build or "
