@@ -217,7 +217,11 @@ def test_a_carry_list_of_ones_own(tmp_path: Path) -> None:
     (etc / "NetworkManager/connections/lab").write_text("psk")
     (etc / "NetworkManager/connections/lab").chmod(0o600)
     (etc / "NetworkManager/state").symlink_to("connections")
+    (etc / os.fsdecode(b"NetworkManager/caf\xe9")).touch()
+    (etc / "NetworkManager/other").symlink_to(os.fsdecode(b"caf\xe9"))
     root = apply(make_root(sysroot), CarrySource())
+    assert sorted(os.listdir(root.path / "etc/NetworkManager")) == ["connections", "state"]
+    assert sum("is not UTF-8" in line for line in root.said) == 2
     lab = root.path / "etc/NetworkManager/connections/lab"
     assert (lab.read_text(), stat.S_IMODE(lab.stat().st_mode)) == ("psk", 0o600)
     assert os.readlink(root.path / "etc/NetworkManager/state") == "connections"

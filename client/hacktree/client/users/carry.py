@@ -27,6 +27,7 @@ from hacktree.client.beneath import (
 from hacktree.client.replay.step import Root
 from hacktree.client.users.accounts import FILES, MAX_FILE, Table, names_and_ids
 from hacktree.common.errors import UserError
+from hacktree.common.objects.names import display_path
 from hacktree.common.repository.layout import Mode
 
 DEFAULT: Final = (
@@ -113,7 +114,12 @@ def find_carried(host: Path, listed: Sequence[str]) -> Carrying:
         except PermissionError:
             notes.append(f"{path} is not carried: it can't be read. Deploy as root.")
             continue
-        if carried is not None:
+        if carried is not None and not _is_text(carried):
+            shown = display_path(os.fsencode(path))
+            notes.append(
+                f"{shown} is not carried: its name, target or owner is not UTF-8. Rename it."
+            )
+        elif carried is not None:
             found[path] = carried
             size += len(carried.data or b"")
         if len(found) > _MAX_FILES or size > _MAX_BYTES:
@@ -122,6 +128,15 @@ def find_carried(host: Path, listed: Sequence[str]) -> Carrying:
                 hint="Put a tree of files into a layer.",
             )
     return Carrying(tuple(found.values()), tuple(notes))
+
+
+def _is_text(carried: Carried) -> bool:
+    """Digests and documents of what is carried are; names of a file system are any bytes."""
+    try:
+        "".join((carried.path, carried.target, carried.user, carried.group)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _expand(host: Path, paths: Sequence[str]) -> Iterator[str]:
