@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hacktree.client.layers import dependents
 from hacktree.client.layers.branch import commit_layer
 from hacktree.client.layers.definition import LayerDefinition, MisfitPolicy, SourceKind, write_layer
 from hacktree.client.layers.dynamic import read_dynamic
@@ -241,3 +242,16 @@ def test_a_damaged_elf_file_is_none_and_does_no_harm(tmp_path: Path) -> None:
             with open(broken, "rb") as stream:
                 nothing += read_dynamic(stream.fileno()) is None
     assert 20 < nothing < 180
+
+
+def test_checks_at_the_same_time_leave_the_newest_caches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them waits for another, which may delete what this one has listed."""
+    for number in range(6):
+        (tmp_path / str(number)).touch()
+        os.utime(tmp_path / str(number), (number, number))
+    listed = [*tmp_path.iterdir(), tmp_path / "gone"]
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter(listed))
+    dependents._drop_old(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["2", "3", "4", "5"]

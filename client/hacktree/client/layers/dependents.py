@@ -76,7 +76,14 @@ def _write_cache(path: Path, needs: Dependents) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
     temporary.write_bytes(msgspec.msgpack.encode(_CacheFile(_VERSION, needs)))
     temporary.replace(path)
-    others = sorted(path.parent.iterdir(), key=lambda other: other.stat().st_mtime)
-    for old in others[:-_KEPT]:
+    _drop_old(path.parent)
+
+
+def _drop_old(directory: Path) -> None:
+    ages = []
+    for path in directory.iterdir():
+        # Checks of layers take no lock: another one may be at it.
         with suppress(FileNotFoundError):
-            old.unlink()
+            ages.append((path.stat().st_mtime, path))
+    for _, old in sorted(ages)[:-_KEPT]:
+        old.unlink(missing_ok=True)
