@@ -215,6 +215,21 @@ def test_no_name_is_a_command_to_debugfs(tmp_path: Path, name: bytes) -> None:
     assert told.value.finding.outcome is Outcome.INCONCLUSIVE
 
 
+@pytest.mark.parametrize("name", ['user.a" "b', "user.a\nwrite /etc/passwd x", "user.a\rb"])
+def test_no_attribute_is_a_command_to_debugfs(tmp_path: Path, name: str) -> None:
+    """Those of the top are set whatever the checkout has."""
+    with pytest.raises(UnfitBuildError) as told:
+        imaged(tmp_path, {"": Directory(xattrs=((name, b"value"),))})
+    assert told.value.finding.outcome is Outcome.INCONCLUSIVE
+
+
+def test_an_attribute_of_several_words_is_one(tmp_path: Path) -> None:
+    image = imaged(tmp_path, {"": Directory(xattrs=(("user.a b", b"value"),))})
+    got = tmp_path / "value"
+    debugfs(image, f'ea_get -f {got} / "user.a b"')
+    assert got.read_bytes() == b"value"
+
+
 def test_such_names_are_no_obstacle_where_nothing_is_to_be_changed(tmp_path: Path) -> None:
     imaged(tmp_path, {b'a"\nb': File(b"", 0o644, os.getuid(), os.getgid())})
 

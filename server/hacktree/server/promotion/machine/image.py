@@ -14,8 +14,9 @@ from typing import Final
 
 from hacktree.common.errors import SystemFault
 from hacktree.common.objects.commit import Commit, RootDirectory
+from hacktree.common.objects.names import display_path
 from hacktree.common.objects.tree import Entry, SymlinkEntry
-from hacktree.common.objects.walk import describe_path, walk_tree
+from hacktree.common.objects.walk import walk_tree
 from hacktree.common.repository.config import require_space
 from hacktree.common.repository.repository import Repository
 from hacktree.server.promotion.command import SEARCH_PATH
@@ -93,7 +94,7 @@ def _corrections(
     for path, entry in itertools.chain([(b"", top)], named):
         place = os.path.join(os.fsencode(root), path)
         for command, value in _differences(place, entry, values):
-            yield command + b" " + _quoted(path) + b" " + value
+            yield command + b" " + _quoted(b"/" + path) + b" " + value
 
 
 def _differences(
@@ -120,17 +121,17 @@ def _differences(
         ):
             file = values / str(len(os.listdir(values)))
             file.write_bytes(value)
-            yield b"ea_set -f values/" + file.name.encode(), name.encode()
+            yield b"ea_set -f values/" + file.name.encode(), _quoted(name.encode())
 
 
-def _quoted(path: bytes) -> bytes:
+def _quoted(name: bytes) -> bytes:
     """For debugfs, which has commands that write to this machine: nothing may end the word."""
-    if len(path) > _MAX_WORD or b'"' in path or any(byte < 0x20 for byte in path):
+    if len(name) > _MAX_WORD or b'"' in name or any(byte < 0x20 for byte in name):
         raise UnfitBuildError(
             Outcome.INCONCLUSIVE,
-            f"{describe_path(path)[:300]}: a disk image can't be given such a name's owner",
+            f"{display_path(name)[:300]}: a disk image can't be given what has such a name",
         )
-    return b'"/' + path + b'"'
+    return b'"' + name + b'"'
 
 
 def _run(command: list[str], directory: Path) -> None:
