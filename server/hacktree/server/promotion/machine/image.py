@@ -77,7 +77,7 @@ def restore_attributes(repository: Repository, commit: Commit, root: Path, image
     values = image.with_name("values")
     values.mkdir()
     with script.open("wb") as stream:
-        for line in _corrections(repository, commit, root, values):
+        for line in _corrections(repository, commit, root, _files(values)):
             stream.write(line + b"\n")
         if not (root / "lost+found").exists():
             stream.write(b"rmdir /lost+found\n")
@@ -86,19 +86,24 @@ def restore_attributes(repository: Repository, commit: Commit, root: Path, image
     shutil.rmtree(values)
 
 
+def _files(directory: Path) -> Iterator[Path]:
+    """Names for any number of files: counting those that are there takes longer each time."""
+    return (directory / str(number) for number in itertools.count())
+
+
 def _corrections(
-    repository: Repository, commit: Commit, root: Path, values: Path
+    repository: Repository, commit: Commit, root: Path, files: Iterator[Path]
 ) -> Iterator[bytes]:
     top = commit.root
     named: Iterator[tuple[bytes, Entry | RootDirectory]] = walk_tree(repository.load_tree, top.id)
     for path, entry in itertools.chain([(b"", top)], named):
         place = os.path.join(os.fsencode(root), path)
-        for command, value in _differences(place, entry, values):
+        for command, value in _differences(place, entry, files):
             yield command + b" " + _quoted(b"/" + path) + b" " + value
 
 
 def _differences(
-    place: bytes, entry: Entry | RootDirectory, values: Path
+    place: bytes, entry: Entry | RootDirectory, files: Iterator[Path]
 ) -> Iterator[tuple[bytes, bytes]]:
     """What debugfs has to do about one file, without its name in the middle."""
     status = os.lstat(place)
@@ -119,7 +124,7 @@ def _differences(
             or name not in present
             or os.getxattr(place, name, follow_symlinks=False) != value
         ):
-            file = values / str(len(os.listdir(values)))
+            file = next(files)
             file.write_bytes(value)
             yield b"ea_set -f values/" + file.name.encode(), _quoted(name.encode())
 
