@@ -115,6 +115,34 @@ def test_two_sessions_share_what_is_written(sysroot: Sysroot) -> None:
         assert first.stdout.read() == "one\ntwo\n"
 
 
+@pytest.mark.parametrize(
+    ("become", "kind"),
+    [
+        (("setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"), "overlay"),
+        ((), "tmpfs"),
+    ],
+)
+def test_nobody_else_can_offer_an_etc(
+    sysroot: Sysroot, tmp_path: Path, become: tuple[str, ...], kind: str
+) -> None:
+    """Another user's mount of that name is not taken, nor one that is no overlay."""
+    enter(sysroot, "true")
+    tag = etc_tag(etc_place(sysroot, sysroot.link.resolve().name))
+    options = f"lowerdir={tmp_path}:/usr" if kind == "overlay" else "mode=755"
+    script = 'mount -t "$1" "$2" -o "$3" "$4"; shift 4; exec "$@" sh -c "echo ready; read x"'
+    forged = ("sh", "-ec", script, "sh", kind, tag, options, str(tmp_path), *become)
+    with subprocess.Popen(
+        ["unshare", "-m", *forged],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as session:  # fmt: skip
+        assert session.stdout is not None
+        assert session.stdout.readline() == "ready\n"
+        assert tag in Path(f"/proc/{session.pid}/mountinfo").read_text()
+        assert find_holder(tag) is None
+        assert enter(sysroot, "cat", "/etc/hostname").stdout == "tree\n"
+        session.communicate("\n")
+
+
 def test_nothing_outlives_a_sigkill(sysroot: Sysroot) -> None:
     """Its mounts go, and what it left running, with a lock that nobody holds any more."""
     root = sysroot.link.resolve().name

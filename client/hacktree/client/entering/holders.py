@@ -1,4 +1,8 @@
-"""Who has an /etc overlay mounted: found in /proc, so that nothing is ever stale."""
+"""Who has an /etc overlay mounted: found in /proc, so that nothing is ever stale.
+
+Its name is no secret, and anybody may give it to a mount of theirs: with a user namespace, or FUSE.
+So only processes of this user count, and only overlays.
+"""
 
 import os
 import re
@@ -27,7 +31,7 @@ class Holder:
 
 
 def open_holder(tag: str) -> Holder | None:
-    """A session that sees a mount named `tag`; None if there is none."""
+    """A session of this user that sees an overlay named `tag`; None if there is none."""
     while True:
         found = find_holder(tag)
         if found is None:
@@ -47,25 +51,28 @@ def open_holder(tag: str) -> Holder | None:
 
 
 def find_holder(tag: str) -> tuple[int, str] | None:
-    """A process that sees a mount named `tag`, and where it sees it; None if nobody does."""
+    """A process of this user that sees an overlay named `tag`, and where; None if none does."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            point = _mount_point(Path("/proc", entry, "mountinfo"), tag)
+            point = _mount_point(Path("/proc", entry), tag)
             if point is not None:
                 return int(entry), point
     return None
 
 
-def _mount_point(mountinfo: Path, tag: str) -> str | None:
+def _mount_point(process: Path, tag: str) -> str | None:
     try:
-        text = mountinfo.read_text(errors="surrogateescape")
+        # The directory's owner is the effective user, whatever else of the process may be read.
+        if process.stat().st_uid != os.geteuid():
+            return None
+        text = (process / "mountinfo").read_text(errors="surrogateescape")
     except OSError:
-        # It has ended, or is somebody else's.
+        # It has ended.
         return None
     if tag not in text:
         return None
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
-        if after.split(" ")[1] == tag:
+        if after.split(" ")[:2] == ["overlay", tag]:
             return _OCTAL.sub(lambda match: chr(int(match[1], 8)), before.split(" ")[4])
     return None
