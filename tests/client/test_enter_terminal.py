@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,32 @@ def test_ctrl_c_and_ctrl_z_reach_the_command_alone(
     shell.sendcontrol("c")
     shell.expect_exact(OUTSIDE)
     assert status_of(shell, OUTSIDE) == 130
+
+
+_STOPS_EARLY = """
+import os, signal
+from hacktree.client.entering.session import begin_session
+
+def start():
+    os.kill(os.getpid(), signal.SIGTSTP)
+    os.execv("/bin/echo", ["echo", "exe" + "cuted"])
+
+raise SystemExit(begin_session(lambda: None).run(start))
+"""
+
+
+def test_a_command_stopped_before_it_executes_is_a_stopped_job(
+    shell: "pexpect.spawn[str]", tmp_path: Path
+) -> None:
+    """Ctrl-Z may come that early: the outer shell has the terminal, and `fg` goes on."""
+    (tmp_path / "early.py").write_text(_STOPS_EARLY)
+    shell.sendline(f"{sys.executable} {tmp_path}/early.py")
+    shell.expect_exact("Stopped")
+    shell.expect_exact(OUTSIDE)
+    shell.sendline("fg")
+    shell.expect_exact("executed")
+    shell.expect_exact(OUTSIDE)
+    assert status_of(shell, OUTSIDE) == 0
 
 
 def test_a_command_started_in_the_background_waits_for_the_terminal(

@@ -213,9 +213,10 @@ def _supervise(command: int, terminal: Terminal, blocked: _Mask, reading: int) -
     }
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     try:
+        # Before what it says is read: it may be stopped before it executes anything.
+        status = _wait(command, terminal)
         with open(reading, "rb") as answer:
             failure = answer.read()
-        status = _wait(command, terminal)
     finally:
         terminal.take_back()
         for number, handler in before.items():
