@@ -7,8 +7,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := common client server tests bench demo tools
 JOBS ?= 2
-# The wheel's timestamps: the last commit's.
-export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
 export PYTHON
 
 .PHONY: help setup system format check test demo bench man dist clean lock upgrade
@@ -46,8 +44,10 @@ bench: setup ## Side by side with ostree on real trees, as root (long)
 man: setup ## Manual pages in build/man/
 	$(BIN)/python tools/man.py build/man
 
+# Timestamps in it are the last commit's. Only here: what compiles Python in the tests would obey it.
 dist: setup ## Source distribution and wheel in dist/
-	$(BIN)/python -m hatchling build -d dist
+	SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 315532800)}" \
+		$(BIN)/python -m hatchling build -d dist
 
 lock: ## Write requirements/*.lock from pyproject.toml; pins that still fit stay
 	@tools/lock.sh

@@ -17,8 +17,8 @@ from support.sysroots import make_sysroot
 OUTSIDE = "outside> "
 INSIDE = "inside> "
 _SECONDS = 30
-_INHERITED = ("SUDO_", "COVERAGE_", "LINES", "COLUMNS")
-"""Not for the shell: busybox believes LINES and COLUMNS, not the terminal."""
+_INHERITED = ("SUDO_", "COVERAGE_")
+"""Not for the shell."""
 
 
 @pytest.fixture(scope="module")
