@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hacktree.client.edits.edits import Edit, EditKind, find_edits, node_at, roo
 from hacktree.client.edits.kept import MOST_KEPT, keep_copy, kept_copies, read_kept
 from hacktree.client.edits.places import etc_place, kept_directory
 from hacktree.client.edits.removing import list_leftovers
+from hacktree.client.edits.treecopy import OPEN_DIRECTORY, copy_directory
 from hacktree.client.keeping import PreviousPolicy, undeploy_root
 from hacktree.client.recovery import recover
 from hacktree.client.sysroot import Sysroot
@@ -189,6 +191,32 @@ def test_links_and_other_things_in_a_layer_are_not_followed(tmp_path: Path) -> N
     assert captured.paths == (b"etc/dir",)
     assert captured.notes == ("/etc/fifo is a special file: left out",)
     assert b"of the host" not in captured.script
+
+
+def test_what_goes_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may be at work in the root: a deploy that looks at it fails for no such reason."""
+    layer, target = tmp_path / "layer", tmp_path / "target"
+    target.mkdir()
+
+    def fill() -> None:
+        (layer / "d").mkdir(parents=True, exist_ok=True)
+        for name in ("a", "b", "d/e"):
+            (layer / name).write_text(name)
+
+    def remove(status: os.stat_result) -> bool:
+        shutil.rmtree(layer / "d", ignore_errors=True)
+        (layer / "b").unlink(missing_ok=True)
+        return False
+
+    fill()
+    source, made = (os.open(place, OPEN_DIRECTORY) for place in (layer, target))
+    copy_directory(source, made, skip=remove)
+    os.close(source)
+    os.close(made)
+    assert os.listdir(target) == ["a"]
+    fill()
+    monkeypatch.setattr("hacktree.client.edits.edits.is_whiteout", remove)
+    assert [edit.path for edit in find_edits(layer, None)] == [b"etc/a"]
 
 
 def test_what_was_not_changed_is_not_captured(tmp_path: Path) -> None:

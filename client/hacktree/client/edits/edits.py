@@ -136,7 +136,11 @@ def _open_directory(path: Path | bytes, parent: int | None = None) -> int | None
 def _compare(above: int, below: int | None, path: bytes) -> Iterator[Edit]:
     """Edits below a directory of the upper layer and the one it lies over, if any."""
     for name in _names(above):
-        status = os.stat(name, dir_fd=above, follow_symlinks=False)
+        try:
+            status = os.stat(name, dir_fd=above, follow_symlinks=False)
+        except FileNotFoundError:
+            # Somebody is at work in the root.
+            continue
         here = path + b"/" + name
         old = _node(below, name) if below is not None else None
         if is_whiteout(status):
@@ -158,7 +162,9 @@ def _compare(above: int, below: int | None, path: bytes) -> Iterator[Edit]:
 
 
 def _compare_directories(above: int, below: int | None, name: bytes, path: bytes) -> Iterator[Edit]:
-    upper = os.open(name, OPEN_DIRECTORY, dir_fd=above)
+    upper = _open_directory(name, above)
+    if upper is None:
+        return
     lower = _open_directory(name, below) if below is not None else None
     try:
         if lower is not None and _is_opaque(upper):

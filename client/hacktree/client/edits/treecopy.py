@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from hacktree.common.repository.durable import write_all
@@ -35,23 +36,31 @@ def copy_directory(source: int, target: int, skip: Skip | None = None) -> None:
     with os.scandir(source) as entries:
         names = sorted(entry.name for entry in entries)
     for name in names:
-        copy_entry(source, target, name, skip)
+        # Somebody may be at work there: what is gone by now is left out.
+        with suppress(FileNotFoundError):
+            copy_entry(source, target, name, skip)
     _copy_attributes(source, target)
 
 
 def copy_entry(source: int, target: int, name: str, skip: Skip | None = None) -> None:
-    """Copy the entry `name` of one directory into another, where that name is free."""
+    """Copy the entry `name` of one directory into another, where that name is free.
+
+    Raises FileNotFoundError if it is gone; nothing of it is in the other directory then.
+    """
     status = os.stat(name, dir_fd=source, follow_symlinks=False)
     if skip is not None and skip(status):
         return
     if stat.S_ISDIR(status.st_mode):
-        os.mkdir(name, 0o700, dir_fd=target)
-        below, made = (os.open(name, OPEN_DIRECTORY, dir_fd=place) for place in (source, target))
+        below = os.open(name, OPEN_DIRECTORY, dir_fd=source)
         try:
-            copy_directory(below, made, skip)
+            os.mkdir(name, 0o700, dir_fd=target)
+            made = os.open(name, OPEN_DIRECTORY, dir_fd=target)
+            try:
+                copy_directory(below, made, skip)
+            finally:
+                os.close(made)
         finally:
             os.close(below)
-            os.close(made)
     elif stat.S_ISREG(status.st_mode):
         _copy_file(source, target, name)
     elif stat.S_ISLNK(status.st_mode):
