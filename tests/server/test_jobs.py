@@ -195,6 +195,18 @@ async def test_what_a_failing_process_says_is_kept(database: Database) -> None:
     assert job.due == 100 + delay(1)
 
 
+async def test_a_process_that_cannot_be_started_is_a_failed_attempt(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No lane ends of it, which would end the other one and be known to nobody."""
+    enqueue(database, Kind.DELTAS, "builds", 100)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert await runner(database, "").run_next(PACKS, 100)
+    (job,) = packs_of(database)
+    assert (job.state, job.attempts, job.due) == (State.WAITING, 1, 100 + delay(1))
+    assert "can't be started" in job.error
+
+
 async def test_a_stopped_server_ends_the_process_and_gives_the_job_back(
     database: Database, tmp_path: Path
 ) -> None:

@@ -108,6 +108,9 @@ class JobRunner:
         except asyncio.CancelledError:
             give_back(self._database, self._now(), job)
             raise
+        except OSError as error:
+            # No process to spare, say: raised, it would end this lane and the other one.
+            status, output = 1, f"can't be started: {error}".encode()
         if status == 0:
             await asyncio.to_thread(succeed, self._database, job, self._now())
             _LOG.info("job %d is done", job.id)
