@@ -1,8 +1,9 @@
 """Promise: a signer elsewhere signs what its source signed, forwards, whoever has the farm."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from aiohttp import web
@@ -17,7 +18,7 @@ from hacktree.common.repository.refs import read_ref
 from hacktree.common.trust import editing
 from hacktree.common.trust.report import fingerprint
 from hacktree.common.trust.roles import role_of_branch
-from hacktree.common.trust.verifying import TrustError
+from hacktree.common.trust.verifying import AbsentError, TrustError
 from hacktree.server.api import make_api
 from hacktree.server.grants import parse_grant
 from hacktree.server.promotion.accepting import SignedPromotion, accept_promotion
@@ -214,6 +215,64 @@ async def test_what_was_promoted_last_can_not_be_hidden(
     (qa.repository.path / "branches/builds/history/tail").unlink()
     with pytest.raises(FarmDeceivesError, match="does not show"):
         await signer.turn()
+
+
+class HidingFarm(FarmClient):
+    """Says of files named in `hidden` that they are not there, so many times each."""
+
+    hidden: ClassVar[dict[str, int]] = {}
+
+    def read(self, path: str, limit: int) -> bytes:
+        if self.hidden.get(path, 0) > 0:
+            self.hidden[path] -= 1
+            raise AbsentError(path)
+        return FarmClient.read(self, path, limit)
+
+
+@pytest.fixture
+def hiding(signer: Elsewhere) -> Iterator[dict[str, int]]:
+    """Files that the farm hides from the signer."""
+    signer.client = HidingFarm(signer.client.url, signer.client.secret, sleep=lambda _: None)
+    yield HidingFarm.hidden
+    HidingFarm.hidden.clear()
+
+
+async def test_what_was_promoted_last_can_not_be_hidden_and_then_shown(
+    qa: QaFarm, signed: SignedFarm, signer: Elsewhere, hiding: dict[str, int]
+) -> None:
+    """Hidden, it does not count as promoted; shown, the way to the build before is open."""
+    signed_build(qa, signed, "old")
+    qa.judge(PASS)
+    last = signed_build(qa, signed, "new")
+    qa.judge(PASS)
+    assert isinstance(await signer.turn(), Promoted)
+    hold(qa.database, Subject(None, last), "breaks suspend", "ann", START)
+    hiding |= {"branches/builds/history/tail": 1, f"objects/{meta_name(last)}": 1}
+    with pytest.raises(FarmDeceivesError, match="does not show"):
+        await signer.turn()
+    stays = await signer.turn()
+    assert isinstance(stays, Stay)
+    assert stays.cause is Cause.UP_TO_DATE
+
+
+async def test_promotions_below_a_head_that_was_made_by_hand_can_not_be_hidden(
+    qa: QaFarm, signed: SignedFarm, signer: Elsewhere, hiding: dict[str, int]
+) -> None:
+    signed_build(qa, signed, "old")
+    qa.judge(PASS)
+    last = signed_build(qa, signed, "new")
+    qa.judge(PASS)
+    promoted = await signer.turn()
+    assert isinstance(promoted, Promoted)
+    signed.sign(make_commit(qa.repository, {"bin/sh": b"by hand"}, branch="fastqa"), FASTQA)
+    hold(qa.database, Subject(None, last), "breaks suspend", "ann", START)
+    hiding[f"objects/{meta_name(promoted.head)}"] = 100
+    with pytest.raises(FarmDeceivesError, match="does not show"):
+        await signer.turn()
+    hiding.clear()
+    stays = await signer.turn()
+    assert isinstance(stays, Stay)
+    assert stays.cause is Cause.UP_TO_DATE
 
 
 async def test_a_head_of_the_target_that_nobody_signed_is_not_followed(

@@ -24,10 +24,19 @@ class CommitWrongError(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class RemoteCommits:
-    """Reads commits from the files that a farm publishes, and keeps them."""
+    """Reads commits from the files that a farm publishes, and keeps them.
+
+    What the farm once did not have is absent until `begin_look`: a commit that was hidden where it
+    stops a promotion must not be shown where it is on the way to an older build.
+    """
 
     farm: FarmClient
     _kept: dict[ObjectId, Commit] = field(default_factory=dict, repr=False)
+    _absent: set[ObjectId] = field(default_factory=set, repr=False)
+
+    def begin_look(self) -> None:
+        """Ask again for what was absent: a new decision begins."""
+        self._absent.clear()
 
     def has_meta(self, object_id: ObjectId) -> bool:
         """Whether the farm has the commit; raises as `load_commit` does for a wrong one."""
@@ -41,8 +50,7 @@ class RemoteCommits:
         """The commit; raises `AbsentError`, `CommitWrongError`, `FarmUnreachableError`."""
         kept = self._kept.get(object_id)
         if kept is None:
-            data = self.farm.read(f"objects/{meta_name(object_id)}", MAX_COMMIT_SIZE)
-            kept = self._keep(object_id, data)
+            kept = self._keep(object_id, self._read(object_id))
         return kept
 
     def prefetch(self, branch: BranchName, head: ObjectId) -> None:
@@ -59,6 +67,15 @@ class RemoteCommits:
             return
         for encoded in page.commits:
             self._keep(hash_bytes(encoded), encoded)
+
+    def _read(self, object_id: ObjectId) -> bytes:
+        if object_id in self._absent:
+            raise AbsentError(f"{self.farm.url} did not have {object_id.hex()[:12]}")
+        try:
+            return self.farm.read(f"objects/{meta_name(object_id)}", MAX_COMMIT_SIZE)
+        except AbsentError:
+            self._absent.add(object_id)
+            raise
 
     def _keep(self, object_id: ObjectId, data: bytes) -> Commit:
         if hash_bytes(data) != object_id:

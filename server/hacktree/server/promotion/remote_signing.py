@@ -7,13 +7,14 @@ or pass a build that failed, but nothing is signed except the tree of a signed b
 after the one that was promoted last (ADR 18). What is sent the farm checks in its turn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.errors import PeerError, UserError
-from hacktree.common.objects.commit import Commit, encode_commit
+from hacktree.common.objects.commit import encode_commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.trust.editing import sign_branch
@@ -33,6 +34,7 @@ from hacktree.server.promotion.history import (
     build_of,
     history_from,
     source_of,
+    walk_branch,
 )
 from hacktree.server.promotion.messages import decode, encode
 from hacktree.server.promotion.promoted import NewCommit, Note, Place, promoted_commit
@@ -119,6 +121,7 @@ class RemoteSigner:
 
     def _look(self) -> "_Scene":
         """What is signed, and what follows from it; then the farm's facts."""
+        self.commits.begin_look()
         roles = self.trusted.read_roles(
             [self.source, self.target],
             lambda name, limit: self.farm.read(f"trust/{name}", limit),
@@ -136,7 +139,7 @@ class RemoteSigner:
             self.commits.prefetch(self.source, source.head)
         route = Suite(self.target, self.source, _ROUTE_ONLY, 1)
         history = history_from(self.commits, route, target.head, source.head)
-        self._require_continued(commit, history)
+        self._require_continued(target.head, history)
         place = Place(self.target, target.head, commit)
         facts, suite = self._ask()
         return _Scene(target, place, history, facts, suite)
@@ -154,17 +157,28 @@ class RemoteSigner:
             )
         return facts, suite
 
-    def _require_continued(self, carried: Commit | None, history: History) -> None:
-        """Whoever hides the build that was promoted last could have an older one promoted."""
-        last = None if carried is None else source_of(carried)
-        if last is None or self.commits.has_meta(last):
-            return
+    def _require_continued(self, head: ObjectId | None, history: History) -> None:
+        """Whoever hides what was promoted last could have an older build promoted."""
         oldest = history.builds[-1].id if history.builds else None
-        parents = () if oldest is None else self.commits.load_commit(oldest).parents
-        if last not in parents:
+        before = () if oldest is None else self.commits.load_commit(oldest).parents
+        parent: ObjectId | None = None
+        for object_id, commit in walk_branch(self.commits, self.target, head):
+            if history.last is not None and object_id == history.last.id:
+                return
+            parent = commit.parents[0] if commit.parents else None
+            source = source_of(commit)
+            # What was committed by hand, or promoted from elsewhere, is passed over.
+            if source is not None and not self.commits.has_meta(source):
+                self._require_before(source, before)
+                return
+        if parent is not None and not self.commits.has_meta(parent):
+            self._require_before(parent, ())
+
+    def _require_before(self, hidden: ObjectId, before: Sequence[ObjectId]) -> None:
+        if hidden not in before:
             raise FarmDeceivesError(
-                f"the farm does not show {last.hex()[:12]}, which {self.target} carries, nor that "
-                f"the builds of {self.source} come after it",
+                f"the farm does not show {hidden.hex()[:12]}, which {self.target} carries, nor "
+                f"that the builds of {self.source} come after it",
                 hint="If it was pruned there: promote the next build on the farm itself.",
             )
 
