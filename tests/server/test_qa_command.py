@@ -23,7 +23,7 @@ from hacktree.server.promotion.desk import Assignment
 from support.pulling import FakeTime, assert_whole, make_repository, patience
 from support.qa import FASTQA, QaFarm, scratch_left
 from support.servers import api_serving, hacktree_program
-from support.trusting import BUILDS, SignedFarm, trusting_remote
+from support.trusting import BUILDS, SignedFarm, new_signer, trusting_remote
 
 COMMAND = "grep -q good $HACKTREE_ROOT/etc/version && echo fine"
 
@@ -334,3 +334,30 @@ def test_options_that_do_not_go_together_are_refused(
     monkeypatch.setenv("HACKTREE_TOKEN", "secret")
     assert main(["--repo", str(qa.repository.path), *words]) == 2
     assert capsys.readouterr().err.startswith("hacktree: ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("qa", "run", "fastqa"),
+        ("qa", "retest", "fastqa", "--reason", "x"),
+        ("qa", "sign", "fastqa", "--source", "builds"),
+        ("promote", "fastqa", "x", "--reason", "x"),
+        ("hold", "fastqa", "--reason", "x"),
+        ("release", "fastqa", "--reason", "x"),
+        ("branch", "status", "fastqa"),
+    ],
+)
+def test_a_token_that_others_could_read_is_sent_with_a_warning(
+    qa: QaFarm, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Nothing listens at these ports; 0.0.0.0 reaches this machine, and is no loopback address."""
+    monkeypatch.setenv("HACKTREE_TOKEN", "secret")
+    signs = words[:2] == ("qa", "sign")
+    key = key_file(tmp_path / "key", new_signer()) if signs else ""
+    signer = ("--sign-with", key, "--state", str(tmp_path), "--root-fingerprint", "0" * 64)
+    for server, warned in (("http://0.0.0.0:1", True), ("http://127.0.0.1:1", False)):
+        asked = [*words, "--server", server, *(signer if signs else ())]
+        assert main(["--repo", str(qa.repository.path), *asked]) == 4
+        assert ("token can be read on its way" in capsys.readouterr().err) is warned

@@ -1,6 +1,5 @@
 """Remotes: where builds come from. One TOML file each in the repository's private state."""
 
-import ipaddress
 import shutil
 import tomllib
 from pathlib import Path
@@ -12,6 +11,7 @@ import tomli_w
 from msgspec import Meta
 
 from hacktree.common.errors import CorruptError, UserError
+from hacktree.common.loopback import is_loopback
 from hacktree.common.objects.errors import NameInvalidError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.durable import (
@@ -55,13 +55,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     @property
     def is_near(self) -> bool:
         """Whether it is on this machine: no network is between."""
-        host = urlsplit(self.url).hostname
-        if self.local_path is not None or host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host or "").is_loopback
-        except ValueError:
-            return False
+        return self.local_path is not None or is_loopback(self.url)
 
     @property
     def shown_url(self) -> str:

@@ -115,9 +115,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--server takes an http:// or https:// URL")
     if args.dry_run:
         return _print_plan(args, branch)
-    secret = read_secret(args.token_file)
-    if args.server.startswith("http:") and not remote.is_near:
-        warn("without https the token can be read on its way")
+    secret = read_secret(args.token_file, args.server)
     signer = None if args.sign_with is None else _signer(args)
     started = time.monotonic()
     repository, commit_id = _prepare(args, remote, branch)

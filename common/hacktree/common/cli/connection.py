@@ -4,15 +4,17 @@ import os
 from pathlib import Path
 from typing import Final
 
+from hacktree.common.cli.output import warn
 from hacktree.common.errors import UserError
+from hacktree.common.loopback import is_loopback
 
 _MAX_SECRET: Final = 4096
 
 
-def read_secret(token_file: str | None) -> str:
-    """The token's secret, from `--token-file` or $HACKTREE_TOKEN.
+def read_secret(token_file: str | None, server: str) -> str:
+    """The token's secret, from `--token-file` or $HACKTREE_TOKEN, to be sent to a URL.
 
-    Raises `UserError`, `OSError`.
+    Warns where others can read it on its way. Raises `UserError`, `OSError`.
     """
     if token_file is None:
         secret = os.environ.get("HACKTREE_TOKEN", "")
@@ -24,6 +26,8 @@ def read_secret(token_file: str | None) -> str:
         raise UserError(
             "the server needs a token", hint="--token-file FILE, or the variable HACKTREE_TOKEN."
         )
+    if server.startswith("http:") and not is_loopback(server):
+        warn("without https the token can be read on its way")
     return secret
 
 

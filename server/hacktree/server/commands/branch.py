@@ -68,7 +68,7 @@ def _here(args: argparse.Namespace) -> StatusAnswer:
 
 
 def _elsewhere(args: argparse.Namespace) -> StatusAnswer:
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     branch = parse_branch_name(args.branch)
     answer = farm.ask("GET", f"qa/status/{branch}", limit=MAX_FACTS)
     return sensible(lambda: decode(StatusAnswer, answer))

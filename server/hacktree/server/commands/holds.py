@@ -83,6 +83,6 @@ def _elsewhere(args: argparse.Namespace) -> dict[str, object]:
     """Over HTTP."""
     if args.by is not None:
         raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = HoldRequest(args.subject, args.reason)
     return decode_json(farm.ask("POST", f"qa/{args.verb}", encode(request)))

@@ -96,7 +96,7 @@ def _sign(args: argparse.Namespace, branch: BranchName) -> Promoted:
     key = _key(args)
     if key is None or args.source is None:
         raise UserError("which branch is it promoted from?", hint="--source BRANCH")
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     trusted = trust_farm(farm, state_directory(args.state), args.root_fingerprint)
     signer = RemoteSigner(farm, trusted, key, branch, parse_branch_name(args.source))
     return signer.promote_by_hand(args.commit, _note(args), int(time.time()))
@@ -106,7 +106,7 @@ def _ask(args: argparse.Namespace, branch: BranchName) -> int:
     """Over HTTP, for a farm whose branches nobody signs."""
     if args.by is not None:
         raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = PromoteRequest(branch, args.commit, args.reason)
     answer = decode_json(farm.ask("POST", "qa/promote", encode(request)))
     if args.json:

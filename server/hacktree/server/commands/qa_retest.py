@@ -39,7 +39,7 @@ def _here(args: argparse.Namespace) -> str:
 def _elsewhere(args: argparse.Namespace) -> str:
     if args.by is not None:
         raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = RetestRequest(parse_branch_name(args.suite), args.reason, args.build or "")
     answer = farm.ask("POST", "qa/retest", encode(request))
     return sensible(lambda: decode(RetestAnswer, answer)).build

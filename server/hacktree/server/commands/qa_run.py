@@ -89,7 +89,9 @@ def _desk(args: argparse.Namespace, repository: Repository) -> Callable[[], Desk
         require_local(args, "token_file", "remote", "tls_ca")
         database = open_database(repository)
         return lambda: LocalDesk(repository, database, read_suites(repository), time.time)
-    remote = RemoteDesk(connect(args.server, read_secret(args.token_file), args.tls_ca))
+    remote = RemoteDesk(
+        connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
+    )
     return lambda: remote
 
 

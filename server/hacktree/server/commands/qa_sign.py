@@ -71,7 +71,7 @@ def _elsewhere(args: argparse.Namespace) -> _Turn:
             "a signer elsewhere needs its key, and the branch whose builds it may sign",
             hint="--sign-with FILE --source BRANCH",
         )
-    farm = connect(args.server, read_secret(args.token_file), args.tls_ca)
+    farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     trusted = trust_farm(farm, state_directory(args.state), args.root_fingerprint)
     target, source = parse_branch_name(args.suite), parse_branch_name(args.source)
     return RemoteSigner(farm, trusted, signer, target, source).promote_next
