@@ -256,6 +256,22 @@ async def test_an_unreachable_farm_is_said_so_and_a_verdict_is_sent_again(qa: Qa
     assert waits == [1, 2, 4, 8, 16]
 
 
+async def test_a_refusal_that_is_cut_off_counts_as_no_answer(qa: QaFarm) -> None:
+    """A signer that watches asks again then; it does not end."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 503 Busy\r\nTransfer-Encoding: chunked\r\n\r\n99\r\n{")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        farm = FarmClient(f"http://127.0.0.1:{port}", "secret")
+        with pytest.raises(FarmUnreachableError, match="can't be reached"):
+            await asyncio.to_thread(farm.ask, "GET", "qa/facts/fastqa")
+
+
 async def test_the_token_follows_no_redirect(qa: QaFarm, aiohttp_server: Serve) -> None:
     asked = []
 

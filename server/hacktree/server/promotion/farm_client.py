@@ -97,13 +97,14 @@ class FarmClient:
         handlers: list[Any] = [_NoRedirects()]
         if self.tls is not None:
             handlers.append(urllib.request.HTTPSHandler(context=self.tls))
+        opener = urllib.request.build_opener(*handlers)
         try:
-            with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
-                data: bytes = answer.read(limit + 1)
-                return answer.status, data
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read(MAX_REFUSAL_SIZE)
+            try:
+                answer, size = opener.open(request, timeout=TIMEOUT), limit + 1
+            except urllib.error.HTTPError as error:
+                answer, size = error, MAX_REFUSAL_SIZE
+            with answer:
+                return answer.status, answer.read(size)
         except (OSError, http.client.HTTPException) as error:
             raise FarmUnreachableError(
                 f"{self.url} can't be reached: {getattr(error, 'reason', None) or error}",
