@@ -22,7 +22,6 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import changes
 from hacktree.common.trust.changes import RootEdit
 from hacktree.common.trust.report import fingerprint
 from hacktree.common.trust.roles import (
@@ -37,7 +36,15 @@ from hacktree.common.trust.verifying import TrustError
 from support.faulty_server import endless, faulty_server, replaced, status
 from support.pulling import FakeTime, make_repository, patience
 from support.servers import nginx_serving
-from support.trusting import BUILDS, FASTQA, SignedFarm, new_signer, trusting_remote
+from support.trusting import (
+    BUILDS,
+    FASTQA,
+    SignedFarm,
+    change_branch,
+    change_root,
+    new_signer,
+    trusting_remote,
+)
 
 
 @pytest.fixture
@@ -206,21 +213,20 @@ async def test_keys_are_rotated_under_a_client(signed: SignedFarm, client: Repos
     assert await head_of(client, remote) == head
     new_root, old_root = new_signer(), signed.root
     edit = RootEdit((ROOT,), (new_root.public_key,), (old_root.public_key.keyid,))
-    changes.change_root(store, edit, [old_root, new_root], [], now)
+    change_root(store, edit, [old_root, new_root], now)
     assert await head_of(client, remote) == head
     new_targets = new_signer()
     edit = RootEdit((TARGETS,), (new_targets.public_key,), (signed.targets.public_key.keyid,))
-    changes.change_root(store, edit, [new_root], [new_targets], now)
+    change_root(store, edit, [new_root, new_targets], now)
     assert await head_of(client, remote) == head
     new_online = new_signer()
     store.keep_online_key(new_online)
     edit = RootEdit(ONLINE_ROLES, (new_online.public_key,), (signed.online.public_key.keyid,))
-    changes.change_root(store, edit, [new_root], [], now)
+    change_root(store, edit, [new_root], now)
     assert await head_of(client, remote) == head
     new_ci, old_ci = new_signer(), signed.keys[BUILDS]
-    changes.change_branch(
-        store, BUILDS, [new_ci.public_key], [old_ci.public_key.keyid], [new_targets], new_ci, now
-    )
+    keys = ([new_ci.public_key], [old_ci.public_key.keyid])
+    change_branch(store, keys, [new_targets], [new_ci], now)
     assert await head_of(client, remote) == head
     signed.keys[BUILDS] = new_ci
     assert await head_of(client, remote) == head
@@ -235,10 +241,8 @@ async def test_a_revoked_key_is_refused(signed: SignedFarm, client: Repository) 
     remote = trusting_remote(client, signed)
     signed.commit({"f": b"0"})
     stolen, new = signed.keys[BUILDS], new_signer()
-    changes.change_branch(
-        signed.store, BUILDS, [new.public_key], [stolen.public_key.keyid], [signed.targets], new,
-        signed.now,
-    )  # fmt: skip
+    keys = ([new.public_key], [stolen.public_key.keyid])
+    change_branch(signed.store, keys, [signed.targets], [new], signed.now)
     name = role_of_branch(BUILDS)
     forged = Metadata(deepcopy(signed.store.load().roles[name].signed))
     forged.signed.version += 1

@@ -13,7 +13,7 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.durable import replace_published
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import changes, editing
+from hacktree.common.trust import editing
 from hacktree.common.trust.changes import RootEdit
 from hacktree.common.trust.editing import Founders
 from hacktree.common.trust.keys import KeyFileError, generate_key, load_public, load_signer
@@ -28,7 +28,7 @@ from hacktree.common.trust.roles import (
 from hacktree.common.trust.store import NoTrustError, SignatureMissingError, TrustStore
 from support.pulling import make_repository
 from support.trees import make_commit
-from support.trusting import BUILDS, SignedFarm, new_signer
+from support.trusting import BUILDS, SignedFarm, change_root, new_signer
 
 WRITER = "hacktree.common.trust.store.replace_published"
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -111,15 +111,15 @@ def test_root_keys_sign_together(repository: Repository) -> None:
     trust.keep_online_key(new_online)
     edit = RootEdit(ONLINE_ROLES, (new_online.public_key,), (online.public_key.keyid,))
     with pytest.raises(SignatureMissingError):
-        changes.change_root(trust, edit, keys[:1], [], NOW)
+        change_root(trust, edit, keys[:1], NOW)
     assert trust.load().root.signed.version == 1
-    changes.change_root(trust, edit, keys[1:], [], NOW)
+    change_root(trust, edit, keys[1:], NOW)
     assert trust.load().root.signed.version == 2
     trust.forget_online_keys(trust.load().root.signed)
     assert len(list(trust.private.glob("online-*"))) == 1
     last = RootEdit((ROOT,), revoke=tuple(key.public_key.keyid for key in keys[:2]))
     with pytest.raises(UserError, match="fewer keys"):
-        changes.change_root(trust, last, keys, [], NOW)
+        change_root(trust, last, keys, NOW)
 
 
 def test_renewal_signs_again_what_is_past_half_of_its_life(farm: SignedFarm) -> None:
@@ -174,7 +174,7 @@ def test_a_crash_between_root_and_timestamp_is_mended_by_the_next_renewal(
     edit = RootEdit(ONLINE_ROLES, (new.public_key,), (farm.online.public_key.keyid,))
     monkeypatch.setattr(TrustStore, "publish", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        changes.change_root(farm.store, edit, [farm.root], [], farm.now)
+        change_root(farm.store, edit, [farm.root], farm.now)
     monkeypatch.undo()
     later = farm.now + timedelta(days=4)
     assert editing.renew(farm.store, later, {}) == list(ONLINE_ROLES)

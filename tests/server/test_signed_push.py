@@ -17,14 +17,14 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.refs import hold_refs, read_ref
 from hacktree.common.repository.repository import Repository
-from hacktree.common.trust import changes, editing
+from hacktree.common.trust import editing
 from hacktree.common.trust.keys import generate_key
 from hacktree.server.publication import NewHead, SignatureWrongError, publish_head, recover_heads
 from support.pulling import FakeTime, assert_whole, make_repository, patience, pull_from
 from support.push_server import CI_SECRET
 from support.pushing import push_command, running_host
 from support.trees import make_commit
-from support.trusting import BUILDS, SignedFarm, new_signer
+from support.trusting import BUILDS, SignedFarm, change_branch, new_signer
 
 
 @pytest.fixture
@@ -124,9 +124,7 @@ async def test_the_command_signs(server: SignedFarm, source: Repository, tmp_pat
     """From CI's key file to a tester who believes nothing else."""
     (tmp_path / "pass").write_text("secret\n")
     key = generate_key(tmp_path / "ci", b"secret")
-    changes.change_branch(
-        server.store, BUILDS, [key.public_key], [], [server.targets], None, server.now
-    )
+    change_branch(server.store, ([key.public_key], []), [server.targets], (), server.now)
     head = make_commit(source, {"f": b"1"}, branch="builds")
     with running_host(server.repository) as host:
         signed = ("--sign-with", str(tmp_path / "ci"), "--passphrase-file", str(tmp_path / "pass"))

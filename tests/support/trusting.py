@@ -1,13 +1,13 @@
 """A signed farm in a test's hands: honest publications, and whatever an attacker would publish."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from securesystemslib.signer import CryptoSigner
+from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.metadata import Metadata, MetaFile, Snapshot, Targets, Timestamp
 
 from hacktree.client.remote import Remote, add_remote
@@ -16,6 +16,8 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.repository import Repository
 from hacktree.common.trust import changes, editing
+from hacktree.common.trust.changes import RootEdit
+from hacktree.common.trust.editing import Signers
 from hacktree.common.trust.roles import SNAPSHOT, TIMESTAMP, expiry
 from hacktree.common.trust.store import TrustStore
 from support.trees import Spec, make_commit
@@ -26,6 +28,24 @@ FASTQA = parse_branch_name("fastqa")
 
 def new_signer() -> CryptoSigner:
     return CryptoSigner.generate_ed25519()
+
+
+def change_root(store: TrustStore, edit: RootEdit, signers: Signers, now: datetime) -> None:
+    """Change whose keys count, with all keys in one place."""
+    change = changes.propose_root(store.load(), edit, now)
+    changes.sign_and_publish(store, change, signers, (), now)
+
+
+def change_branch(
+    store: TrustStore,
+    keys: tuple[Sequence[SSlibKey], Sequence[str]],
+    signers: Signers,
+    resign: Signers,
+    now: datetime,
+) -> None:
+    """Let keys move `builds`, and others, by their ids, no longer; `resign` signs its head anew."""
+    change = changes.propose_branch(store.load(), BUILDS, *keys, now)
+    changes.sign_and_publish(store, change, signers, resign, now)
 
 
 @dataclass
@@ -45,9 +65,9 @@ class SignedFarm:
         editing.initialise(self.store, founders, self.online, self.now)
         for branch in (BUILDS, FASTQA):
             self.keys[branch] = new_signer()
-            changes.delegate(
-                self.store, branch, [self.keys[branch].public_key], [self.targets], self.now
-            )
+            key = self.keys[branch].public_key
+            change = changes.propose_delegation(self.store.load(), branch, [key], self.now)
+            changes.sign_and_publish(self.store, change, [self.targets], (), self.now)
 
     def commit(self, tree: dict[str | bytes, Spec], branch: BranchName = BUILDS) -> ObjectId:
         """An honest build: committed and signed."""

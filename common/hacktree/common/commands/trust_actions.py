@@ -128,15 +128,13 @@ def _finish(
     store: TrustStore, args: argparse.Namespace, change: Change, resign: Signers, now: datetime
 ) -> bool:
     """Sign and publish a change; or write it to --pending, with the signatures that there are."""
-    state = store.load()
-    for signer in _signers(args) if args.pending is None else _given(args):
-        if not changes.sign_change(change, state.root.signed, signer) and args.pending is not None:
-            raise UserError(f"the key {signer.public_key.keyid[:16]} doesn't count for this")
     if args.pending is None:
-        for signer in resign:
-            changes.sign_change(change, state.root.signed, signer)
-        changes.publish_change(store, change, resign, now)
+        changes.sign_and_publish(store, change, _signers(args), resign, now)
         return True
+    state = store.load()
+    for signer in _given(args):
+        if not changes.sign_change(change, state.root.signed, signer):
+            raise UserError(f"the key {signer.public_key.keyid[:16]} doesn't count for this")
     pending = Pending.of(state, change)
     write_durably(Path(args.pending), encode_pending(pending), mode=0o644)
     for line in changes.missing_signatures(change, state.root.signed):

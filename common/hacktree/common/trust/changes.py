@@ -169,43 +169,16 @@ def publish_change(store: TrustStore, change: Change, resign: Signers, now: date
     store.publish(root.signed, roles, state, online, now)
 
 
-def change_root(
-    store: TrustStore, edit: RootEdit, signers: Signers, resign: Signers, now: datetime
+def sign_and_publish(
+    store: TrustStore, change: Change, signers: Signers, resign: Signers, now: datetime
 ) -> None:
-    """Propose, sign and publish at once: `signers` of root, `resign` of targets if need be."""
-    state = store.load()
-    _at_once(store, state, propose_root(state, edit, now), [*signers, *resign], (), now)
+    """Publish a change at once, with the keys in one place; `resign` sign it as well as heads.
 
-
-def delegate(
-    store: TrustStore, branch: BranchName, keys: Sequence[SSlibKey], signers: Signers, now: datetime
-) -> None:
-    """Let `keys` move `branch`, at once. `signers`: of the targets role."""
-    state = store.load()
-    _at_once(store, state, propose_delegation(state, branch, keys, now), signers, (), now)
-
-
-def change_branch(
-    store: TrustStore,
-    branch: BranchName,
-    add: Sequence[SSlibKey],
-    revoke: Sequence[str],
-    signers: Signers,
-    resign: CryptoSigner | None,
-    now: datetime,
-) -> None:
-    """Change a branch's keys at once. `signers`: of targets; `resign`: a key that stays."""
-    state = store.load()
-    change = propose_branch(state, branch, add, revoke, now)
-    _at_once(store, state, change, signers, () if resign is None else (resign,), now)
-
-
-def _at_once(
-    store: TrustStore, state: TrustState, change: Change, signers: Signers, resign: Signers,
-    now: datetime,
-) -> None:  # fmt: skip
-    for signer in signers:
-        sign_change(change, state.root.signed, signer)
+    Raises as `publish_change` does.
+    """
+    before = store.load().root.signed
+    for signer in (*signers, *resign):
+        sign_change(change, before, signer)
     publish_change(store, change, resign, now)
 
 
