@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from hacktree.common.cli.main import main
 from hacktree.common.errors import PeerError
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.refs import read_ref
@@ -303,3 +304,18 @@ async def test_a_runner_elsewhere_tests_what_it_pulled(
     assert (verdict.build, verdict.machine) == (build, "lab-7")
     assert verdict.finding.reason == "exit status 7"
     assert log_path(qa.repository, verdict.log).read_bytes() == b"seven"
+
+
+@pytest.mark.parametrize("answer", [{}, {"head": 5, "promoted-from": ""}, []])
+async def test_an_answer_without_sense_is_the_farms_failure(
+    aiohttp_server: Serve, monkeypatch: pytest.MonkeyPatch, answer: object
+) -> None:
+    async def promoted(_: web.Request) -> web.Response:
+        return web.json_response(answer)
+
+    app = web.Application()
+    app.router.add_post("/api/v1/qa/promote", promoted)
+    url = str((await aiohttp_server(app)).make_url(""))
+    monkeypatch.setenv("HACKTREE_TOKEN", "secret")
+    words = ["promote", "fastqa", "builds~0", "--reason", "x", "--server", url]
+    assert await asyncio.to_thread(main, words) == 4

@@ -11,9 +11,9 @@ from hacktree.common.cli.output import emit_json, say
 from hacktree.common.errors import UserError
 from hacktree.server.database import open_database
 from hacktree.server.promotion.connecting import add_farm_options, connect, require_local
-from hacktree.server.promotion.farm_client import decode_json
+from hacktree.server.promotion.farm_client import sensible
 from hacktree.server.promotion.holding import find_subject, hold, release
-from hacktree.server.promotion.messages import HoldRequest, encode
+from hacktree.server.promotion.messages import HoldRequest, decode, encode
 from hacktree.server.promotion.settings import read_suites
 
 _DESCRIPTIONS = {
@@ -85,4 +85,5 @@ def _elsewhere(args: argparse.Namespace) -> dict[str, object]:
         raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = HoldRequest(args.subject, args.reason)
-    return decode_json(farm.ask("POST", f"qa/{args.verb}", encode(request)))
+    answer = farm.ask("POST", f"qa/{args.verb}", encode(request))
+    return sensible(lambda: decode(dict[str, object], answer))

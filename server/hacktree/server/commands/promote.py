@@ -6,6 +6,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.cli.connection import read_secret, state_directory
@@ -22,8 +23,8 @@ from hacktree.server.promotion.connecting import (
     require_local,
     trust_farm,
 )
-from hacktree.server.promotion.farm_client import decode_json
-from hacktree.server.promotion.messages import PromoteRequest, encode
+from hacktree.server.promotion.farm_client import sensible
+from hacktree.server.promotion.messages import PromoteAnswer, PromoteRequest, decode, encode
 from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
 from hacktree.server.promotion.remote_signing import RemoteSigner
@@ -108,10 +109,11 @@ def _ask(args: argparse.Namespace, branch: BranchName) -> int:
         raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = PromoteRequest(branch, args.commit, args.reason)
-    answer = decode_json(farm.ask("POST", "qa/promote", encode(request)))
+    data = farm.ask("POST", "qa/promote", encode(request))
+    answer = sensible(lambda: decode(PromoteAnswer, data))
     if args.json:
-        emit_json(answer)
-    say(args, f"{branch} is at {answer.get('head', '')[:12]} on {args.server}")
+        emit_json(msgspec.to_builtins(answer))
+    say(args, f"{branch} is at {answer.head[:12]} on {args.server}")
     return 0
 
 

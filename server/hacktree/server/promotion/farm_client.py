@@ -9,8 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from hacktree.common.errors import BusyError, PeerError, UserError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.push.refusals import MAX_REFUSAL_SIZE, RefusalCode, decode_refusal
@@ -131,14 +129,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
-
-
-def decode_json(data: bytes) -> dict[str, Any]:
-    """The object that the farm answers; raises `FarmUnreachableError`."""
-    try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise FarmUnreachableError(f"the farm's answer makes no sense: {error}") from error
 
 
 def sensible(read: Callable[[], T]) -> T:

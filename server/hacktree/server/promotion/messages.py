@@ -94,6 +94,13 @@ class PromoteRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, Meta(max_length=MAX_REASON)]
 
 
+class PromoteAnswer(msgspec.Struct, frozen=True, rename="kebab"):
+    """The branch's head, and the build that it carries."""
+
+    head: str
+    promoted_from: str
+
+
 class SuiteAnswer(msgspec.Struct, frozen=True):
     """What to run on the build."""
 

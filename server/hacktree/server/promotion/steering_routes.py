@@ -21,6 +21,7 @@ from hacktree.server.promotion.messages import (
     BRANCH,
     MAX_SMALL,
     HoldRequest,
+    PromoteAnswer,
     PromoteRequest,
     RetestAnswer,
     RetestRequest,
@@ -71,7 +72,12 @@ class _Routes:
         self._api = api
         self._database = database
 
-    @operation("promote", body=json_of(PromoteRequest), answer=_ANSWER, refusals=_REFUSALS)
+    @operation(
+        "promote",
+        body=json_of(PromoteRequest),
+        answer=json_of(PromoteAnswer),
+        refusals=_REFUSALS,
+    )
     async def promote(self, request: web.Request) -> web.Response:
         """Promote by hand, on a farm without signatures: the keys of others are not kept here."""
         message = decode(PromoteRequest, await read_body(request, MAX_SMALL))
@@ -88,7 +94,7 @@ class _Routes:
             return promote_by_hand(farm, suite, branch, build, note, int(api.clock()))
 
         done = await api.threads.run(work)
-        return json_answer({"head": done.head.hex(), "promoted-from": done.build.hex()})
+        return json_answer(PromoteAnswer(done.head.hex(), done.build.hex()))
 
     @operation("show-facts", answer=json_of(FactsAnswer), refusals=(403,))
     async def facts(self, request: web.Request) -> web.Response:
