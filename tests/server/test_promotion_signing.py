@@ -13,6 +13,7 @@ from hacktree.server.promotion.desk import Assignment
 from hacktree.server.promotion.holding import (
     HoldInvalidError,
     NotHeldError,
+    Subject,
     find_subject,
     hold,
     release,
@@ -196,6 +197,16 @@ def test_a_branch_without_a_suite_takes_builds_of_others(qa: QaFarm) -> None:
     assert "no suite" in status.reason
     with pytest.raises(NoBranchError):
         branch_status(qa.repository, qa.database, {}, parse_branch_name("nowhere"), START)
+
+
+def test_a_branch_without_a_suite_takes_no_held_build(qa: QaFarm) -> None:
+    build, demo = qa.build(), parse_branch_name("demo")
+    hold(qa.database, Subject(None, build), "breaks suspend", "ann", START)
+    with pytest.raises(PromotionRefusedError, match="breaks suspend"):
+        promote_by_hand(open_farm(qa), None, demo, build, NOTE, START)
+    assert read_ref(qa.repository, demo) is None
+    release(qa.database, Subject(None, build), "mended", "ann", START)
+    assert promote_by_hand(open_farm(qa), None, demo, build, NOTE, START).build == build
 
 
 def test_a_signed_farm_needs_the_suites_key_before_anything_moves(

@@ -27,6 +27,7 @@ from hacktree.common.trust.editing import head_signed, keys_of_branch, sign_head
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.database import Database
 from hacktree.server.jobs import enqueue_publication
+from hacktree.server.promotion import records
 from hacktree.server.promotion.decision import Decision, Promote, Standing, Stay, decide, hold_of
 from hacktree.server.promotion.desk import standing_of
 from hacktree.server.promotion.history import History, build_of, read_history, source_of
@@ -214,6 +215,21 @@ def require_free(
     farm: Farm, suite: Suite | None, branch: BranchName, build: ObjectId, now: int
 ) -> None:
     """Refuse what a person may not do either; raises `PromotionRefusedError`."""
+    _require_later(farm, suite, branch, build, now)
+    with farm.database.reading() as connection:
+        holds = records.load_holds(connection)
+    for hold in holds:
+        # A hold of a branch whose suite is gone could not be released.
+        whole = suite is not None and hold.branch == branch
+        if whole or hold_of(build_of(farm.repository, build), [hold]):
+            subject = branch if whole else build.hex()[:12]
+            raise PromotionRefusedError(f"{subject} is {hold}", hint=f"hacktree release {subject}")
+
+
+def _require_later(
+    farm: Farm, suite: Suite | None, branch: BranchName, build: ObjectId, now: int
+) -> None:
+    """Refuse a build of another branch than the suite's source, and one that is not later."""
     commit = farm.repository.load_commit(build)
     if suite is None:
         if commit.branch == branch:
@@ -234,10 +250,6 @@ def require_free(
             f"build {commit.sequence} is {why} build {last}, which {branch} carries",
             hint="A branch only moves on. To go back, commit the older tree as a new build.",
         )
-    for hold in standing.holds:
-        if hold.branch == branch or hold_of(build_of(farm.repository, build), [hold]):
-            subject = branch if hold.branch == branch else build.hex()[:12]
-            raise PromotionRefusedError(f"{subject} is {hold}", hint=f"hacktree release {subject}")
 
 
 def standing_of_suite(farm: Farm, suite: Suite, history: History, now: int) -> Standing:
