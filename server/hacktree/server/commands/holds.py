@@ -8,9 +8,13 @@ import time
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say
-from hacktree.common.errors import UserError
 from hacktree.server.database import open_database
-from hacktree.server.promotion.connecting import add_farm_options, connect, require_local
+from hacktree.server.promotion.connecting import (
+    add_farm_options,
+    connect,
+    refuse_name,
+    require_local,
+)
 from hacktree.server.promotion.farm_client import sensible
 from hacktree.server.promotion.holding import find_subject, hold, release
 from hacktree.server.promotion.messages import HoldRequest, decode, encode
@@ -81,8 +85,7 @@ def _here(args: argparse.Namespace) -> dict[str, object]:
 
 def _elsewhere(args: argparse.Namespace) -> dict[str, object]:
     """Over HTTP."""
-    if args.by is not None:
-        raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
+    refuse_name(args)
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = HoldRequest(args.subject, args.reason)
     answer = farm.ask("POST", f"qa/{args.verb}", encode(request))

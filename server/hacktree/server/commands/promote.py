@@ -4,10 +4,8 @@ import argparse
 import getpass
 import textwrap
 import time
-from pathlib import Path
 
 import msgspec
-from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.cli.connection import read_secret, state_directory
 from hacktree.common.cli.context import repository_from
@@ -20,6 +18,8 @@ from hacktree.server.promotion.connecting import (
     add_farm_options,
     add_signer_options,
     connect,
+    given_key,
+    refuse_name,
     require_local,
     trust_farm,
 )
@@ -29,7 +29,6 @@ from hacktree.server.promotion.promoted import Note
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_by_hand
 from hacktree.server.promotion.remote_signing import RemoteSigner
 from hacktree.server.promotion.settings import read_suites
-from hacktree.server.promotion.signingkey import read_signing_key
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +85,7 @@ def _here(args: argparse.Namespace, branch: BranchName) -> Promoted:
     """At the farm's own repository."""
     require_local(args, "token_file", "tls_ca", "source", "root_fingerprint", "state")
     repository = repository_from(args)
-    farm = Farm(repository, open_database(repository), _key(args))
+    farm = Farm(repository, open_database(repository), given_key(args))
     suite = read_suites(repository).get(branch)
     build = resolve(repository, args.commit)
     return promote_by_hand(farm, suite, branch, build, _note(args), int(time.time()))
@@ -94,7 +93,7 @@ def _here(args: argparse.Namespace, branch: BranchName) -> Promoted:
 
 def _sign(args: argparse.Namespace, branch: BranchName) -> Promoted:
     """Over HTTP, with the branch's key."""
-    key = _key(args)
+    key = given_key(args)
     if key is None or args.source is None:
         raise UserError("which branch is it promoted from?", hint="--source BRANCH")
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
@@ -105,8 +104,7 @@ def _sign(args: argparse.Namespace, branch: BranchName) -> Promoted:
 
 def _ask(args: argparse.Namespace, branch: BranchName) -> int:
     """Over HTTP, for a farm whose branches nobody signs."""
-    if args.by is not None:
-        raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
+    refuse_name(args)
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = PromoteRequest(branch, args.commit, args.reason)
     data = farm.ask("POST", "qa/promote", encode(request))
@@ -115,11 +113,6 @@ def _ask(args: argparse.Namespace, branch: BranchName) -> int:
         emit_json(msgspec.to_builtins(answer))
     say(args, f"{branch} is at {answer.head[:12]} on {args.server}")
     return 0
-
-
-def _key(args: argparse.Namespace) -> CryptoSigner | None:
-    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
-    return read_signing_key(Path(args.key) if args.key else None, passphrase)
 
 
 def _note(args: argparse.Namespace) -> Note:

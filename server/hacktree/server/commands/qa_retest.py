@@ -7,10 +7,9 @@ import time
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say
-from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.server.database import open_database
-from hacktree.server.promotion.connecting import connect, require_local
+from hacktree.server.promotion.connecting import connect, refuse_name, require_local
 from hacktree.server.promotion.farm_client import sensible
 from hacktree.server.promotion.messages import RetestAnswer, RetestRequest, decode, encode
 from hacktree.server.promotion.retesting import retest
@@ -37,8 +36,7 @@ def _here(args: argparse.Namespace) -> str:
 
 
 def _elsewhere(args: argparse.Namespace) -> str:
-    if args.by is not None:
-        raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
+    refuse_name(args)
     farm = connect(args.server, read_secret(args.token_file, args.server), args.tls_ca)
     request = RetestRequest(parse_branch_name(args.suite), args.reason, args.build or "")
     answer = farm.ask("POST", "qa/retest", encode(request))

@@ -5,7 +5,6 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from hacktree.common.cli.connection import read_secret, state_directory
 from hacktree.common.cli.context import repository_from
@@ -13,12 +12,11 @@ from hacktree.common.cli.output import say, warn
 from hacktree.common.errors import BusyError, PeerError, UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.server.database import open_database
-from hacktree.server.promotion.connecting import connect, require_local, trust_farm
+from hacktree.server.promotion.connecting import connect, given_key, require_local, trust_farm
 from hacktree.server.promotion.decision import Stay
 from hacktree.server.promotion.promoting import Farm, Promoted, promote_next
 from hacktree.server.promotion.remote_signing import RemoteSigner
 from hacktree.server.promotion.settings import read_suites
-from hacktree.server.promotion.signingkey import read_signing_key
 from hacktree.server.promotion.suites import find_suite
 
 _Turn = Callable[[int], Promoted | Stay]
@@ -55,17 +53,14 @@ def _here(args: argparse.Namespace) -> _Turn:
     """At the farm's own repository."""
     require_local(args, "token_file", "tls_ca", "source", "root_fingerprint", "state")
     repository = repository_from(args)
-    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
-    signer = read_signing_key(Path(args.key) if args.key else None, passphrase)
-    farm = Farm(repository, open_database(repository), signer)
+    farm = Farm(repository, open_database(repository), given_key(args))
     # Read again each time: suites are edited while this runs.
     return lambda now: promote_next(farm, find_suite(read_suites(repository), args.suite), now)
 
 
 def _elsewhere(args: argparse.Namespace) -> _Turn:
     """On a machine of its own, over HTTP."""
-    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
-    signer = read_signing_key(Path(args.key) if args.key else None, passphrase)
+    signer = given_key(args)
     if signer is None or args.source is None:
         raise UserError(
             "a signer elsewhere needs its key, and the branch whose builds it may sign",

@@ -5,6 +5,8 @@ import hashlib
 import ssl
 from pathlib import Path
 
+from securesystemslib.signer import CryptoSigner
+
 from hacktree.common.errors import UserError
 from hacktree.common.trust.verifying import (
     FIRST_ROOT,
@@ -13,6 +15,7 @@ from hacktree.common.trust.verifying import (
     limit_of,
 )
 from hacktree.server.promotion.farm_client import FarmClient
+from hacktree.server.promotion.signingkey import read_signing_key
 
 
 def add_farm_options(parser: argparse.ArgumentParser, grant: str) -> None:
@@ -57,6 +60,18 @@ def require_local(args: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(args, name) is not None:
             raise UserError(f"--{name.replace('_', '-')} goes with --server URL")
+
+
+def refuse_name(args: argparse.Namespace) -> None:
+    """Refuse `--by`: over HTTP it is the token that says who asks."""
+    if args.by is not None:
+        raise UserError("over HTTP the farm names the token", hint="Leave --by out.")
+
+
+def given_key(args: argparse.Namespace) -> CryptoSigner | None:
+    """The key of `add_signer_options`, if one is given; raises as `read_signing_key` does."""
+    passphrase = Path(args.passphrase_file) if args.passphrase_file else None
+    return read_signing_key(Path(args.key) if args.key else None, passphrase)
 
 
 def connect(url: str, secret: str, tls_ca: str | None) -> FarmClient:
