@@ -8,6 +8,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.errors import UserError
+from hacktree.common.repository.durable import make_directories
 from hacktree.common.trust.verifying import (
     FIRST_ROOT,
     TrustedRemote,
@@ -98,7 +99,8 @@ def trust_farm(farm: FarmClient, state: Path, fingerprint: str | None) -> Truste
     if not trusted.has_anchor:
         data = farm.read(f"trust/{FIRST_ROOT}", limit_of(FIRST_ROOT))
         check_anchor(data, fingerprint)
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Durable from the top: what was seen is forgotten with its directory, and older counts.
+        make_directories(Path("/"), directory.absolute().relative_to("/"), mode=0o700)
         trusted.keep_anchor(data)
     else:
         trusted.check_anchor(fingerprint)
