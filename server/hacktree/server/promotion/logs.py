@@ -90,9 +90,9 @@ def keep_log(repository: Repository, log: bytes) -> str:
     name = hashlib.sha256(log).hexdigest()
     path = log_path(repository, name)
     make_directories(repository.state, Path("qa/logs") / name[:2], mode=0o700)
-    if path.exists():
-        os.utime(path)  # As old as its last use, for `prune_logs`.
-    else:
+    try:
+        os.utime(path)  # As old as its last use, for `prune_logs`, which may delete it meanwhile.
+    except FileNotFoundError:
         write_durably(path, log)
     return name
 
