@@ -2,6 +2,7 @@
 
 import os
 import py_compile
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,26 @@ def test_bytecode_that_comes_with_its_source_stays(sysroot: Sysroot, tmp_path: P
     assert len(os.listdir(sysroot.link / PLACE / "__pycache__")) == 3
     deploy(sysroot, commit, replaying(layer, change("a", 6), BytecodeStep()))
     assert values(sysroot) == "6 1 1"
+
+
+def test_nothing_outside_the_root_is_dropped(sysroot: Sysroot, tmp_path: Path) -> None:
+    """A later step may put a link in place of the directory with the changed source."""
+    commit = commit_modules(sysroot, tmp_path / "tree")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a.py").write_text("value = 1\n")
+    unchecked = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    compiled = py_compile.compile(str(outside / "a.py"), invalidation_mode=unchecked)
+
+    def link(root: Root) -> None:
+        shutil.rmtree(root.path / PLACE)
+        (root.path / PLACE).symlink_to(outside)
+
+    steps = (change("a", 2), FunctionStep("link", link), BytecodeStep())
+    deploy(sysroot, commit, replaying(*steps))
+    assert (sysroot.link / PLACE).is_symlink()
+    assert compiled is not None
+    assert Path(compiled).exists()
 
 
 def test_scripts_are_followed_by_it(sysroot: Sysroot) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from hacktree.client.replay.step import Build, Root, Step
 from hacktree.client.replay.xattrs import OPEN_DIRECTORY
+from hacktree.client.triggers.inside import resolve_inside
 
 _CACHE: Final = "__pycache__"
 _UNCHECKED: Final = b"\1\0\0\0"
@@ -25,9 +26,13 @@ def drop_stale_bytecode(root: Root) -> int:
     last = {path: number for number, paths in enumerate(root.written()) for path in paths}
     dropped = 0
     for directory, stems in _changed_modules(last).items():
+        cache = root.path / directory / _CACHE
+        # A later step may have put a link in the directory's place, which leads anywhere.
+        if resolve_inside(root.path, os.path.join(directory, _CACHE)) != cache:
+            continue
         try:
-            place = os.open(root.path / directory / _CACHE, OPEN_DIRECTORY)
-        except (FileNotFoundError, NotADirectoryError):
+            place = os.open(cache, OPEN_DIRECTORY)
+        except NotADirectoryError:
             continue
         try:
             for name, stem in _compiled(place, stems):
