@@ -222,6 +222,20 @@ def test_a_failure_names_the_next_step(sysroot: Sysroot, config: Path, tmp_path:
     assert sorted(os.listdir(root.path / "run/hacktree")) == ["10-fail", "answers.env"]
 
 
+def test_a_root_whose_run_is_a_link(sysroot: Sysroot, config: Path, tmp_path: Path) -> None:
+    """It is not followed: script and answers would be written, and left, on the machine."""
+    put(config, "10-a")
+    root = plain_root(sysroot, tmp_path / "root")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root.path / "run").rmdir()
+    (root.path / "run").symlink_to(outside)
+    (step,) = ScriptSource().steps(root.build)
+    with pytest.raises(StepFailedError, match="/run/hacktree: run is not a directory"):
+        step.apply(root)
+    assert os.listdir(outside) == []
+
+
 def test_scripts_are_added_as_executables_that_only_their_owner_changes(sysroot: Sysroot) -> None:
     """A private one stays private; a taken or impossible name is refused."""
     assert add_script(sysroot.path, "10-a", SCRIPT, 0o666).mode == 0o755

@@ -4,18 +4,20 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Final
 
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
 from hacktree.client.scripts.answers import read_answers, render_answers
 from hacktree.client.scripts.store import Script, enabled_scripts
+from hacktree.client.users.rootfiles import make_directory
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.durable import write_all
 
 _VERSION: Final = b"script 1"
 _PLACE: Final = "run/hacktree"
 """In the root: where a script and its answers are while it runs; no part of the root."""
+
+_ANSWERS: Final = "answers.env"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +45,22 @@ class ScriptStep:
 
     def apply(self, root: Root) -> None:
         """Run it, chrooted, within its limits."""
-        place = root.path / _PLACE
-        place.mkdir(mode=0o755, exist_ok=True)
-        program, answers = place / self.script.name, place / "answers.env"
+        # Where /run is a link in the build, it is not the replay's own and leads anywhere.
+        with make_directory(root.path, _PLACE) as place:
+            _put(place, self.script.name, self.script.content, self.script.mode)
+            _put(place, _ANSWERS, self.answers, 0o400)
+            self._run(root)
+            # After a failure they stay: a person in that root may want to run the script again.
+            os.unlink(self.script.name, dir_fd=place)
+            os.unlink(_ANSWERS, dir_fd=place)
+
+    def _run(self, root: Root) -> None:
         declared = self.script.declarations
         try:
-            _put(program, self.script.content, self.script.mode)
-            _put(answers, self.answers, 0o400)
             root.run(
                 [f"/{_PLACE}/{self.script.name}"],
                 environment={
-                    "HACKTREE_ANSWERS": f"/{_PLACE}/{answers.name}",
+                    "HACKTREE_ANSWERS": f"/{_PLACE}/{_ANSWERS}",
                     "SOURCE_DATE_EPOCH": str(root.build.commit.time),
                 },
                 seconds=declared.limit,
@@ -67,9 +74,6 @@ class ScriptStep:
                 f"`hacktree config disable {name}` leaves it out.",
                 log=error.log,
             ) from error
-        # After a failure they stay: a person in that root may want to run the script again.
-        program.unlink()
-        answers.unlink()
 
 
 def script_digest(script: Script) -> bytes:
@@ -78,9 +82,9 @@ def script_digest(script: Script) -> bytes:
     return sha256(head + script.content).digest()
 
 
-def _put(path: Path, data: bytes, mode: int) -> None:
+def _put(place: int, name: str, data: bytes, mode: int) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = os.open(name, flags, 0o600, dir_fd=place)
     try:
         write_all(descriptor, data)
         os.fchmod(descriptor, mode)
