@@ -187,6 +187,29 @@ def test_on_a_terminal_a_script_is_skipped_once(sysroot: Sysroot) -> None:
     assert_nothing_left_over(sysroot.path)
 
 
+def test_in_the_background_the_terminal_stays_whose_it_is(sysroot: Sysroot) -> None:
+    """A shell that loses it stops; without a controlling terminal there is none to take."""
+    make_runnable_build(sysroot, 1)
+    add(sysroot, "10-fine", "echo fine >/etc/fine\n")
+    command = f"{Path(sys.executable).with_name('hacktree')} --sysroot {sysroot.path} deploy fastqa"
+    for line in (command, f"setsid --wait {command} --replay"):
+        job = shlex.quote(f"{line}; echo ended $?; cut -d' ' -f8 /proc/$$/stat")
+        shell = f"set -m; echo shell $$; sh -c {job} & wait $!"
+        child: pexpect.spawn[str] = pexpect.spawn(
+            "bash", ["-c", shell], encoding="utf-8", timeout=30
+        )
+        child.expect(r"shell (\d+)\r\n")
+        assert isinstance(child.match, re.Match)
+        child.expect(rf"ended 0\r\n{child.match[1]}\r\n")
+        assert finish(child) == 0
+    add(sysroot, "20-fail", "exit 3\n")
+    child = pexpect.spawn("setsid", ["--wait", *shlex.split(command)], encoding="utf-8", timeout=30)
+    child.expect(r"\(a\)bort\? ")
+    child.sendline("a")
+    child.expect("script 20-fail failed: .*exit status 3")
+    assert finish(child) == 1
+
+
 def test_a_trial_shows_what_each_script_changes_and_leaves_nothing(
     sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
 ) -> None:

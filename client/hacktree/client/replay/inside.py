@@ -4,6 +4,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -239,11 +240,20 @@ def take_terminal() -> None:
         return
     if os.getpgrp() != os.getpid():
         os.setpgid(0, 0)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    set_foreground_group(os.getpgrp())
+
+
+def set_foreground_group(group: int) -> None:
+    """Make `group` the foreground job of the terminal that standard input is.
+
+    Nothing if that is another session's terminal, if it hung up, or if the group has ended.
+    """
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     try:
-        os.tcsetpgrp(0, os.getpgrp())
+        with suppress(OSError):
+            os.tcsetpgrp(0, group)
     finally:
-        signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+        signal.signal(signal.SIGTTOU, before)
 
 
 def describe_error(error: HacktreeError | OSError) -> Failed:

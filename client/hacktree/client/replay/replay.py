@@ -4,7 +4,6 @@ docs/architecture-deploy.md, "Replay".
 """
 
 import os
-import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,7 +26,15 @@ from hacktree.client.replay.cache import (
     staged_place,
     write_entry,
 )
-from hacktree.client.replay.inside import Applied, Failed, Said, Task, apply_inside, decode_message
+from hacktree.client.replay.inside import (
+    Applied,
+    Failed,
+    Said,
+    Task,
+    apply_inside,
+    decode_message,
+    set_foreground_group,
+)
 from hacktree.client.replay.materialise import materialise
 from hacktree.client.replay.namespaces import (
     InsideDiedError,
@@ -226,12 +233,14 @@ class Replay:
             else:
                 outcome.append(message)
 
+        foreground = _foreground_group() if task.ask is not None else None
         try:
             run_isolated(lambda send: apply_inside(task, send), receive, {task.log})
         finally:
             os.close(task.log)
-            if task.ask is not None:
-                _take_terminal_back()
+            if foreground is not None and foreground != _foreground_group():
+                # The code inside took it, to ask.
+                set_foreground_group(foreground)
         if len(outcome) != 1:
             raise InsideDiedError(f"{task.step.name} ended without saying how")
         return outcome[0]
@@ -309,12 +318,9 @@ def _read_tail(log: Path) -> str:
         return stream.read(_LOG_TAIL).decode("utf-8", "replace")
 
 
-def _take_terminal_back() -> None:
-    """The code inside made itself the foreground job, to ask."""
-    if not os.isatty(0) or os.tcgetpgrp(0) == os.getpgrp():
-        return
-    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+def _foreground_group() -> int | None:
+    """The terminal's foreground job; None if standard input isn't this session's terminal."""
     try:
-        os.tcsetpgrp(0, os.getpgrp())
-    finally:
-        signal.signal(signal.SIGTTOU, before)
+        return os.tcgetpgrp(0)
+    except OSError:
+        return None
