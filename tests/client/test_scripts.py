@@ -21,6 +21,7 @@ from hacktree.client.scripts.declarations import (
     Declarations,
     parse_declarations,
 )
+from hacktree.client.scripts.editing import edit_script
 from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.scripts.store import (
     ScriptError,
@@ -29,6 +30,7 @@ from hacktree.client.scripts.store import (
     describe_unused,
     enabled_scripts,
     find_scripts,
+    remove_script,
     switch_script,
 )
 from hacktree.client.sysroot import Sysroot
@@ -111,6 +113,23 @@ def test_a_script_that_cannot_run_stops_the_replay_before_it_begins(
     assert "hacktree config disable 10-bad" in raised.value.hint
     assert switch_script(sysroot.path, "10-bad", State.DISABLED)
     assert enabled_scripts(sysroot.path) == []
+
+
+def test_what_is_no_file_is_not_edited_and_can_be_removed(sysroot: Sysroot, config: Path) -> None:
+    """A link's own mode is 0777: edited, it would become a script that everybody may write to."""
+    (config / "10-link").symlink_to("elsewhere")
+    (config / "20-off.disabled").symlink_to("elsewhere")
+    for name in ("10-link", "20-off"):
+        with pytest.raises(ScriptError, match=f"{name}: it is not a regular file"):
+            edit_script(sysroot.path, name, {"EDITOR": "false"})
+    put(config, "elsewhere")
+    with pytest.raises(ScriptError, match="10-link: it is not a regular file"):
+        edit_script(sysroot.path, "10-link", {"EDITOR": "false"})
+    (config / "elsewhere").unlink()
+    assert switch_script(sysroot.path, "10-link", State.DISABLED)
+    for name in ("10-link", "20-off"):
+        remove_script(sysroot.path, name)
+    assert os.listdir(config) == []
 
 
 def test_somebody_elses_script_is_refused(sysroot: Sysroot, config: Path) -> None:

@@ -12,7 +12,7 @@ from hacktree.client.scripts.store import (
     ScriptError,
     check_content,
     find_script,
-    path_of,
+    read_content,
     replace_script,
 )
 from hacktree.common.errors import HacktreeError
@@ -28,7 +28,7 @@ def edit_script(sysroot: Path, name: str, environment: Mapping[str, str]) -> boo
     Raises `EditError` if the editor fails or what it left is no script; nobody's text is lost.
     """
     found = find_script(sysroot, name)
-    before = path_of(sysroot, found).read_bytes()
+    before = read_content(sysroot, found)
     editor = environment.get("VISUAL") or environment.get("EDITOR") or "vi"
     directory = Path(tempfile.mkdtemp(prefix="hacktree-edit-"))
     copy = directory / name

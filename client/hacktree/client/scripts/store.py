@@ -11,11 +11,16 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from hacktree.client.scripts.declarations import Declarations, parse_declarations
 from hacktree.common.errors import HacktreeError, UserError
-from hacktree.common.repository.durable import make_directories, sync_directory, write_durably
+from hacktree.common.repository.durable import (
+    make_directories,
+    remove_durably,
+    sync_directory,
+    write_durably,
+)
 
 CONFIG_DIRECTORY: Final = Path("etc/hacktree/config.d")
 """Relative to the sysroot."""
@@ -141,19 +146,15 @@ def find_script(sysroot: Path, name: str) -> Found:
     return found[0]
 
 
-def path_of(sysroot: Path, found: Found) -> Path:
+def _path_of(sysroot: Path, found: Found) -> Path:
     """Where the script's file is."""
-    plain = sysroot / CONFIG_DIRECTORY / found.name
-    disabled = plain.with_name(found.name + DISABLED_SUFFIX)
-    return disabled if disabled.is_file() and not os.path.lexists(plain) else plain
+    suffix = DISABLED_SUFFIX if found.state is State.DISABLED else ""
+    return sysroot / CONFIG_DIRECTORY / f"{found.name}{suffix}"
 
 
 def _read(path: Path, name: str) -> Script:
     """Read a script and check it as `check_content` does; raises `ScriptError`, `OSError`."""
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise ScriptError("it is not a regular file")
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
+    with _open_regular(path) as stream:
         status = os.fstat(stream.fileno())
         if status.st_uid not in (0, os.geteuid()):
             raise ScriptError(f"it belongs to user {status.st_uid}, who could run anything by it")
@@ -161,6 +162,12 @@ def _read(path: Path, name: str) -> Script:
             raise ScriptError("everybody may write to it, and so run anything by it")
         content = stream.read(MAX_SCRIPT_BYTES + 1)
     return Script(name, content, stat.S_IMODE(status.st_mode), check_content(content))
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise ScriptError("it is not a regular file")
+    return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
 def check_content(content: bytes) -> Declarations:
@@ -199,18 +206,28 @@ def add_script(sysroot: Path, name: str, content: bytes, mode: int) -> Script:
     return Script(name, content, mode, declarations)
 
 
+def read_content(sysroot: Path, found: Found) -> bytes:
+    """A script's bytes, checked or not, at most one more than a script may have.
+
+    Raises `ScriptError` for what is no regular file: a link's mode is nothing to give a script.
+    """
+    try:
+        with _open_regular(_path_of(sysroot, found)) as stream:
+            return stream.read(MAX_SCRIPT_BYTES + 1)
+    except ScriptError as error:
+        raise ScriptError(f"{found.name}: {error.message}", hint="Put a file there.") from error
+
+
 def replace_script(sysroot: Path, found: Found, content: bytes) -> None:
     """Give a script other content, durably; its mode and state stay."""
     check_content(content)
-    path = path_of(sysroot, found)
+    path = _path_of(sysroot, found)
     write_durably(path, content, mode=stat.S_IMODE(os.lstat(path).st_mode))
 
 
 def remove_script(sysroot: Path, name: str) -> None:
     """Delete a script, durably."""
-    path = path_of(sysroot, find_script(sysroot, name))
-    path.unlink()
-    sync_directory(path.parent)
+    remove_durably(_path_of(sysroot, find_script(sysroot, name)))
 
 
 def switch_script(sysroot: Path, name: str, state: State) -> bool:
@@ -221,7 +238,7 @@ def switch_script(sysroot: Path, name: str, state: State) -> bool:
     found = find_script(sysroot, name)
     if state is State.ENABLED and found.script is None:
         raise ScriptError(f"{name} can't run: {found.problem}", hint="Mend it first.")
-    path = path_of(sysroot, found)
+    path = _path_of(sysroot, found)
     plain = sysroot / CONFIG_DIRECTORY / name
     target = plain if state is State.ENABLED else plain.with_name(name + DISABLED_SUFFIX)
     mode = stat.S_IMODE(os.lstat(path).st_mode)
