@@ -175,7 +175,7 @@ def test_answers_are_private_and_what_a_shell_reads(sysroot: Sysroot) -> None:
         path.write_text(wrong)
         with pytest.raises(AnswersError, match="etc/hacktree/answers"):
             read_answers(sysroot.path)
-    for text in ("A=line\nend", "=x", "a-b=c"):
+    for text in ("A=line\nend", "=x", "a-b=c", os.fsdecode(b"A=\xff")):
         with pytest.raises(AnswersError):
             parse_answer(text)
     path.chmod(0o640)

@@ -75,6 +75,10 @@ def parse_answer(text: str) -> tuple[str, str]:
         raise AnswersError(f"{key!r} is no key: up to 64 letters, digits and _, no digit first")
     if any(ord(character) < 32 or ord(character) == 127 for character in value):
         raise AnswersError(f"the value of {key} has a line end or another control character")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise AnswersError(f"the value of {key} is not UTF-8") from None
     return key, value
 
 
