@@ -115,7 +115,7 @@ def test_what_was_edited_is_checked_and_never_lost(
     assert script.read_text() == SCRIPT + "echo more\n"
     assert os.access(script, os.X_OK)
     assert list(tmp_path.glob("hacktree-edit-*")) == []
-    editor(tmp_path, monkeypatch, "true")
+    editor(tmp_path, monkeypatch, 'mkdir "$(dirname "$2")/backup"')
     capsys.readouterr()
     assert main(["config", "edit", "10-mine"]) == 0
     assert "unchanged" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """Editing a config script: in a copy, checked before it replaces the script."""
 
-import os
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -69,7 +69,5 @@ def _reason(error: HacktreeError | OSError) -> str:
 
 
 def _forget(directory: Path) -> None:
-    # Editors leave files beside the one they edit.
-    for name in os.listdir(directory):
-        (directory / name).unlink()
-    directory.rmdir()
+    # Editors leave files, and directories, beside the one they edit.
+    shutil.rmtree(directory)
