@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -32,6 +31,7 @@ from hacktree.client.roots import (
     new_root_name,
     read_live,
     read_roots,
+    require_root_space,
     write_pin,
     write_record,
 )
@@ -42,14 +42,11 @@ from hacktree.common.errors import BusyError, UserError
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.checkout import check_out
-from hacktree.common.repository.config import require_space
 from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.transaction import sync_staging
 
 Report = Callable[[str], None]
 """Told what is being done, a line at a time."""
-
-_DIRECTORY_BYTES: Final = 4096
 
 
 class ArchitectureError(UserError):
@@ -246,14 +243,10 @@ def _make_root(
     report: Report,
 ) -> None:
     """Check out under a temporary name, replay, record, sync; what a failure leaves is removed."""
-    repository, record, totals = sysroot.repository, plan.record, plan.commit.totals
+    repository, record = sysroot.repository, plan.record
     temporary = sysroot.roots / f"{TEMPORARY_PREFIX}{record.root}"
-    require_space(
-        sysroot.roots,
-        (totals.directories + totals.symlinks) * _DIRECTORY_BYTES,
-        repository.reserve,
-    )
-    report(f"checking out {totals.files} files to {record.root}")
+    require_root_space(sysroot, plan.commit)
+    report(f"checking out {plan.commit.totals.files} files to {record.root}")
     try:
         with repository.lock(LockKind.SHARED):
             write_pin(sysroot, record)

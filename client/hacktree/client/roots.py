@@ -13,12 +13,15 @@ import msgspec
 
 from hacktree.client.sysroot import ROOTS, Sysroot
 from hacktree.common.errors import CorruptError, UserError
+from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId, parse_object_id
+from hacktree.common.repository.config import require_space
 from hacktree.common.repository.durable import remove_durably, write_durably
 
 ROOT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{9}\.[1-9][0-9]*")
 RECORD_SUFFIX: Final = ".json"
 PIN_PREFIX: Final = "root-"
+_DIRECTORY_BYTES: Final = 4096
 
 
 class RootMissingError(UserError):
@@ -191,6 +194,16 @@ def new_root_name(sysroot: Sysroot, commit: ObjectId) -> str:
     ):
         number += 1
     return f"{prefix}{number}"
+
+
+def require_root_space(sysroot: Sysroot, commit: Commit) -> None:
+    """Raise `SpaceError` unless a checkout of the commit fits: its files are links to objects."""
+    totals = commit.totals
+    require_space(
+        sysroot.roots,
+        (totals.directories + totals.symlinks) * _DIRECTORY_BYTES,
+        sysroot.repository.reserve,
+    )
 
 
 def read_order(sysroot: Sysroot) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from hacktree.client.replay.replay import Replay, Replayed, plan_replay
 from hacktree.client.replay.sources import steps_before_scripts, steps_of
 from hacktree.client.replay.step import AskAfterFailure, Build, Root, Step
 from hacktree.client.replay.view import LayerView
-from hacktree.client.roots import new_root_name, read_roots
+from hacktree.client.roots import new_root_name, read_live, require_root_space
 from hacktree.client.scripts.answers import read_answers, render_answers
 from hacktree.client.scripts.difference import StepChange, changes_of
 from hacktree.client.scripts.step import ScriptStep
@@ -21,11 +21,9 @@ from hacktree.client.scripts.store import Script, ScriptError, enabled_scripts, 
 from hacktree.client.sysroot import Sysroot, hold_sysroot
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.checkout import check_out
-from hacktree.common.repository.config import require_space
 from hacktree.common.repository.locks import LockKind
 
 _MAX_LOG: Final = 1 << 20
-_DIRECTORY_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +72,7 @@ def try_scripts(
         recover(sysroot)
         build = _build(sysroot, commit_id)
         temporary = sysroot.roots / f"{TEMPORARY_PREFIX}{new_root_name(sysroot, commit_id)}"
-        totals = build.commit.totals
-        require_space(
-            sysroot.roots,
-            (totals.directories + totals.symlinks) * _DIRECTORY_BYTES,
-            sysroot.repository.reserve,
-        )
+        require_root_space(sysroot, build.commit)
         salt = secrets.token_bytes(16)
         steps = _Steps(chosen, salt)
         try:
@@ -101,8 +94,8 @@ def _runnable(sysroot: Sysroot, name: str) -> Script:
 
 
 def _build(sysroot: Sysroot, commit_id: ObjectId) -> Build:
-    current = read_roots(sysroot).current
-    previous = None if current is None else sysroot.roots / current
+    live = read_live(sysroot)
+    previous = None if live is None else sysroot.roots / live
     return Build(sysroot, commit_id, sysroot.repository.load_commit(commit_id), previous)
 
 
