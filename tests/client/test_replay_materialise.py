@@ -250,5 +250,10 @@ def test_a_root_keeps_what_only_names_a_layer(tmp_path: Path) -> None:
     assert os.listxattr(root / "directory") == []
     assert os.listxattr(root / "directory/file") == []
     assert stamp(upper) == before
-    (root / "directory/file").write_bytes(b"2")
+    linked = root / "directory/file"
+    os.setxattr(linked, "user.mine", b"1")
+    assert stamp(upper) != before, "a file capability, as setcap(8) gives one, is one of these"
+    os.removexattr(linked, "user.mine")
+    assert stamp(upper) == before
+    linked.write_bytes(b"2")
     assert stamp(upper) != before

@@ -105,14 +105,18 @@ def _drop_note(place: Path, name: str, node: Node) -> None:
 
 
 def stamp(upper: Path) -> bytes:
-    """A digest of names, attributes and times: it changes if anybody writes to the layer."""
+    """A digest of names, attributes, extended ones too, and mtimes: it changes if anybody writes to
+    the layer.
+    """
     digest = hashlib.sha256()
     for node in walk_upper(upper):
         status = node.status
         size = 0 if node.is_directory else status.st_size
         fields = (status.st_mode, status.st_uid, status.st_gid, status.st_rdev, size)
         digest.update(os.fsencode(node.path) + b"\0")
-        digest.update(repr((*fields, status.st_mtime_ns, node.opaque)).encode())
+        # Writing one changes no time but the ctime, which every link of a root changes too.
+        xattrs = sorted(read_xattrs(upper / node.path).items())
+        digest.update(repr((*fields, status.st_mtime_ns, xattrs)).encode())
     return digest.digest()
 
 
