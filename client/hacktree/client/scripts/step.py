@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from hacktree.client.beneath import make_directory
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
 from hacktree.client.scripts.answers import read_answers, render_answers
 from hacktree.client.scripts.store import Script, enabled_scripts
-from hacktree.client.users.rootfiles import make_directory
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.durable import write_all
 

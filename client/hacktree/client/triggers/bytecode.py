@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from hacktree.client.beneath import resolve_in
 from hacktree.client.replay.step import Build, Root, Step
 from hacktree.client.replay.xattrs import OPEN_DIRECTORY
-from hacktree.client.triggers.inside import resolve_inside
 
 _CACHE: Final = "__pycache__"
 _UNCHECKED: Final = b"\1\0\0\0"
@@ -28,7 +28,7 @@ def drop_stale_bytecode(root: Root) -> int:
     for directory, stems in _changed_modules(last).items():
         cache = root.path / directory / _CACHE
         # A later step may have put a link in the directory's place, which leads anywhere.
-        if resolve_inside(root.path, os.path.join(directory, _CACHE)) != cache:
+        if resolve_in(root.path, os.path.join(directory, _CACHE)) != cache:
             continue
         try:
             place = os.open(cache, OPEN_DIRECTORY)
