@@ -24,7 +24,7 @@ from hacktree.client.scripts.store import (
     remove_script,
     switch_script,
 )
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.errors import UserError
 
 _EPILOG: Final = """\
@@ -146,7 +146,7 @@ def _list(sysroot: Path, args: argparse.Namespace) -> None:
         if one.script is not None:
             network = "network, " if one.script.declarations.network else ""
             declared = f"  {network}at most {one.script.declarations.limit} s"
-        print(f"{one.name:<24} {one.state.value}{declared}{problem}")
+        show(f"{one.name:<24} {one.state.value}{declared}{problem}")
 
 
 def _document(found: Found) -> dict[str, object]:
@@ -195,7 +195,7 @@ def _answer(sysroot: Path, args: argparse.Namespace) -> None:
         emit_json(sorted(answers))
     elif not args.answers and not args.unset:
         for key in sorted(answers):
-            print(key)
+            show(key)
 
 
 def _secret(key: str) -> str:

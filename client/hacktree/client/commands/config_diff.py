@@ -8,7 +8,7 @@ from hacktree.client.edits.places import etc_place
 from hacktree.client.edits.textdiff import describe_attributes, kind_of, text_diff
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.objects.names import display_path
 
 _LETTERS = {EditKind.ADDED: "A", EditKind.CHANGED: "M", EditKind.REMOVED: "D"}
@@ -39,9 +39,9 @@ def run(path: Path, args: argparse.Namespace) -> None:
     if not edits:
         say(args, f"nothing was changed in /etc of {root}")
     for edit in edits:
-        print(f"{_LETTERS[edit.kind]} /{display_path(edit.path)}")
+        show(f"{_LETTERS[edit.kind]} /{display_path(edit.path)}")
         for line in describe_attributes(edit):
-            print(f"    {line}")
+            show(f"    {line}")
         difference = None if args.names else _difference(sysroot, root, edit)
         if difference is not None:
             print(difference, end="")

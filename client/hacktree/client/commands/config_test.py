@@ -9,10 +9,10 @@ from typing import Final
 from hacktree.client.replay.step import StepFailedError
 from hacktree.client.roots import read_roots
 from hacktree.client.scripts.difference import StepChange
-from hacktree.client.scripts.failure import ask_on_terminal, printable, shown_log
+from hacktree.client.scripts.failure import ask_on_terminal, shown_log
 from hacktree.client.scripts.trial import Tried, try_scripts
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
@@ -56,13 +56,13 @@ def _commit(sysroot: Sysroot, revision: str | None) -> ObjectId:
 
 
 def _show(one: Tried) -> None:
-    print(f"script {one.name}: {one.seconds:.2f} s, {_count(one.changes)}")
+    show(f"script {one.name}: {one.seconds:.2f} s, {_count(one.changes)}")
     for line in one.log.splitlines():
-        print(f"| {printable(line)}")
+        show(f"| {line}")
     for change in one.changes:
-        print(f"{change.letter} /{change.path}")
+        show(f"{change.letter} /{change.path}")
         for line in change.text:
-            print(f"    {printable(line)}")
+            show(f"    {line}")
 
 
 def _count(changes: Sequence[StepChange]) -> str:

@@ -8,7 +8,7 @@ from hacktree.client.deploy import DeployAction, DeployPlan, DeployResult
 from hacktree.client.replay.replay import PlannedStep
 from hacktree.client.roots import read_record
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 
 
 def show_plan(args: argparse.Namespace, sysroot: Sysroot, plan: DeployPlan) -> None:
@@ -18,7 +18,7 @@ def show_plan(args: argparse.Namespace, sysroot: Sysroot, plan: DeployPlan) -> N
         emit_json(_plan_document(plan, compared, paths=args.verbose))
         return
     root = plan.record.root
-    print(
+    show(
         {
             DeployAction.NOTHING: f"nothing to do: {root} is live already",
             DeployAction.REUSE: f"swap to the existing root {root}",
@@ -29,9 +29,9 @@ def show_plan(args: argparse.Namespace, sysroot: Sysroot, plan: DeployPlan) -> N
         _print_comparison(compared, plan.old or "", paths=args.verbose)
     if plan.action is DeployAction.CHECK_OUT:
         for line in describe_steps(plan.replay.steps):
-            print(line)
+            show(line)
     for name in plan.removed:
-        print(f"remove {name}")
+        show(f"remove {name}")
 
 
 def describe_steps(steps: Sequence[PlannedStep]) -> list[str]:
@@ -60,22 +60,22 @@ def _compare(sysroot: Sysroot, plan: DeployPlan) -> Comparison | None:
 
 
 def _print_comparison(compared: Comparison, live: str, *, paths: bool) -> None:
-    print(
+    show(
         f"against {live}: {len(compared.added)} paths added, {len(compared.changed)} changed, "
         f"{len(compared.removed)} removed"
     )
     if compared.packages is not None:
         for before, after in compared.packages.changed:
-            print(f"package {before.name}: {before.version} → {after.version}")
+            show(f"package {before.name}: {before.version} → {after.version}")
         for package in compared.packages.added:
-            print(f"package {package.name}: added {package.version}")
+            show(f"package {package.name}: added {package.version}")
         for package in compared.packages.removed:
-            print(f"package {package.name}: removed {package.version}")
+            show(f"package {package.name}: removed {package.version}")
     if paths:
         kinds = (("A", compared.added), ("M", compared.changed), ("D", compared.removed))
         for letter, names in kinds:
             for name in names:
-                print(f"{letter} /{name}")
+                show(f"{letter} /{name}")
 
 
 def _plan_document(

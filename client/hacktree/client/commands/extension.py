@@ -18,7 +18,7 @@ from hacktree.client.extensions.store import (
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, hold_sysroot, open_sysroot, prepare_sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
 
@@ -131,13 +131,13 @@ def _list(sysroot: Sysroot, args: argparse.Namespace) -> int:
     for extension in extensions:
         package = extension.package.package
         name = f"{package.name}\t{package.version}\t{package.architecture}"
-        print(f"{name}\t{extension.package.file.name}")
+        show(f"{name}\t{extension.package.file.name}")
         for option, values in (
             ("replaces", extension.options.replace),
             ("assumes", extension.options.assume),
         ):
             if values:
-                print(f"  {option} {' '.join(values)}")
+                show(f"  {option} {' '.join(values)}")
     return 0
 
 
@@ -182,6 +182,6 @@ def _check(sysroot: Sysroot, args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace, commit: ObjectId, count: int, findings: Findings) -> None:
     for line in (*describe(list(findings.conflicts), most=_SHOWN), *findings.said, *findings.since):
-        print(line)
+        show(line)
     if findings.fits:
         say(args, f"{count} extensions fit {commit.hex()[:9]}")

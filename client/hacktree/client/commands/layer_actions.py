@@ -36,7 +36,7 @@ from hacktree.client.layers.definition import (
     write_layer,
 )
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, format_time, say, warn
+from hacktree.common.cli.output import emit_json, format_time, say, show, warn
 from hacktree.common.errors import UserError
 from hacktree.common.repository.committing import CommitResult
 from hacktree.common.repository.refs import delete_ref
@@ -198,7 +198,7 @@ def _show_all(
         say(args, "no layers; `hacktree layer add` makes one")
     for name, layer in layers.items():
         state = "" if layer.enabled else "\tdisabled"
-        print(f"{name}\t{_version(sysroot, name)}\t{_source(layer)}{state}")
+        show(f"{name}\t{_version(sysroot, name)}\t{_source(layer)}{state}")
     return 0
 
 
@@ -243,15 +243,15 @@ def _show(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(_document(sysroot, args.name, layer))
         return 0
-    print(f"layer: {args.name}")
+    show(f"layer: {args.name}")
     for key, value in msgspec.to_builtins(layer).items():
         if value not in ("", [], ()):
-            print(f"{key}: {', '.join(value) if isinstance(value, list | tuple) else value}")
-    print(f"branch: {layer_branch(args.name)}")
+            show(f"{key}: {', '.join(value) if isinstance(value, list | tuple) else value}")
+    show(f"branch: {layer_branch(args.name)}")
     for commit_id, commit in layer_versions(sysroot.repository, args.name):
         when = format_time(commit.time)
         files = commit.totals.files
-        print(f"version {commit.sequence}: {commit_id.hex()[:12]}, {when}, {files} files")
+        show(f"version {commit.sequence}: {commit_id.hex()[:12]}, {when}, {files} files")
     return 0
 
 
@@ -269,7 +269,7 @@ def _check(args: argparse.Namespace) -> int:
         emit_json({"build": build.hex(), **check_document(found)})
     else:
         for line in check_lines(found):
-            print(line)
+            show(line)
         if not check_lines(found):
             say(args, f"the layers fit build {build.hex()[:9]}")
     return 1 if found[1].conflicts or found[1].misfits else 0

@@ -30,7 +30,7 @@ from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Source, Traffic
 from hacktree.client.target import Wanted
 from hacktree.common.cli.context import repository_path
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
@@ -229,19 +229,19 @@ def _print_plan(
         emit_json({**plan_as_json(plan), "steps": documents})
         return
     content = plan.content
-    print(f"Commit {plan.target.id.hex()[:16]}  {plan.target.commit.version}".rstrip())
-    print(f"  to fetch   {len(content.fetches)} files, {format_size(content.fetch_bytes)} unpacked")
-    print(f"  to copy    {len(content.copies)} files that are here with other attributes")
-    print(f"  reused     {content.reused_files} files, {format_size(content.reused_bytes)}")
-    print(f"  trees      {plan.trees_fetched} to fetch, {plan.trees_reused} reused")
+    show(f"Commit {plan.target.id.hex()[:16]}  {plan.target.commit.version}".rstrip())
+    show(f"  to fetch   {len(content.fetches)} files, {format_size(content.fetch_bytes)} unpacked")
+    show(f"  to copy    {len(content.copies)} files that are here with other attributes")
+    show(f"  reused     {content.reused_files} files, {format_size(content.reused_bytes)}")
+    show(f"  trees      {plan.trees_fetched} to fetch, {plan.trees_reused} reused")
     for line in _describe_packs(plan):
-        print(line)
+        show(line)
     whole = len(plan.beside_packs.fetches)
     ranges = 0 if plan.packs is None else sum(len(pack.ranges) for pack in plan.packs.packs)
-    print(f"  requests   about {whole + ranges + traffic.requests}")
-    print(f"  disk       {format_size(plan.space_needed)} needed")
+    show(f"  requests   about {whole + ranges + traffic.requests}")
+    show(f"  disk       {format_size(plan.space_needed)} needed")
     for step in steps:
-        print(f"  step       {step.step.name} ({'cached' if step.cached else 'to run'})")
+        show(f"  step       {step.step.name} ({'cached' if step.cached else 'to run'})")
 
 
 def _describe_packs(plan: PullPlan) -> list[str]:

@@ -28,7 +28,7 @@ from hacktree.client.sysroot import DIRECTORY
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.metadata import parse_metadata
-from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.cli.progress import terminal_count
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -143,7 +143,7 @@ def _print_plan(args: argparse.Namespace, branch: BranchName) -> int:
             }
         )
         return 0
-    print(
+    show(
         f"{build.id.hex()}: at most {plan.objects} objects, {format_size(plan.bytes)} in "
         f"{plan.batches} batches, if the server has its parent"
     )
@@ -277,7 +277,7 @@ def _summarise(
             }
         )
     elif args.quiet:
-        print(commit_id.hex())
+        show(commit_id.hex())
     elif not totals.builds:
         say(args, f"{args.branch} has {commit_id.hex()} already")
     else:

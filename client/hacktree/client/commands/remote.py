@@ -18,7 +18,7 @@ from hacktree.client.remote import (
 )
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.common.cli.context import repository_path
-from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.repository.repository import Repository, open_repository
@@ -159,7 +159,7 @@ def _list(repository: Repository, args: argparse.Namespace) -> None:
         emit_json([_as_json(remote) for remote in remotes])
         return
     for remote in remotes:
-        print(f"{remote.name}\t{remote.shown_url}\t{remote.trust}")
+        show(f"{remote.name}\t{remote.shown_url}\t{remote.trust}")
 
 
 def _show(remote: Remote, args: argparse.Namespace) -> None:
@@ -169,4 +169,4 @@ def _show(remote: Remote, args: argparse.Namespace) -> None:
         return
     for name, value in fields.items():
         if value is not None:
-            print(f"{name}: {value}")
+            show(f"{name}: {value}")

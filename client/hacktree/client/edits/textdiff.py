@@ -8,7 +8,7 @@ from typing import Final
 
 from hacktree.client.edits.edits import Edit, Node, open_parent
 from hacktree.client.edits.treecopy import read_whole
-from hacktree.common.objects.names import display_path
+from hacktree.common.objects.names import display_path, display_text
 
 MAX_TEXT: Final = 256 * 1024
 """Bytes of a file that is compared line by line; comparing takes time by the square."""
@@ -84,7 +84,7 @@ def text_diff(edit: Edit, lower: Path, upper: Path) -> str | None:
         f"b/{shown}" if edit.new is not None else "/dev/null",
         lineterm="",
     )
-    return "\n".join(_printable(line) for line in lines) + "\n"
+    return "\n".join(display_text(line, keep="\t\n") for line in lines) + "\n"
 
 
 def _lines(text: str) -> list[str]:
@@ -101,10 +101,3 @@ def _decode(data: bytes) -> str | None:
         return data.decode()
     except UnicodeDecodeError:
         return None
-
-
-def _printable(line: str) -> str:
-    """A terminal obeys control characters: they are shown escaped."""
-    return "".join(
-        c if c.isprintable() or c in "\t\n" else c.encode("unicode_escape").decode() for c in line
-    )

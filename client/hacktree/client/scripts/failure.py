@@ -13,6 +13,7 @@ from hacktree.client.replay.step import (
     StepFailedError,
 )
 from hacktree.client.scripts.step import ScriptStep
+from hacktree.common.objects.names import display_text
 
 _SHELL: Final = ("/bin/sh", "-c", 'exec "$(command -v bash || echo sh)" -i')
 _SHOWN_LINES: Final = 20
@@ -32,7 +33,7 @@ def ask_on_terminal(stdin: TextIO, stderr: TextIO) -> AskAfterFailure | None:
         return None
 
     def tell(text: str) -> None:
-        stderr.write(f"{text}\n")
+        stderr.write(display_text(text, keep="\t\n") + "\n")
         stderr.flush()
 
     def ask(prompt: str) -> str:
@@ -74,14 +75,9 @@ def ask_after_failure(
 
 def shown_log(log: str) -> list[str]:
     """The last lines of a step's log, safe to print: a program may say anything."""
-    lines = [f"| {printable(line)}" for line in log.splitlines()]
+    lines = ["| " + display_text(line, keep="\t") for line in log.splitlines()]
     before = len(lines) - _SHOWN_LINES
     return [*([f"| … {before} lines before"] if before > 0 else []), *lines[-_SHOWN_LINES:]]
-
-
-def printable(line: str) -> str:
-    """The line without what would drive a terminal."""
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _show(console: Console, step: Step, error: StepFailedError) -> None:

@@ -57,20 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         failure = describe_failure(error)
         if failure is None or os.environ.get("HACKTREE_TRACEBACK"):
             raise
+        from hacktree.common.cli.output import complain
+
         if "--json" in arguments:
             _report_json(failure.message, failure.hint, failure.exit_code)
         else:
-            print(f"hacktree: {failure.message}", file=sys.stderr)
-            if failure.hint:
-                print(f"  {failure.hint}", file=sys.stderr)
+            complain(failure.message, failure.hint)
         return failure.exit_code
 
 
 def _report_json(message: str, hint: str, code: int) -> None:
-    import json
+    from hacktree.common.cli.output import json_text
 
     document = {"error": {"message": message, "hint": hint, "exit-status": code}}
-    print(json.dumps(document, ensure_ascii=False), file=sys.stderr)
+    print(json_text(document), file=sys.stderr)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -210,10 +210,11 @@ def help_text() -> str:
 def _unknown(name: str, commands: dict[str, CommandInfo]) -> int:
     from difflib import get_close_matches
 
+    from hacktree.common.cli.output import complain
+
     close = get_close_matches(name, commands, 1)
     meant = f" Did you mean '{close[0]}'?" if close else ""
-    print(f"hacktree: there is no command '{name}'.{meant}", file=sys.stderr)
-    print("  `hacktree --help` lists the commands.", file=sys.stderr)
+    complain(f"there is no command '{name}'.{meant}", "`hacktree --help` lists the commands.")
     return USAGE_STATUS
 
 

@@ -1,4 +1,9 @@
-"""What commands print: text for people on a terminal, JSON for programs."""
+"""What commands print: text for people on a terminal, JSON for programs.
+
+A farm, a package or a file's name may hold what would steer the terminal: nothing leaves here
+without `display_text`. Tabs and ends of lines stay; who puts foreign text into one line of several
+escapes that text first.
+"""
 
 import argparse
 import json
@@ -6,21 +11,48 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from hacktree.common.objects.names import display_text
+
+_LAYOUT = "\t\n"
+
+
+def show(text: str) -> None:
+    """What was asked for, on standard output."""
+    print(display_text(text, keep=_LAYOUT))
+
 
 def emit_json(value: object) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    print(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """`value` as JSON that is read as it was, and prints on a terminal: the rest is escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if text.isprintable():
+        return text
+    # Such a character stands in a string; but for the ends of lines, which in strings are escaped.
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def say(args: argparse.Namespace, text: str) -> None:
     """A line for a person on standard output, unless --quiet or --json."""
     if not args.quiet and not args.json:
-        print(text)
+        show(text)
 
 
 def warn(text: str) -> None:
     """A warning on standard error."""
-    print(f"hacktree: warning: {text}", file=sys.stderr)
+    complain(f"warning: {text}")
+
+
+def complain(text: str, hint: str = "") -> None:
+    """What went wrong, on standard error; of several lines the others are indented."""
+    lines = display_text(text, keep=_LAYOUT).replace("\n", "\n  ")
+    print(f"hacktree: {lines}", file=sys.stderr)
+    if hint:
+        lines = display_text(hint, keep=_LAYOUT).replace("\n", "\n  ")
+        print(f"  {lines}", file=sys.stderr)
 
 
 def format_time(seconds: int) -> str:

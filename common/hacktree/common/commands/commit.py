@@ -11,7 +11,7 @@ from typing import cast
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.metadata import parse_metadata
-from hacktree.common.cli.output import emit_json, say, terminal_progress, warn
+from hacktree.common.cli.output import emit_json, say, show, terminal_progress, warn
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.objects.tree import Entry
@@ -157,7 +157,7 @@ def _report(args: argparse.Namespace, result: CommitResult, seconds: float) -> N
         )
         return
     if args.quiet:
-        print(result.id.hex())
+        show(result.id.hex())
         return
     if not result.changed:
         say(args, f"{commit.branch} has this tree already: {result.id.hex()}")

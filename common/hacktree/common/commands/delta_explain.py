@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.delta.entry import EncodedEntry, EntryKind
 from hacktree.common.delta.explanation import explain_sections
 from hacktree.common.delta.frame import FrameReader, encode_frame, stream_sizes
@@ -66,13 +66,13 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(document)
         return 0
-    print(f"{len(frame)} bytes ({entry.kind.name.lower()}) turn {len(old)} bytes into {len(new)}")
+    show(f"{len(frame)} bytes ({entry.kind.name.lower()}) turn {len(old)} bytes into {len(new)}")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1]):
-        print(f"  {name:<14}{size:>10}  {size / len(frame):6.1%}")
+        show(f"  {name:<14}{size:>10}  {size / len(frame):6.1%}")
     if sections:
-        print("by section of the new file, about:")
+        show("by section of the new file, about:")
     for row in sections[:_SHOWN_SECTIONS]:
-        print(
+        show(
             f"  {row.name:<22}{row.estimate:>10}  {row.size} bytes: {row.copies} copies, "
             f"{row.differing} bytes differ, {row.new} are new"
         )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.delta.pairs import Pair, pairs_of_newest, wanted_pairs
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import format_size
@@ -126,7 +126,7 @@ def _print_plan(pairs: Sequence[Pair], args: argparse.Namespace) -> int:
         emit_json([{"from": old.hex(), "to": new.hex()} for old, new in pairs])
     else:
         for old, new in pairs:
-            print(f"{old.hex()[:16]} → {new.hex()[:16]}")
+            show(f"{old.hex()[:16]} → {new.hex()[:16]}")
     return 0
 
 

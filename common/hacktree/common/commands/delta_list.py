@@ -3,7 +3,7 @@
 import argparse
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.delta.graph import Edge
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.packs import list_edges
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for edge in edges:
         old = edge.old.hex()[:12] if edge.old else "nothing     "
-        print(
+        show(
             f"{edge.pack.hex()[:16]}  {old} → {edge.new.hex()[:12]}  {edge.entries:>6} objects  "
             f"{format_size(edge.decoded):>9} in {format_size(edge.length):>9}"
         )

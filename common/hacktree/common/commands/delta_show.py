@@ -3,7 +3,7 @@
 import argparse
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json
+from hacktree.common.cli.output import emit_json, show
 from hacktree.common.commands.delta_list import edge_as_json
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.packreading import summarise_pack
@@ -28,9 +28,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json({**edge_as_json(edge), **summary})
         return 0
-    print(f"pack {edge.pack.hex()}")
-    print(f"from {edge.old.hex() if edge.old else 'nothing'}\nto   {edge.new.hex()}")
-    print(f"{format_size(edge.length)}, of which the head {format_size(edge.head_length)}")
+    show(f"pack {edge.pack.hex()}")
+    show(f"from {edge.old.hex() if edge.old else 'nothing'}\nto   {edge.new.hex()}")
+    show(f"{format_size(edge.length)}, of which the head {format_size(edge.head_length)}")
     for name, value in summary.items():
-        print(f"{name:<16} {value}")
+        show(f"{name:<16} {value}")
     return 0

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json
+from hacktree.common.cli.output import emit_json, show
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.diff import Change, diff_trees
 from hacktree.common.objects.names import display_path
@@ -52,11 +52,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not args.packages and not args.stat:
         for change in changes:
-            print(f"{_letter(change)} /{display_path(change.path)}")
+            show(f"{_letter(change)} /{display_path(change.path)}")
     if packages is not None and not args.stat:
         _print_packages(packages)
     if not args.quiet and not args.packages:
-        print(_summary(changes))
+        show(_summary(changes))
     return 0
 
 
@@ -79,11 +79,11 @@ def _letter(change: Change) -> str:
 
 def _print_packages(packages: PackageDiff) -> None:
     for before, after in packages.changed:
-        print(f"package {before.name} ({before.architecture}): {before.version} → {after.version}")
+        show(f"package {before.name} ({before.architecture}): {before.version} → {after.version}")
     for package in packages.added:
-        print(f"package {package.name} ({package.architecture}): added {package.version}")
+        show(f"package {package.name} ({package.architecture}): added {package.version}")
     for package in packages.removed:
-        print(f"package {package.name} ({package.architecture}): removed {package.version}")
+        show(f"package {package.name} ({package.architecture}): removed {package.version}")
 
 
 def _summary(changes: list[Change]) -> str:

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import asdict
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.cli.progress import terminal_count
 from hacktree.common.errors import CorruptError
 from hacktree.common.repository.config import format_size
@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(args: argparse.Namespace, report: FsckReport) -> None:
     for problem in report.refs:
-        print(f"ref: {problem}")
+        show(f"ref: {problem}")
     for finding in report.findings:
-        print("\n".join(_lines(finding)))
+        show("\n".join(_lines(finding)))
     for name in report.foreign if args.verbose else ():
-        print(f"not an object, left alone: objects/{name}")
+        show(f"not an object, left alone: objects/{name}")
     total = f"{report.objects} objects, {report.commits} commits, {format_size(report.bytes)}"
     if report.intact:
         say(args, f"{total}: intact")

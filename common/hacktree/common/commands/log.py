@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time
+from hacktree.common.cli.output import emit_json, format_time, show
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         emit_json([describe(object_id, commit) for object_id, commit in chain])
         return 0
     for object_id, commit in chain:
-        print(_one_line(object_id, commit) if args.oneline else _paragraph(object_id, commit))
+        show(_one_line(object_id, commit) if args.oneline else _paragraph(object_id, commit))
     return 0
 
 

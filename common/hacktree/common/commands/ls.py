@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json
+from hacktree.common.cli.output import emit_json, show
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import display_path
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         emit_json([_json(path, entry) for path, entry in listed])
         return 0
     for path, entry in listed:
-        print(_line(path, entry, ids=args.ids))
+        show(_line(path, entry, ids=args.ids))
     return 0
 
 

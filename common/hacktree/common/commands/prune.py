@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.cli.progress import terminal_count
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import format_size
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         emit_json({"dry-run": args.dry_run, **asdict(report)})
         return 0
     for commit in report.commits if args.verbose else ():
-        print(f"commit {commit}")
+        show(f"commit {commit}")
     say(args, _summary(report, "would be deleted" if args.dry_run else "deleted"))
     return 0
 

@@ -3,7 +3,7 @@
 import argparse
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.repository.refs import check_ref_name, delete_ref, list_refs
 
 
@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
         emit_json({name: head.hex() for name, head in refs.items()})
     else:
         for name, head in refs.items():
-            print(f"{head.hex()}  {name}")
+            show(f"{head.hex()}  {name}")
     return 0

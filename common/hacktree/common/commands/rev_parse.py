@@ -3,7 +3,7 @@
 import argparse
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json
+from hacktree.common.cli.output import emit_json, show
 from hacktree.common.repository.revision import resolve
 
 
@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         emit_json(ids)
     else:
-        print("\n".join(ids))
+        show("\n".join(ids))
     return 0

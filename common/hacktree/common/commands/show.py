@@ -3,7 +3,8 @@
 import argparse
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time
+from hacktree.common.cli.output import emit_json, format_time, show
+from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.revision import resolve
 
@@ -61,13 +62,20 @@ def run(args: argparse.Namespace) -> int:
         ("directories", str(commit.totals.directories)),
         ("links", str(commit.totals.symlinks)),
     ]
-    lines += [(k, str(v)) for k, v in commit.metadata.items() if k != "packages"]
+    lines += [
+        (display_text(k), display_text(str(v)))
+        for k, v in commit.metadata.items()
+        if k != "packages"
+    ]
     if isinstance(packages, list) and packages:
         lines.append(("packages", str(len(packages))))
-    print("\n".join(f"{name + ':':<14}{value}" for name, value in lines if value))
+    for name, value in lines:
+        if value:
+            # A body has lines; none of them may pass for one of ours.
+            show(f"{name + ':':<14}" + value.replace("\n", "\n" + " " * 14))
     if args.packages and isinstance(packages, list):
         for package in packages:
-            print("  " + (" ".join(package) if isinstance(package, list) else package))
+            show("  " + (" ".join(package) if isinstance(package, list) else package))
     return 0
 
 

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Final
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time, say
+from hacktree.common.cli.output import emit_json, format_time, say, show
 
 _PACKAGE: Final = "hacktree.common.commands"
 
@@ -147,14 +147,14 @@ def _status(args: argparse.Namespace) -> None:
     if args.json:
         emit_json(report.as_json())
         return
-    print(f"Root fingerprint  {report.fingerprint}")
+    show(f"Root fingerprint  {report.fingerprint}")
     if report.current_root != report.fingerprint:
-        print(f"Current root      {report.current_root}")
+        show(f"Current root      {report.current_root}")
     for role in report.roles:
         due = " — EXPIRED" if role.expired else " — renew soon" if role.due else ""
-        print(f"{role.name:<24} version {role.version}, until {format_time(role.expires)}{due}")
-        print(f"{'':<24} {role.threshold} of: {' '.join(key[:16] for key in role.keys)}")
+        show(f"{role.name:<24} version {role.version}, until {format_time(role.expires)}{due}")
+        show(f"{'':<24} {role.threshold} of: {' '.join(key[:16] for key in role.keys)}")
         if role.head:
             ahead = " (the branch is elsewhere: not signed yet)" if role.behind else ""
-            print(f"{'':<24} head {role.head[:16]}{ahead}")
+            show(f"{'':<24} head {role.head[:16]}{ahead}")
     say(args, f"Metadata in {Path('trust')}/, online key in state/trust/")

@@ -10,7 +10,7 @@ from pathlib import Path
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say, warn
+from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.cli.signing import load_key, passphrase_in
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
@@ -57,7 +57,7 @@ def _init(store: TrustStore, args: argparse.Namespace, now: datetime) -> None:
     targets = [_key_or_new(args, name) for name in args.targets_key]
     founders = editing.Founders(root, targets, args.threshold)
     editing.initialise(store, founders, CryptoSigner.generate_ed25519(), now)
-    print(f"Root fingerprint  {fingerprint(store.first_root())}")
+    show(f"Root fingerprint  {fingerprint(store.first_root())}")
     say(args, "Testers begin with it: hacktree remote add NAME URL --root-fingerprint FINGERPRINT")
     say(args, "Next: hacktree trust delegate BRANCH --key FILE.pub --sign-with TARGETS-KEY")
 

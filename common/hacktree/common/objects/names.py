@@ -64,5 +64,17 @@ def check_entry_names(names: Sequence[bytes]) -> None:
 
 def display_path(path: bytes) -> str:
     """`path` for a person: UTF-8 where it is, bytes escaped where it is not or would not print."""
-    text = path.decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return display_text(path.decode("utf-8", "backslashreplace"))
+
+
+def display_text(text: str, keep: str = "") -> str:
+    """What others wrote, for a person: all that would not print is escaped, but what is in `keep`.
+
+    Escaped are control characters, which steer a terminal, marks that turn the direction of
+    writing, invisible ones, and bytes of a name that were not UTF-8 (`surrogateescape`).
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text
+    )

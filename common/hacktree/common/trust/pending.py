@@ -17,7 +17,7 @@ from tuf.api.metadata import Metadata, Root, Targets
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.errors import NameInvalidError
-from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.objects.names import display_text, parse_branch_name
 from hacktree.common.trust.changes import Change, ChangeStaleError
 from hacktree.common.trust.roles import ROOT, TARGETS, role_of_branch
 from hacktree.common.trust.store import TrustState
@@ -103,7 +103,7 @@ def decode_pending(data: bytes) -> Pending:
     ) as error:  # fmt: skip
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__} {error}"
         raise PendingInvalidError(
-            f"the file is no change that could be signed: {_plain(reason)}",
+            f"the file is no change that could be signed: {display_text(reason)[:300]}",
             hint="It is made by `hacktree trust rotate|add-key|delegate … --pending FILE`.",
         ) from error
     return pending
@@ -220,7 +220,3 @@ def _check_keys(keys: Mapping[str, Key]) -> None:
         expected = SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(public))
         if keyid != expected.keyid or key.to_dict() != expected.to_dict():
             raise ValueError("a key is not the one that its id says")
-
-
-def _plain(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]

@@ -8,8 +8,8 @@ import msgspec
 
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time
-from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.cli.output import emit_json, format_time, show
+from hacktree.common.objects.names import display_text, parse_branch_name
 from hacktree.server.database import open_database
 from hacktree.server.promotion.connecting import add_farm_options, connect, require_local
 from hacktree.server.promotion.farm_client import sensible
@@ -50,11 +50,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _print_head(status)
     for blocker in status.blockers[:_SHOWN]:
-        print(f"  {blocker.cause:<12}  {_plain(blocker.explanation)}")
+        show(f"  {blocker.cause:<12}  {display_text(blocker.explanation)}")
         if blocker.verdict is not None and blocker.verdict.log:
-            print(f"  {'':<12}  log: {_log(args, blocker.verdict.log)}")
+            show(f"  {'':<12}  log: {_log(args, blocker.verdict.log)}")
     if len(status.blockers) > _SHOWN:
-        print(f"  and {len(status.blockers) - _SHOWN} more builds: --json lists them all")
+        show(f"  and {len(status.blockers) - _SHOWN} more builds: --json lists them all")
     return 0
 
 
@@ -84,23 +84,18 @@ def _log(args: argparse.Namespace, name: str) -> str:
 
 def _print_head(status: StatusAnswer) -> None:
     if status.head is None:
-        print(f"{status.branch}: nothing was promoted to it yet")
+        show(f"{status.branch}: nothing was promoted to it yet")
     else:
         signed = {None: "", True: ", signed", False: ", NOT signed"}[status.signed]
-        print(
+        show(
             f"{status.branch}: number {status.sequence}, {status.head[:12]}, of "
             f"{format_time(status.time or 0)}{signed}"
         )
     if status.suite is not None and status.promoted_from is not None:
-        print(
+        show(
             f"  carries build {status.promoted_sequence} ({status.promoted_from[:12]}) of "
             f"{status.suite.source}"
         )
     if status.due is not None:
-        print(f"  moves again from {format_time(status.due)} on")
-    print(f"  {_plain(status.reason)}")
-
-
-def _plain(text: str) -> str:
-    """What others wrote, without what would steer a terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+        show(f"  moves again from {format_time(status.due)} on")
+    show(f"  {display_text(status.reason)}")

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time, say
+from hacktree.common.cli.output import emit_json, format_time, say, show
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import open_database
 from hacktree.server.jobrunner import JobRunner, command_of, hold_jobs
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         emit_json([asdict(job) for job in jobs])
         return 0
     for job in jobs:
-        print(_describe(job))
+        show(_describe(job))
     return 0
 
 

@@ -6,7 +6,7 @@ import textwrap
 import time
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time, say
+from hacktree.common.cli.output import emit_json, format_time, say, show
 from hacktree.common.errors import UserError
 from hacktree.common.repository.retention import parse_duration
 from hacktree.server.database import Database, open_database
@@ -83,7 +83,7 @@ def _create(args: argparse.Namespace, now: int) -> None:
     if not args.quiet:
         # Beside standard output, so that a script can take that as the secret.
         print(f"token {token.id}: keep the secret now, it can't be shown again", file=sys.stderr)
-    print(secret)
+    show(secret)
 
 
 def _parse_expiry(text: str) -> int | None:
@@ -103,8 +103,8 @@ def _list(database: Database, args: argparse.Namespace, now: int) -> None:
     for token in tokens:
         grants = " ".join(map(str, token.grants))
         label = f"  ({token.label})" if token.label else ""
-        print(f"{token.id}  {token.standing(now):<7}  {grants}{label}")
-        print(
+        show(f"{token.id}  {token.standing(now):<7}  {grants}{label}")
+        show(
             f"          made {format_time(token.created)}, expires {_time(token.expires)}, "
             f"last used {_time(token.last_used)}"
         )

@@ -13,6 +13,7 @@ from typing import Final
 import jinja2
 from markupsafe import Markup
 
+from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 from hacktree.server.dashboard.state import FarmState
 
@@ -75,7 +76,7 @@ def _alarms(state: FarmState) -> list[str]:
 def _printable(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+    return display_text(value)
 
 
 def _time(seconds: int) -> str:
