@@ -126,10 +126,8 @@ def _is_open(state: State, index: int) -> bool:
 
 def _allowed(state: State) -> tuple[int, ...]:
     """Builds that leave, on either side, no more than the budget's other tests tell apart."""
-    testable = state.testable
-    outcomes = len(testable) + 1
     most = 1 << (state.budget - 1)
-    return testable[max(0, outcomes - most - 1) : most]
+    return state.testable[max(0, state.results - most - 1) : most]
 
 
 def _cheapest_nearest_middle(
@@ -180,6 +178,6 @@ def _choice(
 def _tests_after(state: State, index: int) -> int:
     testable = state.testable
     if index not in testable:
-        return ceil_log2(len(testable) + 1)
+        return ceil_log2(state.results)
     place = testable.index(index)
     return ceil_log2(max(place + 1, len(testable) - place))

@@ -28,10 +28,12 @@ def decode_session(data: bytes) -> Session:
 
 
 def encode_struct(value: msgspec.Struct) -> bytes:
-    """Any struct of the bisection as JSON that people can read; raises `FormatError`."""
+    """Any struct of the bisection as JSON that people can read.
+
+    Raises `FormatError` for what `decode_struct` would refuse.
+    """
     data = msgspec.json.format(msgspec.json.encode(value), indent=1) + b"\n"
-    if len(data) > MAX_SESSION_SIZE:
-        raise FormatError(f"a bisection's file of {len(data)} bytes exceeds {MAX_SESSION_SIZE}")
+    decode_struct(data, type(value))
     return data
 
 

@@ -26,8 +26,12 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_TEXT: Final = 1000
 
 CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-Time = Annotated[int, Meta(ge=0, le=1 << 40)]
-"""Seconds since 1970 UTC."""
+MAX_TIME: Final = 253_402_300_799
+"""The last second of the year 9999."""
+
+CommitTime = Annotated[int, Meta(ge=0, le=1 << 40)]
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
+"""Both in seconds since 1970 UTC."""
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 
@@ -39,6 +43,10 @@ _TAKEN = re.compile(
 
 class TermInvalidError(UserError):
     """A word can't stand for good or bad."""
+
+
+class NoteInvalidError(UserError):
+    """A note is not one line of printable characters."""
 
 
 class Verdict(StrEnum):
@@ -72,7 +80,7 @@ class Candidate(_Struct, frozen=True):
     commit: CommitId
     branch: Annotated[str, Meta(max_length=200)]
     sequence: Annotated[int, Meta(ge=1, le=1 << 40)]
-    time: Time
+    time: CommitTime
     version: Text = ""
     promoted_from: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
 
@@ -216,6 +224,8 @@ class Session(_Struct, frozen=True):
     format: Literal[1] = 1
 
     def __post_init__(self) -> None:
+        if not self.remote.isprintable():
+            raise FormatError("the name of a remote is one line of printable characters")
         check_line(self.line)
 
 
@@ -237,5 +247,5 @@ def check_line(line: tuple[Candidate, ...]) -> None:
 
 
 def _check_note(note: str) -> None:
-    if not note.isprintable():
-        raise FormatError("a note is one line of printable characters")
+    if not note.isprintable() or len(note) > MAX_TEXT:
+        raise NoteInvalidError(f"a note is one line of up to {MAX_TEXT} printable characters")

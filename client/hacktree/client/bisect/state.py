@@ -27,7 +27,12 @@ from hacktree.common.errors import UserError
 
 
 class EventRefusedError(UserError):
-    """An answer, skip, undo or descent makes no sense where the bisection stands."""
+    """An answer, skip, undo or descent makes no sense where the bisection stands.
+
+    `position`: which of a session's events it is, counted from 0, where several were looked at.
+    """
+
+    position = 0
 
 
 class End(StrEnum):
@@ -84,16 +89,17 @@ class EndpointWrong:
 
 
 Outcome = Found | Inconclusive | EndpointWrong
+StandingEvent = Answered | RangeSkipped | Descended
 
 
 @dataclass(frozen=True, slots=True)
 class State:
     """Where a bisection stands. Indices count the builds of `line`, oldest first.
 
-    Builds up to `low` are old, builds from `high` on are new; those between were not tested or
-    are in `skipped`. `votes`: answers by commit, of this line. `budget`: builds that are tested at
-    most from here on, without skips and ends. `tests`: answers so far, in every line. `above`: how
-    the coarser line ended that this one came from.
+    Builds up to `low` are old, builds from `high` on are new; those between were not decided, and
+    `skipped` are some of them. `votes`: answers by commit, of this line. `budget`: builds that are
+    tested at most from here on, without skips and ends. `tests`: answers so far, in every line.
+    `above`: how the coarser line ended that this one came from.
     """
 
     options: Options
@@ -108,6 +114,8 @@ class State:
     tests: int = 0
     wrong: EndpointWrong | None = None
     above: "State | None" = None
+    positions: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    """The index of each commit of the line."""
 
     @property
     def before(self) -> Candidate:
@@ -126,10 +134,16 @@ class State:
         return tuple(index for index in between if index not in self.skipped)
 
     @property
+    def results(self) -> int:
+        """How many results the tests of this line can still tell apart: each build that can be
+        tested may be the last old one, or none of them is."""
+        return self.high - self.low - len(self.skipped)
+
+    @property
     def due_ends(self) -> tuple[int, ...]:
         """Indices of the ends that are to be tested now, before anything else."""
         verify = self.options.verify
-        if verify is Verify.NEVER or (verify is Verify.LAST and self.testable):
+        if verify is Verify.NEVER or (verify is Verify.LAST and self.results > 1):
             return ()
         ends = ((self.low, self.low_evidence), (self.high, self.high_evidence))
         return tuple(index for index, evidence in ends if evidence is Evidence.TOLD)
@@ -139,7 +153,7 @@ class State:
         """How the search in this line ended; None while there is something to test."""
         if self.wrong is not None:
             return self.wrong
-        if self.testable or self.due_ends:
+        if self.results > 1 or self.due_ends:
             return None
         if self.high - self.low == 1:
             return Found(self.before, self.line[self.high])
@@ -151,7 +165,7 @@ class State:
         of them takes up to that many tests."""
         if self.wrong is not None:
             return 0
-        return ceil_log2(len(self.testable) + 1) + len(self.due_ends)
+        return ceil_log2(self.results) + len(self.due_ends)
 
     def known(self, index: int) -> Verdict | None:
         """What is known of a build, by a test or because it follows; None for nothing."""
@@ -163,9 +177,9 @@ class State:
 
     def find(self, commit: str) -> int:
         """The index of a build of the line, by its whole id; raises `EventRefusedError`."""
-        for index, build in enumerate(self.line):
-            if build.commit == commit:
-                return index
+        index = self.positions.get(commit)
+        if index is not None:
+            return index
         raise EventRefusedError(
             f"build {commit[:12]} is not among the {len(self.line)} builds that are searched",
             hint=f"They are {self.line[0]} to {self.line[-1]}.",
@@ -180,8 +194,12 @@ def ceil_log2(count: int) -> int:
 def current_state(session: Session) -> State:
     """Where the session stands; raises `EventRefusedError` if its events don't fit its line."""
     state = _enter(session.options, session.line)
-    for event in standing_events(session.events):
-        state = _advance(state, event)
+    for position, event in _standing(session.events):
+        try:
+            state = apply_event(state, event)
+        except EventRefusedError as error:
+            error.position = position
+            raise
     return state
 
 
@@ -191,49 +209,59 @@ def record(session: Session, event: Event) -> Session:
         raise EventRefusedError(
             f"the bisection has {MAX_EVENTS} events, which is the limit", hint="Start another."
         )
+    try:
+        msgspec.convert(msgspec.to_builtins(event), Event)
+    except msgspec.ValidationError as error:
+        raise EventRefusedError(f"not an event of a bisection: {error}") from error
     extended = msgspec.structs.replace(session, events=(*session.events, event))
     current_state(extended)
     return extended
 
 
-def standing_events(events: Iterable[Event]) -> list[Answered | RangeSkipped | Descended]:
+def standing_events(events: Iterable[Event]) -> list[StandingEvent]:
     """The events that were not taken back, in order; raises `EventRefusedError`."""
-    standing: list[Answered | RangeSkipped | Descended] = []
-    for event in events:
-        if not isinstance(event, Undone):
-            standing.append(event)
-            continue
-        while standing and isinstance(standing[-1], Descended):
-            standing.pop()
-        if not standing:
-            raise EventRefusedError(
-                "there is no answer to take back", hint="`hacktree bisect reset` ends the search."
-            )
-        standing.pop()
-    return standing
+    return [event for _, event in _standing(events)]
 
 
-def apply_event(state: State, event: Answered | RangeSkipped | Descended) -> State:
+def apply_event(state: State, event: StandingEvent) -> State:
     """The state after one event more, to look ahead; raises `EventRefusedError`."""
-    return _advance(state, event)
-
-
-def _enter(options: Options, line: tuple[Candidate, ...]) -> State:
-    high = len(line) - 1
-    return State(options=options, line=line, low=0, high=high, budget=ceil_log2(high))
-
-
-def _advance(state: State, event: Answered | RangeSkipped | Descended) -> State:
     if isinstance(event, Descended):
         return _descend(state, event)
     if state.wrong is not None:
+        answered = _word(state, state.wrong.answered)
         raise EventRefusedError(
-            f"the bisection ended: {state.wrong.candidate} is {_word(state, state.wrong.answered)}",
+            f"the search ended: {state.wrong.candidate}, one of its ends, is {answered}",
             hint="`hacktree bisect undo` takes that answer back; else start with another end.",
         )
     if isinstance(event, RangeSkipped):
         return _skip_range(state, event)
     return _answer(state, event)
+
+
+def _standing(events: Iterable[Event]) -> list[tuple[int, StandingEvent]]:
+    standing: list[tuple[int, StandingEvent]] = []
+    for position, event in enumerate(events):
+        if not isinstance(event, Undone):
+            standing.append((position, event))
+            continue
+        while standing and isinstance(standing[-1][1], Descended):
+            standing.pop()
+        if not standing:
+            error = EventRefusedError(
+                "there is no answer to take back", hint="`hacktree bisect reset` ends the search."
+            )
+            error.position = position
+            raise error
+        standing.pop()
+    return standing
+
+
+def _enter(options: Options, line: tuple[Candidate, ...]) -> State:
+    high = len(line) - 1
+    positions = {build.commit: index for index, build in enumerate(line)}
+    return State(
+        options=options, line=line, low=0, high=high, budget=ceil_log2(high), positions=positions
+    )
 
 
 def _answer(state: State, event: Answered) -> State:
@@ -286,15 +314,17 @@ def _decide(state: State, index: int, verdict: Verdict) -> State:
         return _with_evidence(state, end, Evidence.TESTED)
     state = replace(state, budget=state.budget - 1)
     if is_old:
-        return replace(state, low=index, low_evidence=Evidence.TESTED)
-    return replace(state, high=index, high_evidence=Evidence.TESTED)
+        skipped = frozenset(other for other in state.skipped if other > index)
+        return replace(state, low=index, low_evidence=Evidence.TESTED, skipped=skipped)
+    skipped = frozenset(other for other in state.skipped if other < index)
+    return replace(state, high=index, high_evidence=Evidence.TESTED, skipped=skipped)
 
 
 def _skip(state: State, index: int) -> State:
     if index in (state.low, state.high):
         end = End.LOW if index == state.low else End.HIGH
         return _with_evidence(state, end, Evidence.UNTESTABLE)
-    return _afford(replace(state, skipped=state.skipped | {index}))
+    return replace(state, skipped=state.skipped | {index})
 
 
 def _skip_range(state: State, event: RangeSkipped) -> State:
@@ -310,7 +340,7 @@ def _skip_range(state: State, event: RangeSkipped) -> State:
             f"there is nothing left to test from {state.line[first]} to {state.line[last]}",
             hint=f"The suspects come after {state.before}, up to {state.line[state.high]}.",
         )
-    return _afford(replace(state, skipped=state.skipped | skipped))
+    return replace(state, skipped=state.skipped | skipped)
 
 
 def _descend(state: State, event: Descended) -> State:
@@ -342,7 +372,7 @@ def _with_evidence(state: State, end: End, evidence: Evidence) -> State:
 
 def _afford(state: State) -> State:
     """Raise a budget that can't be kept: a person tested another build than was proposed."""
-    return replace(state, budget=max(state.budget, ceil_log2(len(state.testable) + 1)))
+    return replace(state, budget=max(state.budget, ceil_log2(state.results)))
 
 
 def _word(state: State, verdict: Verdict) -> str:
