@@ -32,6 +32,7 @@ from hacktree.common.repository.durable import (
     make_directories,
     publish_file,
     remove_durably,
+    sync_directory,
     write_durably,
 )
 
@@ -71,6 +72,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             fnmatch.fnmatchcase("/".join(parts[:length]), pattern.strip("/"))
             for pattern in self.replace
             for length in range(1, len(parts) + 1)
+        )
+
+    def joined_with(self, other: "Options") -> "Options":
+        """What either allows."""
+        return Options(
+            tuple(dict.fromkeys(self.replace + other.replace)),
+            tuple(dict.fromkeys(self.assume + other.assume)),
         )
 
     @property
@@ -201,8 +209,9 @@ def add_extension(
 ) -> tuple[Extension, Extension | None]:
     """Copy a package in, instead of another version of it; returns both.
 
-    It is checked first: every digest in it, and that its headers can be used. The file gets its
-    name whole. The caller holds the sysroot lock. Raises `BadPackageError`.
+    It is checked first: every digest in it, and that its headers can be used. The caller holds the
+    sysroot lock. Killed anywhere, the old package or the new one is there, with what it needs
+    allowed. Raises `BadPackageError`; `ExtensionError` if another package's file has its name.
     """
     make_directories(sysroot.path, EXTENSIONS, mode=0o755)
     directory = sysroot.path / EXTENSIONS
@@ -216,13 +225,33 @@ def add_extension(
         name = f"{package.package.name}.{package.package.architecture}{file.suffix}"
         place = directory / name
         old = next((e for e in present if package.replaces(e.package)), None)
-        write_options(place, options)
+        if place.exists() and (old is None or old.package.file != place):
+            raise ExtensionError(
+                f"{place} holds another package",
+                hint=f"Rename it, or drop it: hacktree extension remove {name}",
+            )
+        if old is None:
+            write_options(place, options)
+        else:
+            _make_way(old, place, options)
         publish_file(copy, place)
     finally:
         copy.unlink(missing_ok=True)
-    if old is not None and old.package.file != place:
-        remove_stored(old.package.file)
+    if old is not None:
+        write_options(place, options)
     return Extension(dataclasses.replace(package, file=place), options), old
+
+
+def _make_way(old: Extension, place: Path, options: Options) -> None:
+    """Give the old package the new one's name, and both what either needs to be allowed.
+
+    So the new one replaces it in one step: never are two versions there, nor none.
+    """
+    write_options(place, old.options.joined_with(options))
+    if old.package.file != place:
+        os.rename(old.package.file, place)
+        sync_directory(place.parent)
+        remove_durably(old.package.file.with_name(old.package.file.name + _OPTIONS))
 
 
 def _copy(source: Path, place: Path) -> None:
@@ -248,7 +277,7 @@ def _check(copy: Path, source: Path) -> PackageFile:
 
 
 def write_options(file: Path, options: Options) -> None:
-    """Beside the package, before it. Who is killed between the two repeats the command."""
+    """Beside the package, which need not be there yet."""
     path = file.with_name(file.name + _OPTIONS)
     if options == Options():
         remove_durably(path)
