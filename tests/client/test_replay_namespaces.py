@@ -10,6 +10,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,69 @@ def test_whatever_the_receiver_raises_ends_it(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_isolated(body, receive)
+
+
+def test_nothing_runs_inside_any_more_however_it_ends() -> None:
+    """Not even for the moment in which init follows its helper: its caller goes on to delete."""
+    inside: list[str] = []
+    begun: list[bytes] = []
+
+    def body(send: Callable[[bytes], None]) -> None:
+        for _ in range(8):
+            if os.fork() == 0:
+                held = b"x" * (32 << 20)  # So that ending them takes a while.
+                send(held[:1])
+                signal.pause()
+        send(os.readlink("/proc/self/ns/pid").encode())
+        signal.pause()
+
+    def all_have_begun(data: bytes) -> bool:
+        begun.append(data)
+        if len(data) > 1:
+            inside.append(data.decode())
+        return len(begun) % 9 == 0
+
+    def interrupt(data: bytes) -> None:
+        if all_have_begun(data):
+            raise KeyboardInterrupt
+
+    def kill_the_helper(data: bytes) -> None:
+        if all_have_begun(data):
+            for child in children_of(os.getpid()):
+                os.kill(child, signal.SIGKILL)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_isolated(body, interrupt)
+    assert members_of(inside[0]) == []
+    with pytest.raises(InsideDiedError, match="by signal 9"):
+        run_isolated(body, kill_the_helper)
+    assert members_of(inside[1]) == []
+
+
+def members_of(namespace: str) -> list[int]:
+    """The processes in a process namespace."""
+    return [pid for pid in living() if _namespace(pid) == namespace]
+
+
+def _namespace(process: int) -> str:
+    try:
+        return os.readlink(f"/proc/{process}/ns/pid")
+    except OSError:
+        return ""  # It has ended.
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that it started."""
+    return [pid for pid, its in living().items() if its == parent]
+
+
+def living() -> dict[int, int]:
+    """Every process that has not ended, with its parent."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # It has ended.
+            if entry.name.isdigit():
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    found[int(entry.name)] = int(parent)
+    return found

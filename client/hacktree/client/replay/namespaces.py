@@ -13,6 +13,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import struct
 import warnings
 from collections.abc import Callable, Collection
@@ -64,20 +65,22 @@ def run_isolated(
     """Run `body` in new namespaces, to its end; `receive` gets each message that it sends.
 
     It has standard input, output and error, and the descriptors in `keep`, no others. What
-    `receive` raises ends the code inside, and so does an interrupt. The calling thread has to live
-    on meanwhile. Raises `NamespaceRefusedError`; `InsideDiedError` if the code inside did not
-    return.
+    `receive` raises ends the code inside, and so does an interrupt. However this ends, nothing runs
+    inside any more. The calling thread has to live on meanwhile. Raises `NamespaceRefusedError`;
+    `InsideDiedError` if the code inside did not return.
     """
     reading, writing = os.pipe()
+    ours, theirs = socket.socketpair()
     parent = os.getpid()
     with warnings.catch_warnings():
         # Of other threads: the code inside takes no locks but Python's own, which fork(2) resets.
         warnings.simplefilter("ignore", DeprecationWarning)
         helper = os.fork()
     if helper == 0:
-        _be_helper(body, parent, writing, keep)
+        _be_helper(body, parent, writing, theirs, keep)
     os.close(writing)
-    status: int | None = None
+    theirs.close()
+    returned = False
     try:
         with open(reading, "rb") as stream:
             while (message := _read_message(stream.read)) is not None:
@@ -88,14 +91,29 @@ def run_isolated(
                         "them (containers: SYS_ADMIN; else kernel.unprivileged_userns_clone).",
                     )
                 receive(message)
-        status = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+        returned = True
     finally:
-        if status is None:
-            os.kill(helper, signal.SIGKILL)
-            os.waitpid(helper, 0)
+        with ours:
+            status = _await_end(helper, ours, kill=not returned)
     if status != 0:
         why = f"by signal {-status}" if status < 0 else f"with status {status}"
         raise InsideDiedError(f"the process that changes the root ended {why}")
+
+
+def _await_end(helper: int, ours: socket.socket, *, kill: bool) -> int:
+    """Wait until init is gone, and with it all that runs inside; returns the helper's status.
+
+    Not for the helper alone: if somebody killed that, init takes a moment to follow.
+    """
+    for init in socket.recv_fds(ours, 1, 1)[1]:
+        if kill:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(init, signal.SIGKILL)
+        ended = select.poll()
+        ended.register(init, select.POLLIN)
+        ended.poll()
+        os.close(init)
+    return os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
 
 
 def _read_message(read: Callable[[int], bytes]) -> bytes | None:
@@ -114,13 +132,17 @@ def _send(descriptor: int, message: bytes) -> None:
 
 
 def _be_helper(
-    body: Callable[[Send], None], parent: int, writing: int, keep: Collection[int]
+    body: Callable[[Send], None],
+    parent: int,
+    writing: int,
+    theirs: socket.socket,
+    keep: Collection[int],
 ) -> None:
     """Never returns: a fork of the caller must not go on with the caller's work."""
     status = 1
     try:
         _reset_signals()
-        _close_descriptors({writing, *keep})
+        _close_descriptors({writing, theirs.fileno(), *keep})
         try:
             _enter_namespaces()
         except OSError as error:
@@ -130,29 +152,37 @@ def _be_helper(
         # Last, since a change of credentials clears it.
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() == parent:
-            status = _run_init(body, writing)
+            status = _run_init(body, writing, theirs)
     finally:
         os._exit(status)
 
 
-def _run_init(body: Callable[[Send], None], writing: int) -> int:
-    # Closed by the helper's death, which init would otherwise miss before it asks for its signal.
-    life, held = os.pipe()
+def _run_init(body: Callable[[Send], None], writing: int, theirs: socket.socket) -> int:
+    # Init begins once its descriptor is with whoever waits for its end, unless the helper has died.
+    beginning, begin = os.pipe()
     init = os.fork()
     if init == 0:
-        os.close(held)
-        _be_init(body, writing, life)
-    os.close(life)
+        os.close(begin)
+        theirs.close()
+        _be_init(body, writing, beginning)
+    os.close(beginning)
     os.close(writing)
+    descriptor = os.pidfd_open(init)
+    socket.send_fds(theirs, [b"\0"], [descriptor])
+    os.close(descriptor)
+    theirs.close()
+    os.write(begin, b"\0")
     code = os.waitstatus_to_exitcode(os.waitpid(init, 0)[1])
     return code if code >= 0 else 128 - code
 
 
-def _be_init(body: Callable[[Send], None], writing: int, life: int) -> None:
+def _be_init(body: Callable[[Send], None], writing: int, beginning: int) -> None:
     status = 1
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if not select.select([life], [], [], 0)[0]:
+        begins = os.read(beginning, 1)
+        os.close(beginning)
+        if begins:
             body(lambda message: _send(writing, message))
             status = 0
     except BaseException:
