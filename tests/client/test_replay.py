@@ -1,6 +1,7 @@
 """Deploys with steps: what they may do, what is kept of it, and what a failure leaves."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_steps_see_one_another_and_end_up_in_the_root(sysroot: Sysroot) -> None:
     touched = FunctionStep(
         "third",
         lambda root: (root.path / "seen").write_text(
-            f"{root.touched(['usr/bin/*'])} {root.touched(['em*'])} {root.touched(['usr/lib/*'])}"
+            f"{root.touched(['x', 'em*'])} {root.touched(['usr/lib/*'])} {root.touched([])}"
         ),
     )
     options = replaying(
@@ -44,7 +45,7 @@ def test_steps_see_one_another_and_end_up_in_the_root(sysroot: Sysroot) -> None:
     assert (sysroot.link / "usr/new/same").read_text() == "unchangedmore\n"
     assert not (sysroot.link / "usr/bin/same").exists()
     assert not (sysroot.link / "empty").exists()
-    assert (sysroot.link / "seen").read_text() == "True True False"
+    assert (sysroot.link / "seen").read_text() == "True False False"
     assert (sysroot.link / "usr").stat().st_mode & 0o777 == 0o700
     assert (sysroot.roots / plain.root / "usr/bin/same").read_text() == "unchanged"
     record = read_roots(sysroot).records[result.root]
@@ -95,6 +96,26 @@ def test_a_cached_layer_that_somebody_wrote_to_is_not_used(sysroot: Sysroot) -> 
     assert result.replayed is not None
     assert result.replayed.ran == ["one", "two"]
     assert (sysroot.link / "one").read_text() == "1"
+
+
+def test_a_cached_layer_that_was_taken_apart_is_made_anew(sysroot: Sysroot) -> None:
+    """Somebody cleaned up by hand: the next deploy notices, and needs no help."""
+    commit = make_build(sysroot, 1)
+    steps = [write("one", "1"), write("two", "2")]
+    deploy(sysroot, commit, replaying(*steps))
+    for version, leave in ((2, None), (3, "no directory")):
+        record = read_roots(sysroot).live
+        assert record is not None
+        upper = sysroot.replay / record.steps[0].key / "upper"
+        shutil.rmtree(upper)
+        if leave is not None:
+            upper.write_text(leave)
+        steps[1].version = version
+        result = deploy(sysroot, commit, replaying(*steps))
+        assert result.replayed is not None
+        assert result.replayed.ran == ["one", "two"]
+        assert (upper / "one").read_text() == "1"
+    assert_nothing_left_over(sysroot.path)
 
 
 def test_a_failing_step_swaps_nothing(sysroot: Sysroot) -> None:

@@ -70,10 +70,15 @@ def staged_place(sysroot: Sysroot, key: str) -> Path:
 
 
 def find_complete(sysroot: Sysroot, key: str) -> bool:
-    """Whether a usable entry is there: one that somebody wrote to since is none."""
+    """Whether a usable entry is there: one that somebody wrote to, or took from, since is none."""
     place = place_of(sysroot, key)
     entry = read_entry(place)
-    return entry is not None and entry.stamp != "" and _stamp(place) == entry.stamp
+    if entry is None or entry.stamp == "":
+        return False
+    try:
+        return _stamp(place) == entry.stamp
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _stamp(place: Path) -> str:
