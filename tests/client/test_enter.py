@@ -1,16 +1,19 @@
 """Entering a root: what a program sees and may write there, as whom it runs, how it ends."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from hacktree.client.edits.places import etc_place, var_directory
+from hacktree.client.edits.var import STAGING
 from hacktree.client.entering.filesystem import MountPointError, etc_tag, resolve_inside
 from hacktree.client.entering.holders import find_holder
 from hacktree.client.keeping import PreviousPolicy, undeploy_root
 from hacktree.client.removal import RootBusyError
 from hacktree.client.sysroot import Sysroot
+from hacktree.common.repository.locks import LockKind, hold_lock
 from support.enterable import (
     deploy_shell,
     enter,
@@ -49,6 +52,30 @@ def test_a_program_sees_the_root_with_the_hosts_homes_and_devices(
     assert lines[7] == sysroot.link.resolve().name
     assert done.stderr.count("Read-only file system") == 2
     assert not (sysroot.link / "sys").exists(), "the root itself is as it was made"
+
+
+def test_whoever_waits_is_told_for_what(sysroot: Sysroot) -> None:
+    """After a second, on standard error: the output is the command's. Then it goes on."""
+    root = sysroot.link.resolve().name
+    assert enter(sysroot, "echo").returncode == 0
+    holder = f"waiting for process {os.getpid()} "
+    for place, task in (
+        (etc_place(sysroot, root).directory, f"which mounts /etc of {root}"),
+        (sysroot.repository.path / STAGING, "which fills /var"),
+    ):
+        with hold_lock(place, LockKind.EXCLUSIVE):
+            process = subprocess.Popen(
+                hacktree_command(sysroot, "enter", "--", "echo", "done"),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            assert process.stderr is not None
+            told = process.stderr.readline()
+        assert holder in told
+        assert task in told
+        assert process.communicate() == ("done\n", "")
 
 
 def test_exit_statuses_pass_through(sysroot: Sysroot) -> None:

@@ -11,7 +11,7 @@ from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.layers.trying import trial_of
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.cli.output import warn
+from hacktree.common.cli.output import notify, warn
 from hacktree.common.errors import UserError
 
 
@@ -61,6 +61,11 @@ def run(args: argparse.Namespace) -> int:
             print(f"in {trial.root} with {directory}; `exit` leaves it", file=sys.stderr)
         sys.stdout.flush()
         request = Request(
-            args.command, person, dict(os.environ), Writes.THROWN_AWAY, above=trial.uppers
+            args.command,
+            person,
+            dict(os.environ),
+            Writes.THROWN_AWAY,
+            above=trial.uppers,
+            waiting=None if args.quiet else notify,
         )
         return enter_root(sysroot, trial.root, request)

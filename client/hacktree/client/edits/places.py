@@ -10,6 +10,7 @@ kept/.tmp-…              the same, being made
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,9 @@ from hacktree.client.removal import TEMPORARY_PREFIX, delete_below
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.repository.durable import make_directories, sync_directory
 from hacktree.common.repository.locks import LockKind, hold_lock
+
+SILENCE: Final = 1.0
+"""Seconds after which a person is told what is waited for."""
 
 _PATIENCE: Final = 30.0
 """Seconds; somebody else makes the directories of another root meanwhile."""
@@ -60,10 +64,13 @@ def etc_place(sysroot: Sysroot, root: str) -> EtcPlace:
     return EtcPlace(etc_directory(sysroot) / root)
 
 
-def prepare_etc(sysroot: Sysroot, root: str) -> EtcPlace | None:
+def prepare_etc(
+    sysroot: Sysroot, root: str, waiting: Callable[[str], None] | None = None
+) -> EtcPlace | None:
     """Make the overlay of `root` if it isn't there; None for a root without a directory /etc.
 
     Whole or not at all: the merged /etc takes its own owner and mode from the upper layer's.
+    `waiting` is told for whom, when somebody else makes one for more than a second.
     """
     lower = sysroot.roots / root / "etc"
     try:
@@ -77,7 +84,7 @@ def prepare_etc(sysroot: Sysroot, root: str) -> EtcPlace | None:
         return place
     top = etc_directory(sysroot)
     make_directories(sysroot.repository.path, Path("etc"), mode=0o700)
-    with hold_lock(top, LockKind.EXCLUSIVE, timeout=_PATIENCE):
+    with hold_lock(top, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting, silence=SILENCE):
         if not place.directory.exists():
             _make_place(top, root, status)
     return place

@@ -8,10 +8,11 @@ owner who fills it.
 import os
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from hacktree.client.edits.places import var_directory
+from hacktree.client.edits.places import SILENCE, var_directory
 from hacktree.client.edits.treecopy import OPEN_DIRECTORY, copy_directory, copy_entry
 from hacktree.client.removal import delete_below
 from hacktree.client.sysroot import Sysroot
@@ -27,15 +28,18 @@ _PATIENCE: Final = 60.0
 _ORDINARY: Final = 0o755
 
 
-def prepare_var(sysroot: Sysroot, root: str) -> Path:
+def prepare_var(sysroot: Sysroot, root: str, waiting: Callable[[str], None] | None = None) -> Path:
     """Fill /var with the directories of `root` that it lacks; returns where it is.
 
+    Somebody else may be at it: `waiting` is told who, when that takes more than a second.
     Killed anywhere, it leaves no directory half-filled: each is copied beside /var, synced and
     renamed. The next call goes on.
     """
     top, var = sysroot.repository.path, var_directory(sysroot)
     make_directories(top, Path(STAGING), mode=0o700)
-    with hold_lock(top / STAGING, LockKind.EXCLUSIVE, timeout=_PATIENCE):
+    with hold_lock(
+        top / STAGING, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting, silence=SILENCE
+    ):
         for name in os.listdir(top / STAGING):
             delete_below(top / STAGING, name)
         source = _open_source(sysroot.roots / root / "var")

@@ -2,13 +2,13 @@
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
-from hacktree.client.edits.places import EtcPlace, prepare_etc
+from hacktree.client.edits.places import SILENCE, EtcPlace, prepare_etc
 from hacktree.client.edits.var import prepare_var
 from hacktree.client.entering.binds import session_binds
 from hacktree.client.entering.environment import session_environment
@@ -22,7 +22,10 @@ from hacktree.client.roots import RootMissingError
 from hacktree.client.sysroot import Sysroot, refuse_other_owner
 from hacktree.client.users.homes import list_binds
 from hacktree.common.errors import BusyError, SystemFault
-from hacktree.common.repository.locks import LockKind, try_lock
+from hacktree.common.repository.locks import LockKind, take_lock, try_lock
+
+_PATIENCE: Final = 60.0
+"""Seconds; mounting takes a few milliseconds."""
 
 _HOMES: Final = Path("/home")
 _SHELLS: Final = ("/bin/bash", "/usr/bin/bash", "/bin/sh", "/usr/bin/sh")
@@ -34,13 +37,17 @@ class NamespaceRefusedError(SystemFault):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to run (empty: a shell), as whom, with which environment; `above` as in `View`."""
+    """What to run (empty: a shell), as whom, with which environment; `above` as in `View`.
+
+    `waiting` is told for whom and for what, when beginning takes more than a second.
+    """
 
     command: tuple[str, ...]
     person: Person
     environment: dict[str, str]
     writes: Writes = Writes.REFUSED
     above: Sequence[Path] = ()
+    waiting: Callable[[str], None] | None = None
 
 
 def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
@@ -51,7 +58,7 @@ def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
     """
     refuse_other_owner(sysroot.repository.path)
     with _hold_root(sysroot.roots / root):
-        etc = prepare_etc(sysroot, root)
+        etc = prepare_etc(sysroot, root, _telling(request, "prepares /etc of another root"))
         declared = [
             Bind(bind.source, f"/{bind.target}", bind.read_only) for bind in list_binds(sysroot)
         ]
@@ -60,11 +67,11 @@ def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
             session_binds(request.person, request.environment, declared),
             request.writes,
             etc,
-            prepare_var(sysroot, root),
+            prepare_var(sysroot, root, _telling(request, "fills /var")),
             rootless=os.geteuid() != 0,
             above=request.above,
         )
-        with _mounting(etc):
+        with _mounting(etc, _telling(request, f"mounts /etc of {root}")):
             session = _begin(view)
         return _run(session, root, request, rootless=view.rootless)
 
@@ -100,15 +107,27 @@ def _gone(directory: Path) -> RootMissingError:
     return RootMissingError(f"{directory.name} was deleted", hint="See `hacktree status`.")
 
 
+def _telling(request: Request, task: str) -> Callable[[str], None] | None:
+    tell = request.waiting
+    return None if tell is None else lambda holders: tell(f"waiting for {holders}, which {task}")
+
+
 @contextmanager
-def _mounting(etc: EtcPlace | None) -> Iterator[None]:
+def _mounting(etc: EtcPlace | None, waiting: Callable[[str], None] | None) -> Iterator[None]:
     """One session at a time mounts this /etc; the next finds it mounted."""
     if etc is None:
         yield
         return
     descriptor = os.open(etc.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        take_lock(
+            descriptor,
+            etc.directory,
+            LockKind.EXCLUSIVE,
+            timeout=_PATIENCE,
+            waiting=waiting,
+            silence=SILENCE,
+        )
         yield
     finally:
         # Closing is not enough: the session's first process has the descriptor, too.

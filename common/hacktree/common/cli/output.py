@@ -41,6 +41,11 @@ def say(args: argparse.Namespace, text: str) -> None:
         show(text)
 
 
+def notify(text: str) -> None:
+    """A line on standard error about what is going on: where standard output is another's."""
+    print(f"hacktree: {text}", file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """A warning on standard error."""
     complain(f"warning: {text}")

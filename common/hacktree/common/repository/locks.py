@@ -32,28 +32,44 @@ def hold_lock(
     *,
     timeout: float = 0.0,
     waiting: Callable[[str], None] | None = None,
+    silence: float = 0.0,
 ) -> Iterator[None]:
-    """Hold the lock on `path` (a file, or a directory); raises `BusyError` naming the holder.
-
-    Waits up to `timeout` seconds; `waiting` is told once, with the holder, when it has to.
-    """
+    """Hold the lock on `path` (a file, or a directory); see `take_lock`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + timeout
-        told = False
-        while not try_lock(descriptor, kind):
-            if not told and waiting is not None:
-                waiting(describe_holders(descriptor))
-                told = True
-            if time.monotonic() >= deadline:
-                raise BusyError(
-                    f"{path} is locked by {describe_holders(descriptor)}",
-                    hint="Wait for it to finish, or stop that process, and run this again.",
-                )
-            time.sleep(_POLL_SECONDS)
+        take_lock(descriptor, path, kind, timeout=timeout, waiting=waiting, silence=silence)
         yield
     finally:
         os.close(descriptor)
+
+
+def take_lock(
+    descriptor: int,
+    path: Path,
+    kind: LockKind,
+    *,
+    timeout: float,
+    waiting: Callable[[str], None] | None,
+    silence: float,
+) -> None:
+    """Take the lock on `path`, which is open; raises `BusyError` naming the holder.
+
+    Waits up to `timeout` seconds; `waiting` is told once, with the holder, when it has to for more
+    than `silence`.
+    """
+    started = time.monotonic()
+    told = False
+    while not try_lock(descriptor, kind):
+        waited = time.monotonic() - started
+        if not told and waiting is not None and waited >= silence:
+            waiting(describe_holders(descriptor))
+            told = True
+        if waited >= timeout:
+            raise BusyError(
+                f"{path} is locked by {describe_holders(descriptor)}",
+                hint="Wait for it to finish, or stop that process, and run this again.",
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def try_lock(descriptor: int, kind: LockKind) -> bool:
