@@ -4,11 +4,13 @@ import io
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from hacktree.client.replay.step import AfterFailure, Build, StepFailedError
+from hacktree.client.scripts.answers import change_answers, read_answers
 from hacktree.client.scripts.failure import Console, ask_after_failure
 from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.triggers.step import TriggerStep
@@ -157,6 +159,18 @@ def test_answers_by_command(
     assert json.loads(capsys.readouterr().out) == ["WIFI_KEY"]
     assert main(["config", "answer", "--unset", "LOCALE"]) == 2
     assert main(["config", "answer", "not-a-key=1"]) == 2
+
+
+def test_answers_that_are_given_at_once_are_all_kept(top: Path) -> None:
+    """By two people, or a script that starts several commands."""
+
+    def answer(who: int) -> None:
+        for number in range(10):
+            change_answers(top, {f"KEY_{who}_{number}": "yes"}, [])
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(answer, range(3)))
+    assert len(read_answers(top)) == 30
 
 
 def test_what_a_person_may_do_after_a_failure(top: Path, tmp_path: Path) -> None:

@@ -323,6 +323,22 @@ def test_a_trial_runs_a_disabled_script_and_reports_a_failure(
     assert_nothing_left_over(sysroot.path)
 
 
+def test_in_a_trial_a_person_may_skip_a_script_too(sysroot: Sysroot) -> None:
+    """What the others do is shown, and that one failed; a trial of that one shows only this."""
+    make_runnable_build(sysroot, 1)
+    add(sysroot, "10-fail", "echo half >/etc/half\nexit 3\n")
+    add(sysroot, "20-fine", "ls /etc/half || echo fine >/etc/fine\n")
+    for words, shown in (((), ["script 20-fine: .* 1 added", "A /etc/fine"]), (("10-fail",), [])):
+        child = on_a_terminal(sysroot, "config", "test", *words, "--revision", "fastqa")
+        child.expect(r"s\(k\)ip it this time, \(a\)bort\? ")
+        child.sendline("k")
+        for line in shown:
+            child.expect(line)
+        child.expect("script 10-fail failed and was skipped")
+        assert finish(child) == 1
+    assert_nothing_left_over(sysroot.path)
+
+
 def test_a_trial_that_is_killed_is_cleaned_up(
     sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
 ) -> None:

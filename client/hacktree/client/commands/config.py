@@ -11,7 +11,7 @@ from typing import Final
 
 from hacktree.client.commands import config_capture, config_diff
 from hacktree.client.commands.config_test import run_test
-from hacktree.client.scripts.answers import parse_answer, read_answers, write_answers
+from hacktree.client.scripts.answers import change_answers, parse_answer, read_answers
 from hacktree.client.scripts.editing import edit_script
 from hacktree.client.scripts.step import script_digest
 from hacktree.client.scripts.store import (
@@ -180,17 +180,14 @@ def _remove(sysroot: Path, args: argparse.Namespace) -> None:
 
 
 def _answer(sysroot: Path, args: argparse.Namespace) -> None:
-    answers = read_answers(sysroot)
-    for text in args.answers:
-        key, value = parse_answer(text if "=" in text else f"{text}={_secret(text)}")
-        answers[key] = value
-    for key in args.unset:
-        if answers.pop(key, None) is None:
-            raise UserError(
-                f"there is no answer {key}", hint="`hacktree config answer` lists them."
-            )
+    # Asked for before the lock is taken: a person takes their time.
+    new = dict(
+        parse_answer(text if "=" in text else f"{text}={_secret(text)}") for text in args.answers
+    )
     if args.answers or args.unset:
-        write_answers(sysroot, answers)
+        answers = change_answers(sysroot, new, args.unset)
+    else:
+        answers = read_answers(sysroot)
     if args.json:
         emit_json(sorted(answers))
     elif not args.answers and not args.unset:

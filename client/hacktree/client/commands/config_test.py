@@ -30,20 +30,22 @@ def run_test(args: argparse.Namespace) -> int:
     commit = _commit(sysroot, args.revision)
     ask = None if args.json or args.quiet else ask_on_terminal(sys.stdin, sys.stderr)
     try:
-        tried = try_scripts(sysroot, commit, args.name, lambda line: say(args, line), ask)
+        trial = try_scripts(sysroot, commit, args.name, lambda line: say(args, line), ask)
     except StepFailedError as error:
         if ask is None:
             for line in shown_log(error.log):
                 print(line, file=sys.stderr)
         raise
     if args.json:
-        emit_json([_document(one) for one in tried])
+        emit_json([_document(one) for one in trial.tried])
         return 0
-    if not tried:
+    if not trial.tried and not trial.skipped:
         say(args, "there are no config scripts; `hacktree config add FILE` adds one")
-    for one in tried:
+    for one in trial.tried:
         _show(one)
-    return 0
+    for name in trial.skipped:
+        print(f"{name} failed and was skipped")
+    return 1 if trial.skipped else 0
 
 
 def _commit(sysroot: Sysroot, revision: str | None) -> ObjectId:

@@ -8,16 +8,18 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from hacktree.common.errors import UserError
 from hacktree.common.repository.durable import make_directories, write_durably
+from hacktree.common.repository.locks import LockKind, hold_lock
 
 ANSWERS_PATH: Final = Path("etc/hacktree/answers.env")
 """Relative to the sysroot."""
 
+_PATIENCE: Final = 10.0
 MAX_BYTES: Final = 64 * 1024
 
 _KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -80,6 +82,25 @@ def parse_answer(text: str) -> tuple[str, str]:
     except UnicodeEncodeError:
         raise AnswersError(f"the value of {key} is not UTF-8") from None
     return key, value
+
+
+def change_answers(
+    sysroot: Path, answers: Mapping[str, str], forgotten: Collection[str]
+) -> dict[str, str]:
+    """Set answers, forget others, durably, with nobody else changing them meanwhile; returns all.
+
+    Raises `AnswersError`, also for one to forget that is not there; `BusyError`.
+    """
+    make_directories(sysroot, ANSWERS_PATH.parent, mode=0o755)
+    with hold_lock(sysroot / ANSWERS_PATH.parent, LockKind.EXCLUSIVE, timeout=_PATIENCE):
+        changed = read_answers(sysroot) | dict(answers)
+        for key in forgotten:
+            if changed.pop(key, None) is None:
+                raise AnswersError(
+                    f"there is no answer {key}", hint="`hacktree config answer` lists them."
+                )
+        write_answers(sysroot, changed)
+    return changed
 
 
 def write_answers(sysroot: Path, answers: Mapping[str, str]) -> None:

@@ -110,7 +110,7 @@ def _describe_attributes(old: Path, new: Path) -> tuple[str, ...]:
         lines.append(f"owner {before[1]}:{before[2]} → {after[1]}:{after[2]}")
     for name in sorted({*before[3], *after[3]}):
         if before[3].get(name) != after[3].get(name):
-            lines.append(f"attribute {name}")
+            lines.append(f"attribute {display_path(os.fsencode(name))}")
     return tuple(lines)
 
 
@@ -146,7 +146,7 @@ def _compare(old: Path | None, new: Path | None) -> tuple[str, ...]:
 def _text(path: Path) -> list[str] | None:
     status = os.lstat(path)
     if stat.S_ISLNK(status.st_mode):
-        return [f"→ {os.readlink(path)}"]
+        return [f"→ {display_path(os.readlink(os.fsencode(path)))}"]
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_TEXT:
         return None
     try:

@@ -22,11 +22,15 @@ _ANSWERS: Final = "answers.env"
 
 @dataclass(frozen=True, slots=True)
 class ScriptStep:
-    """Runs one script in a root of `build`. `answers` is the answer file that it gets."""
+    """Runs one script in a root of `build`. `answers` is the answer file that it gets.
+
+    With a `salt` no cache knows it: a trial is for seeing it run.
+    """
 
     script: Script
     answers: bytes
     build: ObjectId
+    salt: bytes = b""
 
     @property
     def name(self) -> str:
@@ -40,7 +44,7 @@ class ScriptStep:
         Commits of one tree differ in what the script is told. The root that is live does not count:
         with it no deploy would have nothing to do.
         """
-        told = sha256(self.answers).digest() + self.build
+        told = sha256(self.answers).digest() + self.build + self.salt
         return sha256(script_digest(self.script) + told).digest()
 
     def apply(self, root: Root) -> None:

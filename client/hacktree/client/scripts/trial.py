@@ -3,15 +3,19 @@
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
 from hacktree.client.replay.cache import LOG, UPPER, drop_unfinished
+from hacktree.client.replay.namespaces import Send, run_isolated
 from hacktree.client.replay.replay import Replay, Replayed, plan_replay
 from hacktree.client.replay.sources import steps_before_scripts, steps_of
-from hacktree.client.replay.step import AskAfterFailure, Build, Root, Step
+from hacktree.client.replay.step import AskAfterFailure, Build, Step
 from hacktree.client.replay.view import LayerView
 from hacktree.client.roots import new_root_name, read_live, require_root_space
 from hacktree.client.scripts.answers import read_answers, render_answers
@@ -37,22 +41,11 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class _TriedStep:
-    """A step that no cache knows: a trial is for seeing it run."""
+class Trial:
+    """What each script did, and the names of the steps that failed and that a person skipped."""
 
-    step: ScriptStep
-    salt: bytes
-
-    @property
-    def name(self) -> str:
-        return self.step.name
-
-    @property
-    def digest(self) -> bytes:
-        return self.step.digest + self.salt
-
-    def apply(self, root: Root) -> None:
-        self.step.apply(root)
+    tried: Sequence[Tried]
+    skipped: Sequence[str]
 
 
 def try_scripts(
@@ -61,10 +54,11 @@ def try_scripts(
     name: str | None,
     report: Callable[[str], None],
     ask: AskAfterFailure | None = None,
-) -> list[Tried]:
+) -> Trial:
     """Replay everything up to the script `name`, which may be disabled, or to the last script.
 
-    Returns what that script, or each, did; nothing else is left of it. Raises `ScriptError`,
+    Returns what that script, or each, did; nothing else is left of it. What `ask` decides to skip
+    is left out, as in a deploy. Raises `ScriptError`,
     `StepFailedError`, `BusyError` while somebody deploys, and whatever `check_out` raises.
     """
     chosen = None if name is None else _runnable(sysroot, name)
@@ -79,7 +73,8 @@ def try_scripts(
             with sysroot.repository.lock(LockKind.SHARED):
                 check_out(sysroot.repository, build.commit, temporary)
             replay = Replay(steps, temporary, report, ask)
-            return _look(replay.apply(plan_replay(build, steps)), replay)
+            done = replay.apply(plan_replay(build, steps))
+            return Trial(_look(done, temporary), done.skipped)
         finally:
             if temporary.exists():
                 delete_leftover(sysroot, temporary.name)
@@ -120,20 +115,38 @@ class _Steps:
         return [*steps_before_scripts(build), *before, tried]
 
     def _salted(self, step: Step) -> Step:
-        return _TriedStep(step, self.salt) if isinstance(step, ScriptStep) else step
+        return replace(step, salt=self.salt) if isinstance(step, ScriptStep) else step
 
 
-def _look(done: Replayed, replay: Replay) -> list[Tried]:
+def _look(done: Replayed, root: Path) -> list[Tried]:
     seconds = dict(done.seconds)
-    layers = [replay.root]
+    layers = [root]
     tried = []
     for planned in done.plan.steps:
-        place = done.place(planned)
-        if isinstance(planned.step, _TriedStep):
+        place, step = done.place(planned), planned.step
+        if isinstance(step, ScriptStep) and step.salt:
             with open(place / LOG, "rb") as stream:
                 log = stream.read(_MAX_LOG).decode("utf-8", "replace")
-            changes = tuple(changes_of(place / UPPER, LayerView(layers)))
-            script = planned.step.step.script
-            tried.append(Tried(script.name, seconds[planned.step.name], changes, log))
+            changes = _changes(place / UPPER, layers)
+            tried.append(Tried(step.script.name, seconds[step.name], changes, log))
         layers = [place / UPPER, *layers]
     return tried
+
+
+def _changes(upper: Path, layers: Sequence[Path]) -> list[StepChange]:
+    """What a layer changes in the root that `layers` make up."""
+    changes: list[StepChange] = []
+
+    def look(send: Send) -> None:
+        for change in changes_of(upper, LayerView(layers)):
+            send(msgspec.msgpack.encode(change))
+
+    def receive(data: bytes) -> None:
+        changes.append(msgspec.msgpack.decode(data, type=StepChange))
+
+    if os.geteuid() == 0:
+        look(receive)
+    else:
+        # Where a mode keeps its own owner out, only the root of a user namespace gets in.
+        run_isolated(look, receive)
+    return changes
