@@ -1,14 +1,22 @@
 """From a remote's definition to something that objects can be read from."""
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hacktree.client.local_source import LocalSource
 from hacktree.client.remote import Remote
-from hacktree.client.retry import Patience
+from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Source
 from hacktree.common.repository.repository import open_repository
+
+
+def real_patience() -> Patience:
+    """Patience by the clock of this machine."""
+    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
 
 
 @asynccontextmanager

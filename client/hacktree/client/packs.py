@@ -103,8 +103,12 @@ async def choose_packs(
     target: Target,
     source: Source,
     model: CostModel,
+    known: Sequence[Edge] = (),
 ) -> PackChoice:
-    """Find the cheapest route to the target's tree and stage the trees that it brings."""
+    """Find the cheapest route to the target's tree and stage the trees that it brings.
+
+    `known`: edges of the graph that were read already; it is read where they have no route.
+    """
     choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
     tree = target.commit.root.id
@@ -112,7 +116,9 @@ async def choose_packs(
     if not starts or tree in starts:
         return choice
     try:
-        edges = await _read_edges(source, choice, starts, tree)
+        edges = list(known)
+        if not find_routes(edges, starts, tree, choice.model.edge_seconds):
+            edges = await _read_edges(source, choice, starts, tree)
         for _ in range(_MAX_ROUTES):
             routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
             if not routes:

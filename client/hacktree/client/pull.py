@@ -29,6 +29,7 @@ from hacktree.client.staging import Staging, take_staging
 from hacktree.client.target import Target, Wanted, find_target
 from hacktree.client.treecache import write_trees
 from hacktree.client.trees import TreeReader
+from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.plan import FetchPlan
 from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError
@@ -66,13 +67,15 @@ class PullReport:
 class PullRequest:
     """What to pull, under which remote's name, with how many connections.
 
-    `prefer`: what packs are to spare; None: objects are fetched one by one.
+    `prefer`: what packs are to spare; None: objects are fetched one by one. `edges`: of the pack
+    graph, if it was read already.
     """
 
     remote: str
     wanted: Wanted
     connections: int = 12
     prefer: Prefer | None = Prefer.AUTO
+    edges: Sequence[Edge] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,26 @@ async def pull(
     and `OSError`.
     """
     target = await _find(repository, request, heads, sources[-1])
-    if _is_here(repository, request, target):
-        return _unchanged(target)
+    ref = ref_name_of_remote(request.remote, request.wanted.branch)
+    if read_ref(repository, ref) == target.id and is_known_complete(repository, target.id):
+        return unchanged(target)
+    return await pull_target(repository, request, target, sources, report, pool, ref)
+
+
+async def pull_target(
+    repository: Repository,
+    request: PullRequest,
+    target: Target,
+    sources: Sequence[Source],
+    report: PullReport,
+    pool: DecoderPool,
+    ref: str | None,
+) -> PullResult:
+    """As `pull`, for a commit that is known already; `ref` moves to it.
+
+    None: no ref does. Then a pin has to name the commit before this begins, or the next prune
+    deletes what was brought.
+    """
     with take_staging(repository) as staging:
         choice = await _choose_packs(staging, request, target, sources)
         packs = PackTotals(notes=list(choice.notes))
@@ -163,7 +184,7 @@ async def pull(
                 raise first_error(errors) from None
             packs.add(by_pack.totals)
             await fetcher.run(_remaining(plan.content, staging))
-            if publish(staging, plan, ref_name_of_remote(request.remote, request.wanted.branch)):
+            if publish(staging, plan, ref):
                 staging.delete()
                 # Only a cache: a disk that is full now does not undo what is published.
                 with suppress(OSError):
@@ -205,7 +226,7 @@ async def _choose_packs(
     # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
     if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
         return PackChoice(model)
-    return await choose_packs(staging, target, sources[-1], model)
+    return await choose_packs(staging, target, sources[-1], model, request.edges)
 
 
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
@@ -236,12 +257,8 @@ async def _find(
     return await find_target(repository, remote, head, request.wanted)
 
 
-def _is_here(repository: Repository, request: PullRequest, target: Target) -> bool:
-    name = ref_name_of_remote(request.remote, request.wanted.branch)
-    return read_ref(repository, name) == target.id and is_known_complete(repository, target.id)
-
-
-def _unchanged(target: Target) -> PullResult:
+def unchanged(target: Target) -> PullResult:
+    """The result where everything was here."""
     totals = target.commit.totals
     return PullResult(target, True, totals.files, totals.bytes, 0, FetchTotals())
 
@@ -318,8 +335,8 @@ def _plan_content(
         raise WrongBytesError(remote.meta_location(target.id), error.message) from error
 
 
-def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:
-    """Make the commit durable and move the ref; False if something it needs has vanished.
+def publish(staging: Staging, plan: PullPlan, ref: str | None) -> bool:
+    """Make the commit durable and move the ref, if any; False if something it needs has vanished.
 
     Under the shared lock no prune deletes. Order: one syncfs, which also covers names that a killed
     pull published without syncing; files and trees; the commit; the ref (invariants 1 and 2).
@@ -342,7 +359,8 @@ def publish(staging: Staging, plan: PullPlan, ref: str) -> bool:
         staging.verified.difference_update(missing, [commit_name])
         if missing or commit_name not in present:
             stamp = stamp_objects(repository)
-        with hold_refs(repository):
-            move_ref(repository, ref, plan.target.id, expected=read_ref(repository, ref))
+        if ref is not None:
+            with hold_refs(repository):
+                move_ref(repository, ref, plan.target.id, expected=read_ref(repository, ref))
         mark_complete(repository, plan.target.id, stamp)
     return True

@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import gc
 import os
-import random
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from hacktree.client.connect import open_references, open_source
+from hacktree.client.connect import open_references, open_source, real_patience
 from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.plan import Progress
 from hacktree.client.progress import JsonProgress, TerminalProgress, plan_as_json
@@ -26,7 +25,6 @@ from hacktree.client.pull import (
     pull,
 )
 from hacktree.client.remote import Remote, choose_remote
-from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Source, Traffic
 from hacktree.client.target import Wanted
 from hacktree.common.cli.context import repository_path
@@ -163,19 +161,15 @@ def _prepare(args: argparse.Namespace) -> _Job:
     return _Job(repository, sysroot, remote, request, tuple(map(Path, args.reference)))
 
 
-def _patience() -> Patience:
-    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
-
-
 async def _plan(job: _Job) -> tuple[PullPlan, Traffic]:
-    async with open_source(job.remote, _patience(), job.request.connections) as source:
+    async with open_source(job.remote, real_patience(), job.request.connections) as source:
         sources: list[Source] = [*open_references(job.references), source]
         plan = await plan_only(job.repository, job.request, _heads(job, source), sources)
         return plan, source.traffic
 
 
 async def _pull(job: _Job, report: PullReport, pool: DecoderPool) -> tuple[PullResult, Traffic]:
-    async with open_source(job.remote, _patience(), job.request.connections) as source:
+    async with open_source(job.remote, real_patience(), job.request.connections) as source:
         sources: list[Source] = [*open_references(job.references), source]
         heads = _heads(job, source)
         result = await pull(job.repository, job.request, heads, sources, report, pool)

@@ -4,13 +4,13 @@ import argparse
 import asyncio
 import contextlib
 import os
-import random
 import textwrap
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from hacktree.client.connect import real_patience
 from hacktree.client.push.batches import plan_push, require_archive
 from hacktree.client.push.connection import connect_for_push
 from hacktree.client.push.pushing import PushTotals, Report, Signer, load_build, push
@@ -22,7 +22,6 @@ from hacktree.client.push.treecommit import (
     learn_root,
 )
 from hacktree.client.remote import Remote
-from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Traffic
 from hacktree.client.sysroot import DIRECTORY
 from hacktree.common.cli.connection import read_secret
@@ -165,10 +164,6 @@ def _signer(args: argparse.Namespace) -> Signer:
     return sign
 
 
-def _patience() -> Patience:
-    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
-
-
 def _prepare(
     args: argparse.Namespace, remote: Remote, branch: BranchName
 ) -> tuple[Repository, ObjectId]:
@@ -185,7 +180,7 @@ def _prepare(
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         repository = cached_archive(Path(home), args.server, branch)
         _require_root(args, repository, remote)
-        asyncio.run(follow_server(repository, remote, branch, _patience()))
+        asyncio.run(follow_server(repository, remote, branch, real_patience()))
     result = _commit(repository, branch, args)
     for line in result.report.warnings():
         warn(line)
@@ -198,7 +193,7 @@ def _require_root(args: argparse.Namespace, repository: Repository, remote: Remo
     A signature vouches for the builds before, too: nothing is signed on top of a server's word.
     """
     if args.root_fingerprint is not None:
-        asyncio.run(learn_root(repository, remote, _patience(), args.root_fingerprint))
+        asyncio.run(learn_root(repository, remote, real_patience(), args.root_fingerprint))
     elif not knows_root(repository, remote):
         with contextlib.suppress(NotARepositoryError, PermissionError):
             inherit_root(repository, remote, open_repository(Path(args.sysroot) / DIRECTORY))
@@ -253,7 +248,7 @@ async def _push(
     report: Report,
     signer: Signer | None,
 ) -> tuple[PushTotals, Traffic]:
-    async with connect_for_push(remote, secret, _patience()) as server:
+    async with connect_for_push(remote, secret, real_patience()) as server:
         totals = await push(repository, branch, commit_id, server, report, signer)
         return totals, server.traffic
 

@@ -3,12 +3,10 @@
 import argparse
 import asyncio
 import os
-import random
-import time
 
 import msgspec
 
-from hacktree.client.connect import open_source
+from hacktree.client.connect import open_source, real_patience
 from hacktree.client.remote import (
     Remote,
     add_remote,
@@ -16,7 +14,6 @@ from hacktree.client.remote import (
     load_remote,
     remove_remote,
 )
-from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.errors import UserError
@@ -140,8 +137,7 @@ def _anchor(remote: Remote, args: argparse.Namespace) -> bytes:
 async def _fetch_anchor(remote: Remote, fingerprint: str) -> bytes:
     from hacktree.client.signed_heads import fetch_anchor
 
-    patience = Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
-    async with open_source(remote, patience, 1) as source:
+    async with open_source(remote, real_patience(), 1) as source:
         return await fetch_anchor(source, fingerprint)
 
 

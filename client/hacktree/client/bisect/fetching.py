@@ -1,0 +1,167 @@
+"""Bringing a build to test: a pull of an exact commit, which moves no ref.
+
+A pin keeps the commit. It is durable before the first byte is asked for, so nothing that was
+brought is ever without a name that keeps it, whenever the process dies: a pin whose commit is not
+here yet keeps nothing and harms nobody. docs/bisect.md, "Bringing a build".
+"""
+
+import asyncio
+import re
+import threading
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.connect import open_source, real_patience
+from hacktree.client.inventory import is_known_complete
+from hacktree.client.pull import (
+    PullReport,
+    PullRequest,
+    PullResult,
+    decoders,
+    pull_target,
+    unchanged,
+)
+from hacktree.client.remote import Remote
+from hacktree.client.source import NotServedError, Source, Traffic, WrongBytesError
+from hacktree.client.target import IdPrefix, Target, Wanted, WrongBranchError
+from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.route import Prefer
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.names import BranchName
+from hacktree.common.repository.decoding import DecoderPool
+from hacktree.common.repository.durable import (
+    make_directories,
+    sync_directory,
+    write_durably,
+)
+from hacktree.common.repository.repository import Repository
+
+_PIN: Final = re.compile(r"bisect-[0-9a-f]{16}")
+
+
+class BuildGoneError(NotServedError):
+    """The remote serves the build no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Which build to bring; `commit` and `branch` are known from verified history.
+
+    `prefer`: what packs are to spare; None: objects are fetched one by one. `edges`: of the pack
+    graph, if it was read already (`costs.read_edges`).
+    """
+
+    branch: BranchName
+    commit: ObjectId
+    connections: int = 12
+    prefer: Prefer | None = Prefer.AUTO
+    edges: Sequence[Edge] = field(default=(), repr=False)
+
+
+def bring_build(
+    repository: Repository,
+    remote: Remote,
+    request: BuildRequest,
+    report: PullReport | None = None,
+) -> tuple[PullResult, Traffic]:
+    """Bring the build and everything it reaches here, and keep it by a pin.
+
+    Needs no network if it is here already. Interrupted anywhere, the next call continues. Raises
+    `BuildGoneError`, other `PeerError`s, `SpaceError`, `CorruptError` and `OSError`.
+    """
+    with decoders() as pool:
+        # Forked now, before there are threads; else each starts at its first job.
+        if request.prefer is not None and threading.active_count() == 1:
+            pool.fork()
+        return asyncio.run(_bring(repository, remote, request, report or PullReport(), pool))
+
+
+async def _bring(
+    repository: Repository,
+    remote: Remote,
+    request: BuildRequest,
+    report: PullReport,
+    pool: DecoderPool,
+) -> tuple[PullResult, Traffic]:
+    async with open_source(remote, real_patience(), request.connections) as source:
+        result = await bring_from(repository, remote.name, request, source, report, pool)
+        return result, source.traffic
+
+
+async def bring_from(
+    repository: Repository,
+    remote: str,
+    request: BuildRequest,
+    source: Source,
+    report: PullReport,
+    pool: DecoderPool,
+) -> PullResult:
+    """As `bring_build`, from a source that is open, with decoders that are there."""
+    pin_build(repository, request.commit)
+    target = await _read_target(repository, request, source)
+    if is_known_complete(repository, target.id):
+        return unchanged(target)
+    wanted = Wanted(remote, request.branch, IdPrefix(request.commit.hex()))
+    pull = PullRequest(remote, wanted, request.connections, request.prefer, request.edges)
+    return await pull_target(repository, pull, target, [source], report, pool, ref=None)
+
+
+async def _read_target(repository: Repository, request: BuildRequest, source: Source) -> Target:
+    """The commit, checked: from here, or from the remote in one request."""
+    wanted = request.commit
+    location = source.meta_location(wanted)
+    if repository.has_meta(wanted):
+        data = repository.read_meta(wanted, MAX_COMMIT_SIZE)
+    else:
+        try:
+            data = await source.read_meta(wanted, MAX_COMMIT_SIZE)
+        except NotServedError as error:
+            raise BuildGoneError(
+                location,
+                "the build is no longer served",
+                hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
+            ) from error
+        if hash_bytes(data) != wanted:
+            raise WrongBytesError(location, "its sha256 differs from its name")
+    try:
+        commit = decode_commit(data)
+    except FormatError as error:
+        raise WrongBytesError(location, error.message) from error
+    if commit.branch != request.branch:
+        raise WrongBranchError(
+            location, f"a commit of branch {commit.branch}, asked for as one of {request.branch}"
+        )
+    return Target(wanted, data, commit)
+
+
+def pin_build(repository: Repository, commit_id: ObjectId) -> None:
+    """Keep a commit from prune, durably, from the moment on when it is here."""
+    make_directories(repository.path, Path("state/pins"), mode=0o700)
+    write_durably(_pin(repository, commit_id), f"{commit_id.hex()}\n".encode())
+
+
+def release_builds(repository: Repository, keep: Collection[ObjectId] = ()) -> int:
+    """Leave to prune what bisections have pinned, but for `keep`; returns how many were released.
+
+    Killed half way, it may be called again.
+    """
+    directory = repository.state / "pins"
+    kept = {_pin(repository, commit_id).name for commit_id in keep}
+    if not directory.exists():
+        return 0
+    released = [
+        path for path in directory.iterdir() if _PIN.fullmatch(path.name) and path.name not in kept
+    ]
+    for path in released:
+        path.unlink(missing_ok=True)
+    if released:
+        sync_directory(directory)
+    return len(released)
+
+
+def _pin(repository: Repository, commit_id: ObjectId) -> Path:
+    return repository.state / "pins" / f"bisect-{commit_id.hex()[:16]}"
