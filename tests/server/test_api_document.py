@@ -45,7 +45,7 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Farm]:
     directory = tmp_path_factory.mktemp("api")
     repository = make_repository(directory / "farm")
     enqueue(open_database(repository), Kind.DELTAS, "builds", 0)
-    grants = [f"--can={action}:**" for action in ("push", "verdict", "promote", "admin")]
+    grants = [f"--can={action}:**" for action in ("push", "verdict", "promote", "lease", "admin")]
     create = ["--repo", str(repository.path), "token", "create", "--expires", "1d", *grants]
     secret = subprocess.run(
         [hacktree_program(), *create], capture_output=True, text=True, check=True

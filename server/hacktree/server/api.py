@@ -13,6 +13,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.server.authorization import Authenticator
 from hacktree.server.database import Database
 from hacktree.server.jobroutes import add_job_routes
+from hacktree.server.leasing.routes import add_lease_routes
 from hacktree.server.openapi import describe_api, json_of, operation
 from hacktree.server.promotion.routes import add_promotion_routes
 from hacktree.server.promotion.steering_routes import add_steering_routes
@@ -45,6 +46,7 @@ def make_api(
         add_job_routes(app, api, database)
         add_promotion_routes(app, api, database)
         add_steering_routes(app, api, database)
+        add_lease_routes(app, api, database)
     app.router.add_route("GET", "/openapi.json", _describe(app))
 
     async def close(_: web.Application) -> None:

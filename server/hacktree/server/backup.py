@@ -4,8 +4,8 @@ Objects, packs and sealed pages never change, so only the moment at which the fe
 read matters. They are read before the lists of what they lead to are made, in this order:
 
 1. the database: what it says of a build or a finished push must be in the copy;
-2. pins, signatures and refs, then history tails, the graph's tail and the configuration: a tail may
-   be ahead of its ref, and a ref of its signature, never behind;
+2. pins, leases, signatures and refs, then history tails, the graph's tail and the configuration: a
+   tail may be ahead of its ref, and a ref of its signature, never behind;
 3. which commits there are: a commit in `objects/` has everything it reaches (W2), the shared lock
    keeps prune from taking it away;
 4. which other objects there are: among them everything that those commits reach. A commit that

@@ -13,7 +13,7 @@ from typing import Final
 from hacktree.common.repository.durable import TEMPORARY_SUFFIX
 from hacktree.common.repository.repository import Repository
 
-_PINS: Final = "state/pins"
+_PINS: Final = ("state/pins", "state/leases")
 _REFS: Final = "refs"
 _TRUST: Final = "trust"
 _TIMESTAMP: Final = Path("trust/timestamp.json")
@@ -25,12 +25,13 @@ _SEALED: Final = re.compile(r"[0-9a-f]{64}")
 
 
 def changing_files(repository: Repository) -> Iterator[Path]:
-    """Pins, signatures, refs, tails and the configuration, in the order in which to read them.
+    """Pins, leases, signatures, refs, tails and the configuration, in the order to read them in.
 
     Made as it is asked for: a tail is listed after the refs were read. The timestamp comes before
     what it leads to, and before the refs: a ref may be ahead of its signature, not behind.
     """
-    yield from _files(repository, _PINS)
+    for folder in _PINS:
+        yield from _files(repository, folder)
     if (repository.path / _TIMESTAMP).exists():
         yield _TIMESTAMP
     yield from (path for path in _files(repository, _TRUST) if path != _TIMESTAMP)

@@ -31,6 +31,7 @@ class Action(StrEnum):
     PUSH = "push"
     VERDICT = "verdict"
     PROMOTE = "promote"
+    LEASE = "lease"
     ADMIN = "admin"
 
 

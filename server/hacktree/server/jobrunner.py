@@ -24,7 +24,7 @@ _LOG: Final = logging.getLogger("hacktree.server.jobs")
 _PAUSE: Final = 5.0
 """Seconds between two looks at what is due."""
 
-LANES: Final = ((Kind.HISTORY, Kind.TRUST, Kind.DASHBOARD), (Kind.DELTAS,))
+LANES: Final = ((Kind.HISTORY, Kind.TRUST, Kind.DASHBOARD), (Kind.DELTAS, Kind.LEASES))
 """Kinds whose jobs wait for one another, in their order."""
 
 _NICENESS: Final = 10
@@ -44,6 +44,7 @@ def command_of(repository: Path) -> Command:
             Kind.HISTORY: ["history", job.subject],
             Kind.TRUST: ["trust", "renew"],
             Kind.DELTAS: ["delta", "generate", job.subject],
+            Kind.LEASES: ["lease", "pack", job.subject],
             Kind.DASHBOARD: ["dashboard"],
         }[job.kind]
         return [sys.executable, "-c", program, "--repo", str(repository), *words]

@@ -39,8 +39,8 @@ FARM: Final = "-"
 class Kind(StrEnum):
     """What is to be done, in the order in which it is done when all of it is due.
 
-    What says how things are comes last; DELTAS, which may take hours, is in its way only where jobs
-    are done by hand.
+    What says how things are comes last; DELTAS and LEASES, which may take hours, are in its way
+    only where jobs are done by hand.
     """
 
     HISTORY = "history"
@@ -51,6 +51,9 @@ class Kind(StrEnum):
 
     DELTAS = "deltas"
     """Packs to and from the newest build of a branch."""
+
+    LEASES = "leases"
+    """A pack that bisections of a leased range lack; the subject is the lease."""
 
     DASHBOARD = "dashboard"
     """The page that shows how the farm is."""
@@ -126,6 +129,13 @@ def ask(connection: sqlite3.Connection, kind: Kind, subject: str, now: int) -> N
             " AND attempts = 0 AND due > ?",
             (now, kind, subject, now),
         )
+
+
+def drop_waiting(connection: sqlite3.Connection, kind: Kind, subject: str) -> None:
+    """Nobody wants it any more, unless it is being done already."""
+    connection.execute(
+        "DELETE FROM jobs WHERE kind = ? AND subject = ? AND state = 'waiting'", (kind, subject)
+    )
 
 
 def take_next(database: Database, kinds: Sequence[Kind], now: int) -> Job | None:

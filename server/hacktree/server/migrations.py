@@ -124,5 +124,27 @@ _RETESTS: Final[Migration] = (
     "CREATE INDEX retests_by_suite ON retests (suite, build)",
 )
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_TOKENS, _JOBS, _PROMOTION, _RETESTS)
+_RANGE_LEASES: Final[Migration] = (
+    """
+    CREATE TABLE range_leases (
+        id TEXT NOT NULL PRIMARY KEY CHECK (length(id) = 32),
+        token TEXT NOT NULL,
+        branch TEXT NOT NULL,
+        builds BLOB NOT NULL CHECK (
+            typeof(builds) = 'blob' AND length(builds) > 0 AND length(builds) % 32 = 0
+        ),
+        created INTEGER NOT NULL CHECK (typeof(created) = 'integer'),
+        expires INTEGER NOT NULL CHECK (typeof(expires) = 'integer' AND expires > created)
+    )
+    """,
+    "CREATE INDEX range_leases_by_token ON range_leases (token)",
+)
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _TOKENS,
+    _JOBS,
+    _PROMOTION,
+    _RETESTS,
+    _RANGE_LEASES,
+)
 """Every step, oldest first; their number is the version that this program writes."""

@@ -15,6 +15,12 @@ from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.common.repository.revision import RevisionError
 from hacktree.server.authorization import ForbiddenError, TooOftenError
 from hacktree.server.jobs import JobMissingError
+from hacktree.server.leasing.leases import (
+    LeaseMissingError,
+    RangeInvalidError,
+    RangeTooLongError,
+    TooManyLeasesError,
+)
 from hacktree.server.promotion.desk import LeaseLostError
 from hacktree.server.promotion.holding import HoldInvalidError, NotHeldError
 from hacktree.server.promotion.promoting import (
@@ -52,6 +58,8 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         SuiteMissingError: (404, RefusalCode.NO_SUCH_SUITE),
         NoBranchError: (404, RefusalCode.NO_SUCH_BRANCH),
         RevisionError: (404, RefusalCode.NO_SUCH_BUILD),
+        RangeInvalidError: (404, RefusalCode.NO_SUCH_BUILD),
+        LeaseMissingError: (404, RefusalCode.NO_SUCH_LEASE),
         NotHeldError: (404, RefusalCode.NOT_HELD),
         HoldInvalidError: (400, RefusalCode.MALFORMED),
         PromotionRefusedError: (409, RefusalCode.NOT_PROMOTABLE),
@@ -64,6 +72,8 @@ _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingPro
         ObjectsMissingError: (409, RefusalCode.OBJECTS_MISSING),
         BusyError: (409, RefusalCode.BUSY),
         BodyTooLargeError: (413, RefusalCode.TOO_LARGE),
+        RangeTooLongError: (413, RefusalCode.TOO_LARGE),
+        TooManyLeasesError: (413, RefusalCode.QUOTA_EXCEEDED),
         QuotaExceededError: (413, RefusalCode.QUOTA_EXCEEDED),
         WrongCommitError: (422, RefusalCode.WRONG_COMMIT),
         SignatureWrongError: (422, RefusalCode.WRONG_SIGNATURE),

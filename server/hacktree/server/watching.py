@@ -21,10 +21,12 @@ from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import Database
 from hacktree.server.jobs import FARM, Kind, enqueue
+from hacktree.server.leasing.leases import settle_leases
 from hacktree.server.renewal import renewal_due
 
 _LOG: Final = logging.getLogger("hacktree.server.jobs")
 _PAUSE: Final = 5.0
+_LEASES_EVERY: Final = 300
 _HOUR: Final = 3600
 _DAY: Final = 86_400
 
@@ -55,6 +57,7 @@ class Watch:
                 enqueue(self._database, Kind.DELTAS, name, now)
         pruned = self._stamp("state/condemned")
         self._if_changed("history", (now // _DAY, pruned), lambda: self._ask_history(heads, now))
+        self._if_changed("leases", now // _LEASES_EVERY, lambda: self._settle_leases(now))
         signed = self._stamp("trust/timestamp.json")
         self._if_changed("trust", (now // _HOUR, signed), lambda: self._ask_trust(now))
         packs, suites = self._stamp("graph/tail"), self._stamp("server.toml")
@@ -86,6 +89,9 @@ class Watch:
     def _ask_trust(self, now: int) -> None:
         if renewal_due(self._repository.path, datetime.fromtimestamp(now, UTC)):
             self._ask(Kind.TRUST, FARM, now)
+
+    def _settle_leases(self, now: int) -> None:
+        settle_leases(self._repository, self._database, now)
 
     def _ask(self, kind: Kind, subject: str, now: int) -> None:
         enqueue(self._database, kind, subject, now)

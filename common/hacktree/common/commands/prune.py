@@ -55,7 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="how long to wait for commits and pulls in progress (default: %(default).0f)",
     )
     parser.epilog = """\
-A commit is kept when either rule keeps it. Pinned commits and those of deployed roots always stay.
+A commit is kept when either rule keeps it. Pinned commits, those of deployed roots and those that a
+farm leases to a bisection (`hacktree lease list`) always stay.
 An archive keeps what became unreachable for keep-unreachable-hours of config.toml (24). Of a layer
 (local/layers/NAME) the last 4 versions stay, unless a rule for branches matches it.
 

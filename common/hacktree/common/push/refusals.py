@@ -23,6 +23,7 @@ class RefusalCode(enum.StrEnum):
     NO_SUCH_SUITE = "no-such-suite"
     NO_SUCH_BRANCH = "no-such-branch"
     NO_SUCH_BUILD = "no-such-build"
+    NO_SUCH_LEASE = "no-such-lease"
     NOT_HELD = "not-held"
     NOT_RETESTABLE = "not-retestable"
     NOT_PROMOTABLE = "not-promotable"

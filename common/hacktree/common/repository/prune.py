@@ -22,6 +22,7 @@ from hacktree.common.objects.tree import Tree
 from hacktree.common.repository.condemned import condemn, read_condemned, write_condemned
 from hacktree.common.repository.durable import TEMPORARY_SUFFIX, sync_directories
 from hacktree.common.repository.layout import Mode
+from hacktree.common.repository.leases import lease_names, read_lease
 from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.reachability import (
     find_commits,
@@ -94,7 +95,7 @@ def prune(
     timeout: float = LOCK_TIMEOUT,
     progress: Progress | None = None,
 ) -> PruneReport:
-    """Delete what `policy`, pins and roots don't keep; `now` in seconds since 1970.
+    """Delete what `policy`, pins, leases and roots don't keep; `now` in seconds since 1970.
 
     Unreachable objects stay until `grace` seconds after they were first seen so. Raises `BusyError`
     when somebody else holds the lock for longer than `timeout` seconds, `CorruptError` when what
@@ -132,7 +133,7 @@ class _Survey:
     def plan(self) -> PrunePlan:
         """The plan for what is there now. What was kept by an earlier plan stays kept."""
         repository = self._repository
-        kept = self._kept_by_refs() | self._kept_by_pins()
+        kept = self._kept_by_refs() | self._kept_by_pins() | self._kept_by_leases()
         names = list_objects(repository).names
         for commit_id in kept:
             self._mark(commit_id)
@@ -187,6 +188,13 @@ class _Survey:
     def _kept_by_pins(self) -> set[ObjectId]:
         pins = read_pins(self._repository)
         return {commit_id for commit_id in pins.values() if self._repository.has_meta(commit_id)}
+
+    def _kept_by_leases(self) -> set[ObjectId]:
+        """What is gone already, of a range that was leased late or restored, is nobody's fault."""
+        leases = (read_lease(self._repository, name) for name in lease_names(self._repository))
+        lasting = [one for one in leases if one is not None and one.until > self._now]
+        kept = {commit_id for one in lasting for commit_id in one.commits}
+        return {commit_id for commit_id in kept if self._repository.has_meta(commit_id)}
 
     def _kept_by_roots(self, commits: Iterable[str]) -> list[ObjectId]:
         prefixes = root_commit_prefixes(self._repository)

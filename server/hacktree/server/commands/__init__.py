@@ -22,6 +22,12 @@ CATALOG: tuple[CommandInfo, ...] = (
         module="hacktree.server.commands.token",
     ),
     CommandInfo(
+        name="lease",
+        group="farm",
+        summary="List and end what keeps builds for bisections",
+        module="hacktree.server.commands.lease",
+    ),
+    CommandInfo(
         name="qa",
         group="farm",
         summary="Test builds by suites, promote what passed",

@@ -22,9 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         A token lets a peer do something on some branches. Its secret is printed once, by create,
         and can't be learnt again: the repository keeps a hash in state/server.sqlite.""")
     parser.epilog = textwrap.dedent("""\
-        A grant is ACTION:BRANCH-PATTERN. Actions are push, verdict, promote and admin; none implies
-        another. In a pattern * stands for any characters but '/', a component ** for any number of
-        components: push:builds, verdict:*, promote:gnomeos/*/fastqa, admin:**.
+        A grant is ACTION:BRANCH-PATTERN. Actions are push, verdict, promote, lease (builds for a
+        bisection) and admin; none implies another. In a pattern * stands for any characters but
+        '/', a component ** for any number of components: push:builds, verdict:*,
+        promote:gnomeos/*/fastqa, admin:**.
 
         Examples:
           hacktree --repo /srv/hacktree token create --can push:builds --expires 90d --label CI

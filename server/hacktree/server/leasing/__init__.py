@@ -1,0 +1,1 @@
+"""Leases: builds that prune keeps for somebody for a while, such as those of a bisection."""
