@@ -10,26 +10,11 @@ import pytest
 from hacktree.client.extensions.store import EXTENSIONS, Options, list_extensions, write_options
 from hacktree.client.sysroot import open_sysroot
 from hacktree.common.cli.main import main
+from support.debs import build_tool
 from support.kill import every_kill
 from support.sysroots import make_sysroot
 
 CALLS = "?rename,?renameat,?renameat2,?unlink,?unlinkat"
-
-
-def build_tool(directory: Path, version: int, architecture: str) -> Path:
-    """A package `tool` with one file, for this architecture or for all."""
-    tree = directory / f"tree-{version}"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN/control").write_text(
-        f"Package: tool\nVersion: {version}\nArchitecture: {architecture}\n"
-        "Maintainer: Jane <jane@example.com>\nDescription: a tool\n"
-    )
-    (tree / "tool").write_text(f"{version}\n")
-    package = directory / f"tool-{version}.deb"
-    subprocess.run(
-        ["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, stdout=-3
-    )
-    return package
 
 
 def test_a_killed_add_leaves_one_version_and_what_it_may_replace(
@@ -82,11 +67,9 @@ def test_a_package_never_takes_the_place_of_another(
     sysroot = make_sysroot(tmp_path / "sysroot")
     monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
     package = build_tool(tmp_path, 1, "all")
-    control = tmp_path / "tree-1/DEBIAN/control"
-    control.write_text(control.read_text().replace("Package: tool", "Package: other"))
     other = sysroot.path / EXTENSIONS / "tool.all.deb"
     other.parent.mkdir()
-    subprocess.run(["dpkg-deb", "--build", tmp_path / "tree-1", other], check=True, stdout=-3)
+    build_tool(tmp_path, 1, "all", name="other").rename(other)
     before = other.read_bytes()
     assert main(["extension", "add", str(package)]) == 2
     assert "holds another package" in capsys.readouterr().err

@@ -29,7 +29,6 @@ from hacktree.client.roots import (
     StepRecord,
     forget_root,
     new_root_name,
-    read_live,
     read_roots,
     require_root_space,
     write_pin,
@@ -132,12 +131,22 @@ class DeployResult:
 
 
 def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -> DeployPlan:
-    """Decide what to do; changes nothing. Raises `ArchitectureError`, and what a source raises."""
-    commit = sysroot.repository.load_commit(commit_id)
+    """Decide what to do; changes nothing. Raises as `plan_commit`."""
+    return plan_commit(sysroot, commit_id, sysroot.repository.load_commit(commit_id), options)
+
+
+def plan_commit(
+    sysroot: Sysroot, commit_id: ObjectId, commit: Commit, options: DeployOptions
+) -> DeployPlan:
+    """Decide what to do with a commit that need not be here yet; changes nothing.
+
+    Raises `ArchitectureError`, and what a source of steps raises.
+    """
     if options.architecture is ArchitecturePolicy.REFUSE_OTHER:
         _refuse_other_architecture(commit, options.machine)
     roots = read_roots(sysroot)
-    replay = plan_steps(sysroot, commit_id, commit, options)
+    previous = None if roots.current is None else sysroot.roots / roots.current
+    replay = plan_replay(Build(sysroot, commit_id, commit, previous), options.steps_of)
     existing = None
     if options.reuse is ReusePolicy.REUSE:
         existing = _find_equal(roots, commit_id, replay.inputs)
@@ -159,17 +168,6 @@ def plan_deploy(sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions) -
     if options.retention is RetentionPolicy.PRUNE:
         removed = tuple(roots_beyond(_after(roots, record), sysroot.config.keep_roots))
     return DeployPlan(action, record, roots.current, removed, commit, replay)
-
-
-def plan_steps(
-    sysroot: Sysroot, commit_id: ObjectId, commit: Commit, options: DeployOptions
-) -> ReplayPlan:
-    """The steps that a deploy of a commit, which need not be here yet, would replay."""
-    live = read_live(sysroot)
-    return plan_replay(
-        Build(sysroot, commit_id, commit, None if live is None else sysroot.roots / live),
-        options.steps_of,
-    )
 
 
 def _refuse_other_architecture(commit: Commit, machine: str) -> None:

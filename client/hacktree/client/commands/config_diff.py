@@ -3,15 +3,13 @@
 import argparse
 from pathlib import Path
 
-from hacktree.client.edits.edits import Edit, EditKind, Node, root_edits
+from hacktree.client.edits.edits import Edit, Node, root_edits
 from hacktree.client.edits.places import etc_place
 from hacktree.client.edits.textdiff import describe_attributes, kind_of, text_diff
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.objects.names import display_path
-
-_LETTERS = {EditKind.ADDED: "A", EditKind.CHANGED: "M", EditKind.REMOVED: "D"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +37,7 @@ def run(path: Path, args: argparse.Namespace) -> None:
     if not edits:
         say(args, f"nothing was changed in /etc of {root}")
     for edit in edits:
-        show(f"{_LETTERS[edit.kind]} /{display_path(edit.path)}")
+        show(f"{edit.kind.letter} /{display_path(edit.path)}")
         for line in describe_attributes(edit):
             show(f"    {line}")
         difference = None if args.names else _difference(sysroot, root, edit)

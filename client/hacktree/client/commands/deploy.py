@@ -5,7 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from hacktree.client.commands.deploy_output import result_document, show_plan, show_result
+from hacktree.client.commands.deploy_output import result_document, show_result
+from hacktree.client.commands.plan_output import show_plan
 from hacktree.client.deploy import (
     ArchitecturePolicy,
     DeployOptions,
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         ask=_asker(args),
     )
     if args.dry_run:
-        show_plan(args, sysroot, plan_deploy(sysroot, commit, options))
+        show_plan(args, plan_deploy(sysroot, commit, options))
         return 0
     result = _deploy(sysroot, commit, options, lambda line: say(args, line))
     show_result(args, result)

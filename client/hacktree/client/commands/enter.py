@@ -11,7 +11,7 @@ from hacktree.client.entering.host import find_host_system
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.cli.output import notify, say
+from hacktree.common.cli.output import complain, say
 from hacktree.common.errors import UserError
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """Enter, wait, pass the exit status through."""
     person = named_person(args.user) if args.user else invoking_person(os.environ)
     writes = Writes.THROWN_AWAY if args.scratch else Writes.REFUSED
-    waiting = None if args.quiet else notify
+    waiting = None if args.quiet else complain
     request = Request(args.command, person, dict(os.environ), writes, waiting=waiting)
     sys.stdout.flush()
     if args.host:

@@ -37,7 +37,7 @@ from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.repository import Repository, open_repository
 
 if TYPE_CHECKING:
-    from hacktree.client.replay.replay import PlannedStep
+    from hacktree.client.deploy import DeployPlan
     from hacktree.client.sysroot import Sysroot
 
 _EPILOG = """\
@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     job = _prepare(args)
     if args.dry_run:
         plan, traffic = asyncio.run(_plan(job))
-        _print_plan(plan, traffic, args, [] if args.pull_only else _plan_steps(job, plan))
+        _show_plan(job, plan, traffic, args)
         return 0
     started = time.monotonic()
     report = _choose_report(args)
@@ -206,22 +206,39 @@ def _choose_report(args: argparse.Namespace) -> PullReport:
     return _LineProgress() if args.verbose else PullReport()
 
 
-def _plan_steps(job: _Job, plan: PullPlan) -> "list[PlannedStep]":
-    """What the deploy would replay; none where nothing is deployed."""
-    if job.sysroot is None:
-        return []
-    from hacktree.client.deploy import DeployOptions, plan_steps
-
-    return list(plan_steps(job.sysroot, plan.target.id, plan.target.commit, DeployOptions()).steps)
-
-
-def _print_plan(
-    plan: PullPlan, traffic: Traffic, args: argparse.Namespace, steps: "list[PlannedStep]"
-) -> None:
-    if args.json or args.json_progress:
-        documents = [{"name": step.step.name, "cached": step.cached} for step in steps]
-        emit_json({**plan_as_json(plan), "steps": documents})
+def _show_plan(job: _Job, plan: PullPlan, traffic: Traffic, args: argparse.Namespace) -> None:
+    """What would be fetched, then what would be deployed of it."""
+    programs = args.json or args.json_progress
+    if not programs:
+        _print_plan(plan, traffic)
+    if job.sysroot is None or args.pull_only:
+        if programs:
+            emit_json(plan_as_json(plan))
         return
+    from hacktree.client.commands.plan_output import describe_plan, foresee_deploy, plan_document
+
+    foreseen = foresee_deploy(_plan_deploy(job.sysroot, plan))
+    if programs:
+        deploy = plan_document(foreseen, paths=args.verbose)
+        emit_json({**plan_as_json(plan), "deploy": deploy})
+        return
+    for line in describe_plan(foreseen, paths=args.verbose):
+        show(line)
+
+
+def _plan_deploy(sysroot: "Sysroot", plan: PullPlan) -> "DeployPlan":
+    """Of a build that is not here, but for its trees, which were read for planning."""
+    from hacktree.client.deploy import DeployOptions, plan_commit
+    from hacktree.client.foreseen import foresee
+    from hacktree.client.replay.sources import foreseen_steps_of
+
+    target = plan.target
+    arrived = foresee(sysroot, [target.data, *plan.trees])
+    options = DeployOptions(steps_of=foreseen_steps_of)
+    return plan_commit(arrived, target.id, target.commit, options)
+
+
+def _print_plan(plan: PullPlan, traffic: Traffic) -> None:
     content = plan.content
     show(f"Commit {plan.target.id.hex()[:16]}  {plan.target.commit.version}".rstrip())
     show(f"  to fetch   {len(content.fetches)} files, {format_size(content.fetch_bytes)} unpacked")
@@ -234,8 +251,6 @@ def _print_plan(
     ranges = 0 if plan.packs is None else sum(len(pack.ranges) for pack in plan.packs.packs)
     show(f"  requests   about {whole + ranges + traffic.requests}")
     show(f"  disk       {format_size(plan.space_needed)} needed")
-    for step in steps:
-        show(f"  step       {step.step.name} ({'cached' if step.cached else 'to run'})")
 
 
 def _describe_packs(plan: PullPlan) -> list[str]:

@@ -11,7 +11,7 @@ from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.layers.trying import trial_of
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.cli.output import notify, warn
+from hacktree.common.cli.output import complain, warn
 from hacktree.common.errors import UserError
 
 
@@ -66,6 +66,6 @@ def run(args: argparse.Namespace) -> int:
             dict(os.environ),
             Writes.THROWN_AWAY,
             above=trial.uppers,
-            waiting=None if args.quiet else notify,
+            waiting=None if args.quiet else complain,
         )
         return enter_root(sysroot, trial.root, request)

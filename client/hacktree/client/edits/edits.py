@@ -31,6 +31,11 @@ class EditKind(enum.Enum):
     CHANGED = "changed"
     REMOVED = "removed"
 
+    @property
+    def letter(self) -> str:
+        """As `hacktree diff` has it."""
+        return {"added": "A", "changed": "M", "removed": "D"}[self.value]
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -77,16 +77,16 @@ class FitStep:
 
     `placed`: the paths of each layer's files in the root. `tolerant`: layers whose misfits are
     warnings. `before`: the root without layers. `libraries`: what layers bring or take, with the
-    layer; `dependents`: the files of `before` that need some of that.
+    layer. `tree` is the commit's, in `repository`: what in it needs which libraries is known.
     """
 
     digest: bytes
     repository: Repository
+    tree: ObjectId
     before: RootView
     placed: Mapping[str, Sequence[bytes]]
     tolerant: frozenset[str]
     libraries: Mapping[bytes, str]
-    dependents: Sequence[bytes]
     name: str = "check of layers"
 
     def apply(self, root: Root) -> None:
@@ -106,8 +106,10 @@ class FitStep:
         """What doesn't fit in the root with the layers."""
         after = Linker(view)
         found = find_misfits(after, self.placed)
-        if self.dependents:
-            found += find_broken(after, Linker(self.before), self.dependents, self.libraries)
+        # Looked up only now: a layer that is taken from the cache needs no check.
+        known = read_dependents(self.repository, self.tree) if self.libraries else {}
+        if dependents := sorted({path for name in self.libraries for path in known.get(name, ())}):
+            found += find_broken(after, Linker(self.before), dependents, self.libraries)
         return found
 
 
@@ -187,23 +189,16 @@ def fit_step(
     plans: Mapping[str, Laid],
     digest: bytes,
 ) -> FitStep:
-    """The check behind the steps, with this digest, that carry out the plans over `before`.
-
-    `tree` is the commit's, in `repository`: what in it needs which libraries is known.
-    """
+    """The check behind the steps, with this digest, that carry out the plans over `before`."""
     placed = {name: tuple(path for path, _ in plan.placement.files) for name, plan in plans.items()}
     libraries: dict[bytes, str] = {}
     for layer, plan in plans.items():
         for path in [*placed[layer], *_all_removed(before, plan)]:
             if name := library_name(path):
                 libraries[name] = layer
-    dependents: list[bytes] = []
-    if libraries:
-        known = read_dependents(repository, tree)
-        dependents = sorted({path for name in libraries for path in known.get(name, ())})
     tolerant = [layer.name for layer in layers if layer.definition.misfit is MisfitPolicy.WARN]
     whole = hashlib.sha256(_VERSION + digest + msgspec.msgpack.encode(tolerant)).digest()
-    return FitStep(whole, repository, before, placed, frozenset(tolerant), libraries, dependents)
+    return FitStep(whole, repository, tree, before, placed, frozenset(tolerant), libraries)
 
 
 def _all_removed(view: RootView, plan: Laid) -> list[bytes]:

@@ -1,6 +1,7 @@
 """The kinds of steps in the order of the replay."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from hacktree.client.extensions.step import ExtensionSource
@@ -10,6 +11,7 @@ from hacktree.client.scripts.step import ScriptSource
 from hacktree.client.triggers.bytecode import BytecodeSource
 from hacktree.client.triggers.step import TriggerSource
 from hacktree.client.users.steps import CarrySource, LastSource, UsersSource
+from hacktree.common.repository.repository import ObjectMissingError
 
 BEFORE_TRIGGERS: Final[Sequence[StepSource]] = (
     UsersSource(),
@@ -37,10 +39,24 @@ def steps_of(build: Build) -> list[Step]:
 
     Raises `UserError` as `StepSource.steps` does.
     """
-    scripts = [step for source in SCRIPTS for step in source.steps(build)]
-    after = (AFTER_SCRIPTS, *LAST) if scripts else LAST
-    last = [step for source in after for step in source.steps(build)]
-    return [*steps_before_scripts(build), *scripts, *last]
+    steps = _steps_but_last(build)
+    return [*steps, *_asked(LAST, build)]
+
+
+def foreseen_steps_of(build: Build) -> list[Step]:
+    """`steps_of` a build of which only the trees need be here: without the last if these depend on
+    files of it that are not.
+    """
+    steps = _steps_but_last(build)
+    with suppress(ObjectMissingError):
+        steps += _asked(LAST, build)
+    return steps
+
+
+def _steps_but_last(build: Build) -> list[Step]:
+    scripts = _asked(SCRIPTS, build)
+    after = _asked([AFTER_SCRIPTS], build) if scripts else []
+    return [*steps_before_scripts(build), *scripts, *after]
 
 
 def steps_before_scripts(build: Build) -> list[Step]:
@@ -48,6 +64,9 @@ def steps_before_scripts(build: Build) -> list[Step]:
 
     Triggers only where something precedes them: a root that nothing changed has no replay.
     """
-    before = [step for source in BEFORE_TRIGGERS for step in source.steps(build)]
-    triggers = [step for source in TRIGGERS for step in source.steps(build)] if before else []
-    return [*before, *triggers]
+    before = _asked(BEFORE_TRIGGERS, build)
+    return [*before, *(_asked(TRIGGERS, build) if before else ())]
+
+
+def _asked(sources: Sequence[StepSource], build: Build) -> list[Step]:
+    return [step for source in sources for step in source.steps(build)]

@@ -41,18 +41,13 @@ def say(args: argparse.Namespace, text: str) -> None:
         show(text)
 
 
-def notify(text: str) -> None:
-    """A line on standard error about what is going on: where standard output is another's."""
-    print(f"hacktree: {text}", file=sys.stderr, flush=True)
-
-
 def warn(text: str) -> None:
     """A warning on standard error."""
     complain(f"warning: {text}")
 
 
 def complain(text: str, hint: str = "") -> None:
-    """What went wrong, on standard error; of several lines the others are indented."""
+    """What is wrong or in the way, on standard error; of several lines the others are indented."""
     lines = display_text(text, keep=_LAYOUT).replace("\n", "\n  ")
     print(f"hacktree: {lines}", file=sys.stderr)
     if hint:
