@@ -212,7 +212,9 @@ def record(session: Session, event: Event) -> Session:
     try:
         msgspec.convert(msgspec.to_builtins(event), Event)
     except msgspec.ValidationError as error:
-        raise EventRefusedError(f"not an event of a bisection: {error}") from error
+        raise EventRefusedError(
+            f"not an event of a bisection: {error}", hint="Is the clock of this machine right?"
+        ) from error
     extended = msgspec.structs.replace(session, events=(*session.events, event))
     current_state(extended)
     return extended

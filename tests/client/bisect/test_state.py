@@ -1,0 +1,379 @@
+"""A bisection is always in a state that its events explain; what makes no sense is refused."""
+
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.bisect.strategies import UNTIMED
+from hacktree.client.bisect.choice import choose
+from hacktree.client.bisect.model import (
+    Answered,
+    Candidate,
+    Descended,
+    Event,
+    NoteInvalidError,
+    Options,
+    RangeSkipped,
+    Session,
+    TermInvalidError,
+    Terms,
+    Undone,
+    Verdict,
+    Verify,
+)
+from hacktree.client.bisect.state import (
+    End,
+    EndpointWrong,
+    EventRefusedError,
+    Evidence,
+    Found,
+    Inconclusive,
+    State,
+    Votes,
+    current_state,
+    record,
+    standing_events,
+)
+from hacktree.common.errors import UserError
+from hacktree.common.objects.errors import FormatError
+from support.bisecting import make_line, make_session, search, truthful
+
+GOOD, BAD, SKIP = Verdict.GOOD, Verdict.BAD, Verdict.SKIP
+FINE = make_line(60, "fastqa")
+COARSE = make_line(12, "dailyqa", {index: FINE[5 * index].commit for index in range(12)})
+STRANGER = make_line(1, "stranger")[0]
+
+
+@st.composite
+def commands(draw: st.DrawFn) -> list[Event]:
+    """Answers, skips, undos and descents in any order, sensible or not."""
+    builds = st.sampled_from((*COARSE, *FINE[:12], STRANGER)).map(lambda build: build.commit)
+    if draw(st.booleans()):
+        builds = st.sampled_from(COARSE).map(lambda build: build.commit)
+    times = st.integers(0, 2_000_000_000)
+    notes = st.sampled_from(["", "it hangs", "it's \"# odd\" 'here'", "日本 \\ $(x)"])
+    start = st.integers(0, 11).map(lambda index: 5 * index)
+    event = st.one_of(
+        st.builds(Answered, builds, st.sampled_from(Verdict), times, notes),
+        st.builds(Answered, builds, st.sampled_from([GOOD, BAD]), times, notes),
+        st.builds(RangeSkipped, builds, builds, times, notes),
+        st.builds(Undone, times),
+        st.builds(Descended, start.map(lambda first: FINE[first : first + 6]), times),
+    )
+    return draw(st.lists(event, max_size=25))
+
+
+ways = st.builds(
+    Options,
+    find_fix=st.booleans(),
+    votes=st.sampled_from([1, 1, 3]),
+    verify=st.sampled_from(Verify),
+    terms=st.sampled_from([Terms(), Terms("fast", "slow")]),
+)
+
+
+def obey(session: Session, events: Iterable[Event]) -> Session:
+    """The session after those of the events that are not refused, and a descent where one fits."""
+    for event in events:
+        try:
+            session = record(session, event)
+        except EventRefusedError:
+            continue
+        session = descend(session)
+    return session
+
+
+def descend(session: Session) -> Session:
+    """As the driver does: into the finer branch as soon as the coarse one is searched."""
+    state = current_state(session)
+    low, high = state.before.promoted_from, state.line[state.high].promoted_from
+    if isinstance(state.outcome, Found | Inconclusive) and low and high:
+        first, last = (
+            next(i for i, build in enumerate(FINE) if build.commit == commit)
+            for commit in (low, high)
+        )
+        return record(session, Descended(FINE[first : last + 1]))
+    return session
+
+
+def explain(session: Session) -> None:
+    """The state follows from the standing events by rules simpler than those that keep it."""
+    state = current_state(session)
+    assert 0 <= state.low < state.high <= len(state.line) - 1
+    assert all(state.low < index < state.high for index in state.skipped)
+    assert set(state.testable) == set(range(state.low + 1, state.high)) - state.skipped
+    assert state.budget >= (len(state.testable)).bit_length()
+    standing = standing_events(session.events)
+    assert state.tests == sum(isinstance(event, Answered) for event in standing)
+    descents = [i for i, event in enumerate(standing) if isinstance(event, Descended)]
+    here = standing[descents[-1] + 1 :] if descents else standing
+    answered = [event for event in here if isinstance(event, Answered)]
+    decided = {
+        build.commit: verdict
+        for build in state.line
+        for verdict in (GOOD, BAD)
+        if [e.verdict for e in answered if e.commit == build.commit].count(verdict)
+        >= state.options.majority
+    }
+    old = [i for i, b in enumerate(state.line) if decided.get(b.commit) is state.options.old]
+    new = [i for i, b in enumerate(state.line) if decided.get(b.commit) is state.options.new]
+    if state.wrong is None:
+        assert state.low == max([0, *old])
+        assert state.high == min([len(state.line) - 1, *new])
+    assert (state.outcome is None) == (choose(state) is not None)
+    _explain_outcome(state)
+
+
+def _explain_outcome(state: State) -> None:
+    match state.outcome:
+        case Found(before, first):
+            assert state.line[state.low : state.high + 1] == (before, first)
+        case Inconclusive(before, suspects):
+            assert (before, *suspects) == state.line[state.low : state.high + 1]
+            assert len(suspects) == len(state.skipped) + 1
+        case EndpointWrong(end, candidate, answered):
+            index = 0 if end is End.LOW else len(state.line) - 1
+            assert candidate == state.line[index]
+            assert answered is (state.options.new if end is End.LOW else state.options.old)
+        case None:
+            assert state.testable or state.due_ends
+
+
+@UNTIMED
+@given(ways, commands())
+def test_any_commands_leave_a_state_that_its_events_explain(
+    options: Options, events: list[Event]
+) -> None:
+    """Whatever a person types, or a file says; what is refused has changed nothing."""
+    session = make_session(COARSE, options)
+    for event in events:
+        before, state = session, current_state(session)
+        session = obey(session, [event])
+        explain(session)
+        if session.events == before.events:
+            assert current_state(session) == state
+
+
+@UNTIMED
+@given(ways, commands(), commands())
+def test_undo_takes_back_what_the_last_answer_did(
+    options: Options, past: list[Event], more: list[Event]
+) -> None:
+    """After an answer and an undo all is as it was, descents included."""
+    session = obey(make_session(COARSE, options), past)
+    for event in more:
+        if isinstance(event, Undone):
+            continue
+        after = obey(session, [event])
+        if after.events == session.events or isinstance(after.events[-1], Undone):
+            continue
+        undone = record(after, Undone())
+        if isinstance(event, Descended):
+            continue
+        assert current_state(undone) == current_state(session)
+        session = after
+
+
+@UNTIMED
+@given(ways, commands())
+def test_undoing_everything_leads_back_to_the_start(options: Options, events: list[Event]) -> None:
+    """As often as there are answers that stand; then there is nothing to take back."""
+    start = make_session(COARSE, options)
+    session = obey(start, events)
+    answers = [e for e in standing_events(session.events) if not isinstance(e, Descended)]
+    for _ in answers:
+        session = record(session, Undone())
+    with pytest.raises(EventRefusedError, match="no answer to take back"):
+        record(session, Undone())
+    left = standing_events(session.events)
+    assert all(isinstance(event, Descended) for event in left)
+    if not left:
+        assert current_state(session) == current_state(start)
+
+
+@pytest.mark.parametrize("find_fix", [False, True])
+@pytest.mark.parametrize("culprit", [1, 5, 6, 31, 55])
+def test_a_search_goes_on_in_the_finer_branch(culprit: int, find_fix: bool) -> None:  # noqa: FBT001
+    """From the neighbours that were promoted to the builds between those they come from."""
+    session = make_session(COARSE, Options(find_fix=find_fix))
+    coarse = -(-culprit // 5)
+    session = descend(search(session, truthful(coarse)))
+    state = current_state(session)
+    assert state.above is not None
+    assert state.above.outcome == Found(COARSE[coarse - 1], COARSE[coarse])
+    assert state.line == FINE[5 * (coarse - 1) : 5 * coarse + 1]
+    assert Evidence.TOLD not in (state.low_evidence, state.high_evidence)
+    tests = state.tests
+    first = culprit - 5 * (coarse - 1)
+    session = search(session, truthful(first))
+    state = current_state(session)
+    assert state.outcome == Found(FINE[culprit - 1], FINE[culprit])
+    assert state.tests <= tests + 3
+
+
+def _events(*events: Event) -> Session:
+    session = make_session(COARSE, Options(verify=Verify.NEVER))
+    for event in events:
+        session = record(session, event)
+    return session
+
+
+def _answer(index: int, verdict: Verdict, line: tuple[Candidate, ...] = COARSE) -> Answered:
+    return Answered(line[index].commit, verdict)
+
+
+def _skip(first: int, last: int) -> RangeSkipped:
+    return RangeSkipped(COARSE[first].commit, COARSE[last].commit)
+
+
+FOUND = (_answer(5, GOOD), _answer(6, BAD))
+REFUSED: dict[str, tuple[tuple[Event, ...], Event, str]] = {
+    "good above a bad one": ((_answer(5, BAD),), _answer(7, GOOD), "is bad already"),
+    "bad below a good one": ((_answer(5, GOOD),), _answer(3, BAD), "is good already"),
+    "what is known": ((_answer(5, GOOD),), _answer(5, GOOD), "is good already"),
+    "a skip of what is known": ((_answer(5, GOOD),), _answer(5, SKIP), "is good already"),
+    "another build": ((), Answered(STRANGER.commit, GOOD), "not among the 12 builds"),
+    "a second skip": ((_answer(5, SKIP),), _answer(5, SKIP), "skipped already"),
+    "an answer at the end": (FOUND, _answer(6, GOOD), "is bad already"),
+    "an undo of nothing": ((), Undone(), "no answer to take back"),
+    "a second undo of one answer": ((_answer(5, GOOD), Undone()), Undone(), "no answer"),
+    "a range turned round": ((), _skip(7, 3), "does not come before"),
+    "a range of known builds": ((_answer(5, GOOD),), _skip(0, 5), "nothing left to test"),
+    "a descent before the end": ((), Descended(FINE[25:31]), "not searched yet"),
+    "a descent elsewhere": (FOUND, Descended(FINE[20:31]), "is not what"),
+    "an answer after a wrong end": (
+        (_answer(0, BAD),),
+        _answer(5, GOOD),
+        "the search ended: dailyqa 1",
+    ),
+    "an event out of bounds": ((), Undone(time=-1), "not an event"),
+}
+
+
+@pytest.mark.parametrize(("past", "event", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_nonsense_is_refused(past: tuple[Event, ...], event: Event, reason: str) -> None:
+    """By an error that says why, for the command line to show."""
+    session = _events(*past)
+    with pytest.raises(EventRefusedError, match=reason) as refusal:
+        record(session, event)
+    assert refusal.value.hint
+
+
+def test_a_descent_needs_builds_that_were_promoted() -> None:
+    """A branch that nothing feeds has no finer one."""
+    line = make_line(3)
+    session = make_session(line, Options(verify=Verify.NEVER))
+    session = record(session, _answer(1, GOOD, line))
+    with pytest.raises(EventRefusedError, match="not what"):
+        record(session, Descended(FINE[:3]))
+
+
+def test_skipping_everything_is_inconclusive() -> None:
+    """The suspects are named, as git does: each skipped build and the first that is known bad."""
+    session = _events(_answer(2, GOOD), _answer(6, BAD), _skip(0, 11))
+    assert current_state(session).outcome == Inconclusive(COARSE[2], COARSE[3:7])
+    session = record(session, _answer(4, BAD))
+    assert current_state(session).outcome == Inconclusive(COARSE[2], COARSE[3:5])
+    session = record(session, _answer(3, BAD))
+    assert current_state(session).outcome == Found(COARSE[2], COARSE[3])
+
+
+def test_an_end_that_was_wrong_ends_the_search() -> None:
+    """At any time, since nothing that follows from it holds; undo goes back."""
+    session = _events(_answer(4, GOOD), _answer(11, GOOD))
+    wrong = EndpointWrong(End.HIGH, COARSE[11], GOOD)
+    assert current_state(session).outcome == wrong
+    assert current_state(session).tests_left == 0
+    assert current_state(record(session, Undone())).outcome is None
+
+
+def test_an_end_that_cannot_be_tested_is_believed() -> None:
+    """And said to be: it is asked for once only."""
+    line = COARSE[:2]
+    session = make_session(line, Options(verify=Verify.FIRST))
+    session = record(session, _answer(0, SKIP))
+    state = current_state(session)
+    assert (state.low_evidence, state.due_ends) == (Evidence.UNTESTABLE, (1,))
+    session = record(session, _answer(1, BAD))
+    assert current_state(session).outcome == Found(*line)
+    with pytest.raises(EventRefusedError):
+        record(session, _answer(0, SKIP))
+    session = record(session, _answer(0, GOOD))
+    assert current_state(session).low_evidence is Evidence.TESTED
+
+
+def test_what_is_known_of_each_build() -> None:
+    """By tests and by what follows from them; for who draws the line."""
+    session = make_session(COARSE, Options(votes=3, verify=Verify.NEVER))
+    for event in (_answer(3, GOOD), _answer(3, BAD), _answer(3, GOOD), _skip(5, 5)):
+        session = record(session, event)
+    session = record(session, _answer(6, BAD))
+    state = current_state(session)
+    known = [state.known(index) for index in range(12)]
+    assert known == [*[GOOD] * 4, None, SKIP, *[None] * 5, BAD]
+    assert state.votes == {COARSE[3].commit: Votes(2, 1), COARSE[6].commit: Votes(0, 1)}
+    assert (state.before, state.suspects) == (COARSE[3], COARSE[4:])
+
+
+def test_a_fix_is_found_with_the_roles_turned_round() -> None:
+    """The line begins bad and ends good; answers are what they are."""
+    session = make_session(COARSE, Options(find_fix=True, verify=Verify.NEVER))
+    session = record(session, _answer(6, GOOD))
+    session = record(session, _answer(5, BAD))
+    assert current_state(session).outcome == Found(COARSE[5], COARSE[6])
+    with pytest.raises(EventRefusedError, match="is good already"):
+        record(session, _answer(7, BAD))
+
+
+def test_terms_are_words_for_the_two_verdicts() -> None:
+    """The session's own words; good and bad only where no others were given."""
+    terms = Terms("fast", "slow")
+    assert [terms.parse(word) for word in ("fast", "slow", "skip")] == [GOOD, BAD, SKIP]
+    assert [terms.word(verdict) for verdict in Verdict] == ["fast", "slow", "skip"]
+    assert terms.parse("fine") is None
+    session = make_session(COARSE, Options(terms=terms))
+    with pytest.raises(EventRefusedError, match="is fast already"):
+        record(record(session, _answer(5, GOOD)), _answer(4, BAD))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("", "bad"), ("good", "skip"), ("a b", "bad"), ("same", "same"), ("bad", "good"), ("-x", "y")],
+)
+def test_terms_that_would_be_mixed_up_are_refused(words: tuple[str, str]) -> None:
+    """Subcommands, options, each other, and the plain words turned round."""
+    with pytest.raises(TermInvalidError):
+        Terms(*words)
+
+
+def test_an_even_number_of_votes_is_refused() -> None:
+    """It could end in a tie."""
+    with pytest.raises(UserError, match="tie"):
+        Options(votes=2)
+
+
+@pytest.mark.parametrize("note", ["two\nlines", "\x1b[2J", "x" * 1001])
+def test_a_note_is_one_printable_line(note: str) -> None:
+    """It goes to other people's terminals."""
+    with pytest.raises(NoteInvalidError):
+        Answered(COARSE[0].commit, GOOD, 0, note)
+
+
+LINES = {
+    "one build": COARSE[:1],
+    "newest first": COARSE[::-1],
+    "a build twice": (COARSE[0], COARSE[0]),
+    "two branches": (COARSE[0], FINE[5]),
+    "no branch": make_line(2, "../up"),
+}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=LINES.keys())
+def test_a_line_is_of_one_branch_oldest_first(line: tuple[Candidate, ...]) -> None:
+    """Anything else can't be searched."""
+    with pytest.raises(FormatError):
+        make_session(line)
+    with pytest.raises(FormatError):
+        Descended(line)
