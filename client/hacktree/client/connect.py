@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hacktree.client.local_source import LocalSource
+from hacktree.client.pace import Pace
 from hacktree.client.remote import Remote
 from hacktree.client.retry import Patience, RetryPolicy
 from hacktree.client.source import Source
@@ -21,15 +22,18 @@ def real_patience() -> Patience:
 
 @asynccontextmanager
 async def open_source(
-    remote: Remote, patience: Patience, connections: int
+    remote: Remote, patience: Patience, connections: int, pace: Pace | None = None
 ) -> AsyncIterator[Source]:
-    """The remote as a source; aiohttp is imported only for one on the network."""
+    """The remote as a source; aiohttp is imported only for one on the network.
+
+    `pace`: how fast the network is read at most, None for no limit.
+    """
     if remote.local_path is not None:
         yield LocalSource(open_repository(remote.local_path))
         return
     from hacktree.client.http_source import open_http_source
 
-    async with open_http_source(remote, patience, connections) as source:
+    async with open_http_source(remote, patience, connections, pace) as source:
         yield source
 
 

@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 from yarl import URL
 
+from hacktree.client.pace import Pace
 from hacktree.client.remote import Remote
 from hacktree.client.retry import (
     RETRIED_STATUSES,
@@ -59,7 +60,13 @@ class HttpSource:
 
     form = ContentForm.ZSTD
 
-    def __init__(self, remote: Remote, session: aiohttp.ClientSession, patience: Patience) -> None:
+    def __init__(
+        self,
+        remote: Remote,
+        session: aiohttp.ClientSession,
+        patience: Patience,
+        pace: Pace | None = None,
+    ) -> None:
         self.traffic = Traffic()
         # Asked once: aiohttp's own `trust_env` costs two thread hops for every request.
         self._proxy = remote.proxy or environment_proxy(remote.url)
@@ -68,6 +75,7 @@ class HttpSource:
         self._remote = remote
         self._session = session
         self._patience = patience
+        self._pace = pace
 
     def content_location(self, entry: FileEntry) -> str:
         """The URL of a content."""
@@ -282,6 +290,8 @@ class HttpSource:
             self.traffic.bytes += len(chunk)
             if received > max_size:
                 raise OversizeError(self._shown + path, max_size)
+            if self._pace is not None:
+                await self._pace.spend(len(chunk))
             yield chunk
             if guard.is_too_slow(len(chunk)):
                 slow = f"slower than {policy.low_speed_bytes:g} B/s"
@@ -322,9 +332,9 @@ def _accepted_offset(response: aiohttp.ClientResponse, offset: int) -> int:
 
 @asynccontextmanager
 async def open_http_source(
-    remote: Remote, patience: Patience, connections: int
+    remote: Remote, patience: Patience, connections: int, pace: Pace | None = None
 ) -> AsyncIterator[HttpSource]:
-    """A session with the remote's server, of at most `connections` at a time."""
+    """A session with the remote's server, of at most `connections` at a time, read at a pace."""
     policy = patience.policy
     connector = aiohttp.TCPConnector(limit=connections, ssl=ssl_setting(remote))
     timeout = aiohttp.ClientTimeout(
@@ -336,7 +346,7 @@ async def open_http_source(
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "hacktree"},
     ) as session:
-        yield HttpSource(remote, session, patience)
+        yield HttpSource(remote, session, patience, pace)
 
 
 def ssl_setting(remote: Remote) -> ssl.SSLContext | bool:

@@ -196,9 +196,10 @@ async def _open_route(
     tasks = [_read_head(source, edge) for edge in best.edges]
     heads = await asyncio.gather(*tasks, return_exceptions=True)
     received = source.traffic.bytes - before
-    choice.model = with_bandwidth(
-        staging.repository, choice.model, received, time.monotonic() - started
-    )
+    if source.traffic.tells_speed:
+        choice.model = with_bandwidth(
+            staging.repository, choice.model, received, time.monotonic() - started
+        )
     good, useless = _sort_out(best, heads, choice.notes)
     if useless:
         return useless

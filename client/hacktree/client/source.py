@@ -68,10 +68,15 @@ class ContentForm(enum.Enum):
 
 @dataclass(slots=True)
 class Traffic:
-    """What was asked of a source so far: requests made and body bytes received."""
+    """What was asked of a source so far: requests made and body bytes received.
+
+    `tells_speed`: whether how long that took says something of the link to it; not where it is read
+    slowly on purpose.
+    """
 
     requests: int = 0
     bytes: int = 0
+    tells_speed: bool = True
 
 
 Take = Callable[[bytes], None]
