@@ -233,6 +233,24 @@ def deploy_commit(
         return result
 
 
+def prepare_root(
+    sysroot: Sysroot, commit_id: ObjectId, options: DeployOptions, report: Report
+) -> DeployResult:
+    """Have a complete root of the commit, as `deploy_commit` would make it; what is live stays.
+
+    The next deploy may remove it again, as a root that never went live. Raises as `deploy_commit`.
+    """
+    with hold_sysroot(sysroot, waiting=lambda who: report(f"waiting for {who}")):
+        notes = recover(sysroot)
+        plan = plan_deploy(sysroot, commit_id, options)
+        made = plan.action is DeployAction.CHECK_OUT
+        result = DeployResult(plan.record.root, made, plan.old, plan.action, notes=notes)
+        if made:
+            _make_root(sysroot, plan, result, options, report)
+            publish_root(sysroot, plan.record.root)
+        return result
+
+
 def _make_root(
     sysroot: Sysroot,
     plan: DeployPlan,

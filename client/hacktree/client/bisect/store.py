@@ -71,12 +71,16 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What this machine does for a session; nothing of it is exported.
 
     `started`: the root that was live at the start, empty for none. `roots`: those that were made
-    for the session and are still there. `lease`: the server's name of the lease, empty for none.
+    for the session and are still there. `keeps_started`: `started` was pinned for the session.
+    `received`: bytes that bringing builds took. `lease`: the server's name of the lease, empty for
+    none.
     """
 
     started: Text = ""
     intent: Intent | None = None
     roots: Annotated[tuple[Text, ...], Meta(max_length=MAX_ROOTS)] = ()
+    keeps_started: bool = False
+    received: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
     lease: Text = ""
 
 

@@ -19,6 +19,7 @@ CATALOG: tuple[CommandInfo, ...] = (
     CommandInfo("layer", "tester", "Lay what you built over new roots", f"{_PACKAGE}.layer", True),
     CommandInfo("try", "tester", "Try what you built, on the live root", f"{_PACKAGE}.trial", True),
     CommandInfo("enter", "tester", "Run a shell or program in a root", f"{_PACKAGE}.enter", True),
+    CommandInfo("bisect", "tester", "Find the build that broke it", f"{_PACKAGE}.bisect", True),
     CommandInfo("push", "farm", "Send a build to a server", f"{_PACKAGE}.push"),
     CommandInfo("cleanup", "tester", "Delete what no root needs", f"{_PACKAGE}.cleanup"),
 )

@@ -2,9 +2,9 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -40,6 +40,7 @@ class Request:
     """What to run (empty: a shell), as whom, with which environment; `above` as in `View`.
 
     `waiting` is told for whom and for what, when beginning takes more than a second.
+    `variables` are set as they are, whatever is dropped of the caller's `environment`.
     """
 
     command: tuple[str, ...]
@@ -48,6 +49,7 @@ class Request:
     writes: Writes = Writes.REFUSED
     above: Sequence[Path] = ()
     waiting: Callable[[str], None] | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
@@ -168,6 +170,7 @@ def _join_user_namespace(users: int | None) -> None:
 
 def _run(session: Session, name: str, request: Request, *, rootless: bool) -> int:
     environment = session_environment(request.environment, request.person, name)
+    environment |= request.variables
     directory = _working_directory()
 
     def start() -> NoReturn:

@@ -1,0 +1,371 @@
+"""The steps of a bisection on this machine: begin, bring and deploy a build, take its verdict.
+
+Each step is written down before it is begun and after it is done, so whoever comes after a crash
+finishes it: `advance` may be called at any time, and goes on with the same build. The caller holds
+the bisection's lock. docs/bisect.md.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from hacktree.client.bisect.choice import Choice, choose
+from hacktree.client.bisect.deploying import (
+    Roots,
+    go_back,
+    is_about_build,
+    keep_started,
+    make_root,
+    release_started,
+    remove_roots,
+)
+from hacktree.client.bisect.fetching import BuildRequest, bring_build, release_builds
+from hacktree.client.bisect.holding import read_held, refuse_changes
+from hacktree.client.bisect.lines import BuildsGoneError, find_candidate, find_range
+from hacktree.client.bisect.model import (
+    MAX_TEXT,
+    Answered,
+    Candidate,
+    Descended,
+    Event,
+    RangeSkipped,
+    Session,
+    Undone,
+    Verdict,
+)
+from hacktree.client.bisect.reading import read_finer
+from hacktree.client.bisect.state import Found, Outcome, State, current_state, record
+from hacktree.client.bisect.store import (
+    Intent,
+    Local,
+    Saved,
+    Step,
+    find_bisection,
+    read_bisection,
+    remove_bisection,
+    write_bisection,
+)
+from hacktree.client.inventory import is_known_complete
+from hacktree.client.keeping import PreviousPolicy
+from hacktree.client.pull import PullReport
+from hacktree.client.remote import load_remote
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot
+from hacktree.common.errors import HacktreeError, UserError
+from hacktree.common.objects.ids import parse_object_id
+from hacktree.common.objects.names import parse_branch_name
+
+_SKIP_HINT: Final = (
+    "`hacktree bisect skip` takes another build, `hacktree bisect next` tries this one again."
+)
+
+
+class BisectionExistsError(UserError):
+    """A bisection is under way already."""
+
+
+class NothingUnderTestError(UserError):
+    """No build waits for an answer."""
+
+
+class CandidateFailedError(HacktreeError):
+    """The build that is to be tested can't be had or deployed: it may be skipped."""
+
+
+class Listener:
+    """Told what a bisection does; this one keeps silent."""
+
+    def say(self, line: str) -> None:
+        """A line for a person."""
+
+    def chosen(self, choice: Choice) -> None:
+        """This build is brought next, and why."""
+
+    def descended(self, found: Found, line: Sequence[Candidate]) -> None:
+        """Neighbours were found; the search goes on between what they were promoted from."""
+
+    @property
+    def pulling(self) -> PullReport:
+        """Told how far the bytes are."""
+        return PullReport()
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a bisection goes on. `clock` is in seconds since 1970 UTC."""
+
+    sysroot: Sysroot
+    listener: Listener = field(default_factory=Listener)
+    clock: Callable[[], float] = time.time
+
+    @property
+    def now(self) -> int:
+        """The time, in whole seconds."""
+        return int(self.clock())
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """`candidate` waits for its test in the complete root `root`."""
+
+    saved: Saved
+    state: State
+    candidate: Candidate
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The search has ended."""
+
+    saved: Saved
+    state: State
+    outcome: Outcome
+
+
+Standing = Ready | Finished
+
+
+def begin(machine: Machine, session: Session) -> Saved:
+    """Write the session down, and keep the root that is live. Raises `BisectionExistsError`."""
+    sysroot = machine.sysroot
+    if find_bisection(sysroot) is not None:
+        raise BisectionExistsError(
+            "a bisection is under way already",
+            hint="`hacktree bisect status` shows it, `hacktree bisect reset` ends it.",
+        )
+    live = read_roots(sysroot).live
+    keeps = session.options.deploy and live is not None and not live.pinned
+    local = Local(started="" if live is None else live.root, keeps_started=keeps)
+    saved = Saved(session, local)
+    write_bisection(sysroot, saved)
+    if keeps:
+        keep_started(sysroot, local.started)
+    return saved
+
+
+def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> Standing:
+    """Bring and deploy the build that is to be tested, unless the search has ended.
+
+    Goes on where an earlier call was cut off. Raises `CandidateFailedError`, of which `saved`
+    holds which build; `ChangedMeanwhileError`; and what bringing and deploying raise.
+    """
+    saved = _descend(machine, saved)
+    state = current_state(saved.session)
+    if state.outcome is not None:
+        return Finished(saved, state, state.outcome)
+    saved = _hold_constant(machine, saved, accept=accept_changes)
+    saved = _choose(machine, saved, state)
+    candidate = under_test(saved)
+    assert candidate is not None  # noqa: S101
+    try:
+        saved = _bring(machine, saved, candidate)
+        saved = _deploy(machine, saved, candidate)
+    except HacktreeError as error:
+        if not is_about_build(error):
+            raise
+        raise CandidateFailedError(
+            f"{candidate} can't be tested: {error.message}",
+            hint=f"{error.hint}\n{_SKIP_HINT}".lstrip(),
+        ) from error
+    return Ready(saved, state, candidate, _intent(saved).root)
+
+
+def under_test(saved: Saved) -> Candidate | None:
+    """The build that is brought, deployed or tested now; None: none was chosen yet."""
+    intent = saved.local.intent
+    if intent is None:
+        return None
+    state = current_state(saved.session)
+    return state.line[state.find(intent.commit)]
+
+
+def answer(
+    machine: Machine, saved: Saved, verdict: Verdict, names: Sequence[str] = (), note: str = ""
+) -> Saved:
+    """Take a verdict on the build under test, or on those that are named; SKIP takes ranges A..B.
+
+    All or none of them are taken. Raises `NothingUnderTestError`, `NoSuchBuildError`,
+    `EventRefusedError`.
+    """
+    note = one_line(note)
+    line = current_state(saved.session).line
+    events: list[Event] = []
+    for text in names:
+        first, last = find_range(line, text) if verdict is Verdict.SKIP else (None, None)
+        if first is not None and last is not None and first != last:
+            events.append(RangeSkipped(first.commit, last.commit, machine.now, note))
+        else:
+            commit = find_candidate(line, text).commit
+            events.append(Answered(commit, verdict, machine.now, note))
+    if not names:
+        asked = _asked(machine, saved, verdict)
+        events.append(Answered(asked.commit, verdict, machine.now, note))
+    session = saved.session
+    for event in events:
+        session = record(session, event)
+    return _write_answered(machine, saved, session)
+
+
+def undo(machine: Machine, saved: Saved) -> Saved:
+    """Take the last answer back; raises `EventRefusedError` if there is none."""
+    return _write_answered(machine, saved, record(saved.session, Undone(machine.now)))
+
+
+def previous_verdict(session: Session) -> Verdict | None:
+    """The last answer that was given, taken back or not."""
+    answers = [event.verdict for event in session.events if isinstance(event, Answered)]
+    return answers[-1] if answers else None
+
+
+def end(machine: Machine) -> bool:
+    """Go back to the root that was live at the start, remove what was made; whether it swapped.
+
+    Killed half way, it may be called again: the session goes last.
+    """
+    sysroot, report = machine.sysroot, machine.listener.say
+    local = read_bisection(sysroot).local
+    swapped = go_back(sysroot, local.started, local.roots, report)
+    for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
+        report(f"{name} stays: it is in use, or pinned")
+    if local.keeps_started:
+        release_started(sysroot, local.started)
+    release_builds(sysroot.repository)
+    remove_bisection(sysroot)
+    return swapped
+
+
+def one_line(note: str) -> str:
+    """A note as an event may hold it."""
+    shown = "".join(c if c.isprintable() else " " for c in note)
+    return shown[:MAX_TEXT]
+
+
+def _asked(machine: Machine, saved: Saved, verdict: Verdict) -> Candidate:
+    """The build that an answer is about which names none."""
+    candidate = under_test(saved)
+    if candidate is None:
+        raise NothingUnderTestError(
+            "no build waits for an answer",
+            hint="`hacktree bisect next` brings the next one; or name the build.",
+        )
+    intent = _intent(saved)
+    if verdict is Verdict.SKIP:
+        return candidate
+    if intent.step is not Step.TESTING:
+        raise NothingUnderTestError(
+            f"{candidate} is not deployed yet",
+            hint="`hacktree bisect next` goes on with it, `hacktree bisect skip` leaves it out.",
+        )
+    if saved.session.options.deploy:
+        live = read_roots(machine.sysroot).current
+        if live != intent.root:
+            raise NothingUnderTestError(
+                f"{live} is live, not {intent.root} with the build under test",
+                hint="`hacktree bisect next` deploys it again; or name the build that you tested: "
+                f"hacktree bisect … {candidate.commit[:12]}",
+            )
+    return candidate
+
+
+def _write_answered(machine: Machine, saved: Saved, session: Session) -> Saved:
+    local = msgspec.structs.replace(saved.local, intent=None)
+    return _write(machine, msgspec.structs.replace(saved, session=session, local=local))
+
+
+def _descend(machine: Machine, saved: Saved) -> Saved:
+    """Into the finer branch, for as long as neighbours were found that were promoted."""
+    while True:
+        state = current_state(saved.session)
+        outcome = state.outcome
+        if not isinstance(outcome, Found):
+            return saved
+        repository = machine.sysroot.repository
+        remote = load_remote(repository, saved.session.remote)
+        try:
+            line = read_finer(repository, remote, outcome.before, outcome.first)
+        except BuildsGoneError as error:
+            machine.listener.say(f"note: {error.message}")
+            return saved
+        if not line:
+            return saved
+        machine.listener.descended(outcome, line)
+        session = record(saved.session, Descended(tuple(line), machine.now))
+        saved = _write_answered(machine, saved, session)
+
+
+def _hold_constant(machine: Machine, saved: Saved, *, accept: bool) -> Saved:
+    session = saved.session
+    now = read_held(machine.sysroot)
+    if now == session.options.constant:
+        return saved
+    if not accept:
+        refuse_changes(session.options.constant, now)
+    options = msgspec.structs.replace(session.options, constant=now)
+    session = msgspec.structs.replace(session, options=options)
+    return _write(machine, msgspec.structs.replace(saved, session=session))
+
+
+def _choose(machine: Machine, saved: Saved, state: State) -> Saved:
+    if saved.local.intent is not None:
+        return saved
+    choice = choose(state, costs_of(machine, saved, state), saved.session.priors)
+    assert choice is not None  # noqa: S101
+    machine.listener.chosen(choice)
+    return _intend(machine, saved, Intent(choice.candidate.commit, Step.BRINGING, time=machine.now))
+
+
+def costs_of(machine: Machine, saved: Saved, state: State) -> Mapping[str, int]:
+    """Bytes to bring the builds that may be tested, by commit; those unknown are left out."""
+    repository = machine.sysroot.repository
+    builds = [state.line[index] for index in state.testable]
+    return {b.commit: 0 for b in builds if is_known_complete(repository, parse_object_id(b.commit))}
+
+
+def _bring(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
+    repository = machine.sysroot.repository
+    remote = load_remote(repository, saved.session.remote)
+    request = BuildRequest(parse_branch_name(candidate.branch), parse_object_id(candidate.commit))
+    _, traffic = bring_build(repository, remote, request, machine.listener.pulling)
+    local = msgspec.structs.replace(saved.local, received=saved.local.received + traffic.bytes)
+    return msgspec.structs.replace(saved, local=local)
+
+
+def _deploy(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
+    options = saved.session.options
+    booted = options.deploy and bool(saved.local.started)
+    roots = Roots(machine.sysroot, options, machine.listener.say, booted)
+    commit = candidate.commit
+
+    def announce(name: str) -> None:
+        nonlocal saved
+        names = (*saved.local.roots, name) if name not in saved.local.roots else saved.local.roots
+        saved = _intend(machine, saved, Intent(commit, Step.DEPLOYING, name, machine.now), names)
+
+    root = make_root(roots, candidate, announce)
+    others = [name for name in saved.local.roots if name != root]
+    stay = remove_roots(machine.sysroot, others, PreviousPolicy.REFUSE, machine.listener.say)
+    names = (*stay, *(name for name in saved.local.roots if name == root))
+    return _intend(machine, saved, Intent(commit, Step.TESTING, root, machine.now), names)
+
+
+def _intend(
+    machine: Machine, saved: Saved, intent: Intent, roots: Sequence[str] | None = None
+) -> Saved:
+    names = saved.local.roots if roots is None else tuple(roots)
+    local = msgspec.structs.replace(saved.local, intent=intent, roots=names)
+    return _write(machine, msgspec.structs.replace(saved, local=local))
+
+
+def _intent(saved: Saved) -> Intent:
+    intent = saved.local.intent
+    assert intent is not None  # noqa: S101
+    return intent
+
+
+def _write(machine: Machine, saved: Saved) -> Saved:
+    write_bisection(machine.sysroot, saved)
+    return saved

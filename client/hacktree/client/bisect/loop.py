@@ -1,0 +1,101 @@
+"""Testing build after build with a command, until the search has ended."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from hacktree.client.bisect.driver import (
+    CandidateFailedError,
+    Finished,
+    Machine,
+    Ready,
+    advance,
+    answer,
+    previous_verdict,
+)
+from hacktree.client.bisect.model import Verdict
+from hacktree.client.bisect.running import (
+    CommandRun,
+    Finding,
+    command_environment,
+    on_host,
+    run_command,
+)
+from hacktree.client.bisect.store import Saved, read_bisection
+from hacktree.client.entering.enter import Request, enter_root
+from hacktree.client.entering.filesystem import Writes
+from hacktree.client.entering.person import Person
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot
+
+_VERDICTS = {
+    Finding.PASSED: Verdict.GOOD,
+    Finding.FAILED: Verdict.BAD,
+    Finding.SKIPPED: Verdict.SKIP,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A command that tells good builds from bad ones by its exit status, as `judge` says.
+
+    `limit` in seconds, or None. As `person` in the build's root, or, if that is None, on this
+    machine, as this process. `output`: a descriptor for what it prints, None: where ours goes.
+    """
+
+    command: Sequence[str]
+    limit: float | None = None
+    person: Person | None = None
+    output: int | None = None
+
+
+def check_all(
+    machine: Machine,
+    saved: Saved,
+    check: Check,
+    tested: Callable[[Ready, Verdict, CommandRun, Saved], None],
+) -> Finished:
+    """Bring, deploy and test builds until the search has ended; `tested` is told each verdict.
+
+    A build that can't be deployed is skipped. Raises `RunAbortedError`, `CommandMissingError`, and
+    what `advance` raises otherwise: the bisection stays as it was before that build.
+    """
+    while True:
+        try:
+            standing = advance(machine, saved)
+        except CandidateFailedError as error:
+            machine.listener.say(error.message)
+            saved = read_bisection(machine.sysroot)
+            saved = answer(machine, saved, Verdict.SKIP, note=error.message)
+            continue
+        if isinstance(standing, Finished):
+            return standing
+        run = run_check(machine.sysroot, standing, check)
+        verdict = _VERDICTS[run.finding]
+        saved = answer(machine, standing.saved, verdict, note=run.describe())
+        tested(standing, verdict, run, saved)
+
+
+def run_check(sysroot: Sysroot, ready: Ready, check: Check) -> CommandRun:
+    """Run the command on the build under test."""
+    before = previous_verdict(ready.saved.session)
+    booted = read_roots(sysroot).running == ready.root
+    inside = check.person is not None
+    variables = command_environment(
+        "/" if inside or booted else str(sysroot.roots / ready.root),
+        ready.candidate.commit,
+        ready.candidate.branch,
+        before.value if before is not None else "",
+    )
+    if check.person is None or booted:
+        return run_command(on_host(check.command, variables), check.limit, output=check.output)
+    request = Request(
+        tuple(check.command),
+        check.person,
+        dict(os.environ),
+        Writes.THROWN_AWAY,
+        variables=variables,
+    )
+    return run_command(
+        lambda: enter_root(sysroot, ready.root, request), check.limit, output=check.output
+    )

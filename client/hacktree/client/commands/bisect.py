@@ -1,0 +1,174 @@
+"""`hacktree bisect`: which build of a branch broke it, in few tests and few bytes."""
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import Final
+
+from hacktree.client.bisect.model import MAX_VOTES, Verify
+from hacktree.common.errors import UserError
+
+_STEPS: Final = "hacktree.client.commands.bisect_steps"
+_RUN: Final = "hacktree.client.commands.bisect_run"
+
+_ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
+    "start": (_STEPS, "start", "begin: read the builds between two ends, bring the first to test"),
+    "good": (_STEPS, "take", "the build under test, or those that are named, are good"),
+    "bad": (_STEPS, "take", "they are bad"),
+    "skip": (_STEPS, "take", "they can't be tested; A..B is a range"),
+    "answer": (_STEPS, "take", "the same with words of your own (--term-good, --term-bad)"),
+    "next": (_STEPS, "go_on", "go on where it was cut off or had to stop"),
+    "undo": (_STEPS, "take_back", "take the last answer back"),
+    "run": (_RUN, "run", "test build after build with a command"),
+    "prompt": (_RUN, "prompt", "be asked about each build; single letters are enough"),
+    "status": (_STEPS, "status", "show how far it is, and which build is under test"),
+    "reset": (_STEPS, "reset", "end it, and go back to the root that was live"),
+}
+"""Module, function and summary of each action."""
+
+_EPILOG: Final = """\
+Builds are named by id or its beginning, version, date (2026-11-23), BRANCH~N, current or previous
+(roots of this machine). A bisection survives a reboot and a power cut: `status` shows where it is,
+`next` goes on. Each build is combined with the same scripts, extensions and layers, and deployed;
+with --no-deploy it only gets a root, which `run` and `hacktree enter` use.
+
+Examples:
+  hacktree bisect start fastqa --good 47.3 --bad current
+  hacktree bisect good
+  hacktree bisect bad --note 'black screen after login'
+  hacktree bisect skip 3f9c21ab7..7d20aa914
+  hacktree bisect prompt
+  hacktree bisect start fastqa --good 2026-11-01 --no-deploy --votes 3
+  hacktree bisect run --timeout 120 -- /usr/bin/gnome-shell --version
+  hacktree bisect run --host -- sh -c 'test -e "$HACKTREE_ROOT/usr/bin/eog"'
+  hacktree bisect reset
+
+Exit statuses: 0 done, or `run` found the build; 1 the build can't be deployed, or `run` ended
+without an answer; 2 wrong usage, no such build, an answer that makes no sense; 4 the remote is at
+fault, 5 local data is damaged, 6 another command is at it, 7 no space, 8 the system refused.
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add arguments, description and epilog."""
+    parser.description = "Find the first bad build of a branch, or the first that is good again."
+    parser.epilog = _EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (_, _, summary) in _ACTIONS.items():
+        action = actions.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
+        )
+        action.add_argument(
+            "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
+        )
+        for option in ("--quiet", "--verbose"):
+            action.add_argument(
+                option,
+                option[1:3],
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help=argparse.SUPPRESS,
+            )
+    _configure_start(actions.choices["start"])
+    for name in ("good", "bad", "skip", "answer"):
+        _configure_answer(actions.choices[name], name)
+    actions.choices["next"].add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="though scripts, extensions or layers are no longer those of the start",
+    )
+    _configure_run(actions.choices["run"])
+    actions.choices["reset"].add_argument(
+        "--force", action="store_true", help="drop a session that can't be read, too"
+    )
+
+
+def _configure_start(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "branch",
+        metavar="[REMOTE:]BRANCH",
+        nargs="?",
+        help="the branch (default: that of current, previous or BRANCH~N)",
+    )
+    action.add_argument("--remote", metavar="NAME", help="the remote (default: the only one)")
+    action.add_argument("--good", metavar="BUILD", help="a build that was good")
+    action.add_argument("--bad", metavar="BUILD", help="one that is bad (default: the newest)")
+    action.add_argument(
+        "--find-fix",
+        action="store_true",
+        help="the older end is bad: look for the first good build (default: the newest is good)",
+    )
+    action.add_argument("--term-good", metavar="WORD", default="good", help="say WORD for good")
+    action.add_argument("--term-bad", metavar="WORD", default="bad", help="say WORD for bad")
+    action.add_argument(
+        "--votes",
+        metavar="N",
+        type=_votes,
+        default=1,
+        help="the majority of N tests counts, an odd number (default: 1)",
+    )
+    action.add_argument(
+        "--verify",
+        choices=[verify.value for verify in Verify],
+        default=Verify.LAST.value,
+        help="when to test the two ends themselves (default: last, if the answer rests on one)",
+    )
+    action.add_argument(
+        "--strict-midpoint",
+        action="store_true",
+        help="test the middle, not the cheapest build that takes no more tests",
+    )
+    action.add_argument(
+        "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
+    )
+    action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
+    action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")
+
+
+def _votes(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= MAX_VOTES:
+        raise ValueError
+    return number
+
+
+def _configure_answer(action: argparse.ArgumentParser, name: str) -> None:
+    if name == "answer":
+        action.add_argument("word", metavar="WORD")
+    shown = "BUILD[..BUILD]" if name == "skip" else "BUILD"
+    action.add_argument(
+        "builds", metavar=shown, nargs="*", help="other builds than the one under test"
+    )
+    action.add_argument("--note", metavar="TEXT", default="", help="a line for the log")
+
+
+def _configure_run(action: argparse.ArgumentParser) -> None:
+    action.usage = "hacktree bisect run [-h] [OPTIONS] -- COMMAND..."
+    action.epilog = (
+        "The command runs in the build's root, as `hacktree enter --scratch` would run it, or with "
+        "--host on this machine. Exit status 0 says good, 125 skip, 1 to 127 bad; 128 and above, "
+        "or a signal, stops the run. Past the limit it is ended with all that it started, and the "
+        "build is bad. HACKTREE_ROOT, HACKTREE_BUILD, HACKTREE_BRANCH and "
+        "HACKTREE_PREVIOUS_VERDICT are in its environment."
+    )
+    action.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="the limit of one test")
+    action.add_argument("--host", action="store_true", help="run it on this machine")
+    action.add_argument("--user", metavar="NAME", help="as somebody else (as root only)")
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1e6:
+        raise ValueError
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do it; returns the exit status."""
+    if args.repo:
+        raise UserError("a bisection needs a sysroot", hint="--sysroot DIR, instead of --repo.")
+    if args.command and args.action != "run":
+        raise UserError("only `bisect run` takes a command", hint="See hacktree bisect --help.")
+    module, function, _ = _ACTIONS[args.action]
+    act: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
+    return act(args)

@@ -1,0 +1,288 @@
+"""What `hacktree bisect` shows: of each step, and of how the search stands."""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from hacktree.client.bisect.choice import Choice, Purpose, describe_choice
+from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
+from hacktree.client.bisect.holding import describe_held
+from hacktree.client.bisect.model import Candidate, Session, Terms, Verdict
+from hacktree.client.bisect.state import (
+    EndpointWrong,
+    Evidence,
+    Found,
+    Inconclusive,
+    Outcome,
+    State,
+    current_state,
+)
+from hacktree.client.bisect.store import Saved
+from hacktree.client.progress import TerminalProgress
+from hacktree.client.pull import PullReport
+from hacktree.common.cli.output import emit_json, format_time, say, show
+from hacktree.common.repository.config import format_size
+
+_SHOWN_SUSPECTS = 20
+
+
+class ShownSteps(Listener):
+    """Tells a person, on standard output, what is done."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+
+    def say(self, line: str) -> None:
+        """A line."""
+        say(self._args, line)
+
+    def chosen(self, choice: Choice) -> None:
+        """Which build is next, what it takes to bring it, and what was traded."""
+        why = {
+            Purpose.END: ", an end that nobody has tested",
+            Purpose.VOTE: ", which lacks votes",
+            Purpose.SEARCH: "",
+        }[choice.purpose]
+        size = "" if choice.cost is None else f": {_bring(choice.cost)}"
+        say(self._args, f"Next: {describe_build(choice.candidate)}{why}{size}")
+        if traded := describe_choice(choice, lambda size: format_size(int(size))):
+            say(self._args, f"  {traded}")
+
+    def descended(self, found: Found, line: Sequence[Candidate]) -> None:
+        """Where the search goes on."""
+        say(
+            self._args,
+            f"{describe_build(found.before)} and {describe_build(found.first)} are neighbours; "
+            f"going on in {line[0].branch}, between what they were promoted from: "
+            f"{count(len(line) - 1, 'build')}",
+        )
+
+    @property
+    def pulling(self) -> PullReport:
+        """A bar, where standard error is a terminal."""
+        if sys.stderr.isatty() and not self._args.quiet and not self._args.json:
+            columns = shutil.get_terminal_size().columns
+            return TerminalProgress(sys.stderr, time.monotonic, columns)
+        return PullReport()
+
+
+def _bring(size: int) -> str:
+    return f"about {format_size(size)} to bring" if size else "it is here"
+
+
+def describe_build(build: Candidate) -> str:
+    """'fastqa 12 47.3 (3f9c21ab7, 2026-11-23)'."""
+    version = f" {build.version}" if build.version else ""
+    day = datetime.fromtimestamp(build.time, UTC).strftime("%Y-%m-%d")
+    return f"{build.branch} {build.sequence}{version} ({build.commit[:9]}, {day})"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 build', '2 builds'."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def say_how(terms: Terms) -> str:
+    """What to type: 'hacktree bisect good, bad or skip'."""
+    plain = terms == Terms()
+    return f"hacktree bisect {'' if plain else 'answer '}{terms.good}, {terms.bad} or skip"
+
+
+def show_narrowed(args: argparse.Namespace, saved: Saved) -> None:
+    """After an answer: how many builds and tests are left."""
+    state = current_state(saved.session)
+    if state.outcome is None:
+        say(args, narrowed(state))
+
+
+def narrowed(state: State) -> str:
+    """'Narrowed to 12 builds (~4 tests left)'."""
+    suspects, left = len(state.suspects), state.tests_left * state.options.majority
+    return f"Narrowed to {count(suspects, 'build')} (~{count(left, 'test')} left)"
+
+
+def show_standing(args: argparse.Namespace, standing: Standing) -> None:
+    """What a step led to: a build that waits for its test, or the end."""
+    if args.json:
+        emit_json(status_document(standing.saved, verbose=args.verbose))
+    elif isinstance(standing, Finished):
+        show_outcome(args, standing.saved, standing.outcome)
+    else:
+        _show_ready(args, standing)
+
+
+def _show_ready(args: argparse.Namespace, ready: Ready) -> None:
+    terms = ready.saved.session.options.terms
+    where = "is live" if ready.saved.session.options.deploy else "is ready"
+    say(args, f"{ready.root} {where}: {describe_build(ready.candidate)}")
+    say(args, f"Test it, then: {say_how(terms)}. A shell in it: hacktree enter {ready.root}")
+
+
+def show_outcome(args: argparse.Namespace, saved: Saved, outcome: Outcome) -> None:
+    """How the search ended."""
+    for line in describe_outcome(saved.session, outcome):
+        show(line)
+    say(args, "`hacktree bisect report` says what changed, `hacktree bisect reset` ends it.")
+
+
+def describe_outcome(session: Session, outcome: Outcome) -> list[str]:
+    """The result in a few lines."""
+    options = session.options
+    old, new = options.terms.word(options.old), options.terms.word(options.new)
+    if isinstance(outcome, Found):
+        return [
+            f"First {new} build: {describe_build(outcome.first)}",
+            f"Last {old} build:  {describe_build(outcome.before)}",
+        ]
+    if isinstance(outcome, Inconclusive):
+        shown = [f"  {describe_build(build)}" for build in outcome.suspects[:_SHOWN_SUSPECTS]]
+        more = len(outcome.suspects) - len(shown)
+        return [
+            f"No answer: only skipped builds are left. Any of these may be the first {new} one:",
+            *shown,
+            *([f"  and {more} more"] if more else []),
+        ]
+    said = options.terms.word(outcome.answered)
+    return [
+        f"{describe_build(outcome.candidate)} was tested and is {said}: what is looked for is not "
+        "between the two ends. Begin again with another one, or take the answer back."
+    ]
+
+
+def show_status(
+    args: argparse.Namespace, saved: Saved, live: str | None, running: str | None
+) -> None:
+    """`hacktree bisect status`."""
+    if args.json:
+        emit_json(status_document(saved, verbose=args.verbose))
+        return
+    session = saved.session
+    state = current_state(session)
+    show(
+        f"Bisecting {state.line[0].branch} of {session.remote} since "
+        f"{format_time(session.created)}: {count(state.tests, 'test')} made"
+    )
+    above = state.above
+    while above is not None:
+        show(f"  {above.line[0].branch}: between {describe_build(above.before)} and the next")
+        above = above.above
+    terms, options = session.options.terms, session.options
+    ends = (
+        (options.old, state.low, state.low_evidence),
+        (options.new, state.high, state.high_evidence),
+    )
+    for verdict, index, evidence in ends:
+        known = "" if evidence is Evidence.TESTED else f", {evidence.value}"
+        show(f"  {terms.word(verdict):<8} {describe_build(state.line[index])}{known}")
+    if args.verbose:
+        for index, build in enumerate(state.line):
+            show(f"  {_mark(state, index):<8} {describe_build(build)}")
+    show(f"  constant {describe_held(options.constant)}")
+    if state.outcome is not None:
+        show_outcome(args, saved, state.outcome)
+        return
+    show(f"  {narrowed(state)}")
+    _show_intent(saved, live, running)
+
+
+def _show_intent(saved: Saved, live: str | None, running: str | None) -> None:
+    intent, candidate = saved.local.intent, under_test(saved)
+    if intent is None or candidate is None:
+        show("No build is under test: `hacktree bisect next` brings the next one.")
+        return
+    if not intent.root or intent.step.value != "testing":
+        show(f"{describe_build(candidate)} is not ready: `hacktree bisect next` goes on with it.")
+        return
+    places = []
+    if running == intent.root:
+        places.append("you are in it")
+    elif live == intent.root:
+        places.append("live")
+    elif saved.session.options.deploy:
+        places.append("NOT live: `hacktree bisect next` deploys it again")
+    where = f" ({', '.join(places)})" if places else ""
+    show(f"Under test: {describe_build(candidate)} in {intent.root}{where}")
+    show(f"How is it? {say_how(saved.session.options.terms)}")
+
+
+def _mark(state: State, index: int) -> str:
+    known = state.known(index)
+    return "?" if known is None else state.options.terms.word(known)
+
+
+def status_document(saved: Saved, *, verbose: bool) -> dict[str, object]:
+    """The same for programs; with `verbose` every build of the line."""
+    session, local = saved.session, saved.local
+    state = current_state(session)
+    candidate = under_test(saved)
+    document: dict[str, object] = {
+        "id": session.id,
+        "remote": session.remote,
+        "branch": state.line[0].branch,
+        "created": session.created,
+        "terms": {"good": session.options.terms.good, "bad": session.options.terms.bad},
+        "find-fix": session.options.find_fix,
+        "constant": session.options.constant,
+        "old": {**build_document(state.before), "evidence": state.low_evidence.value},
+        "new": {**build_document(state.line[state.high]), "evidence": state.high_evidence.value},
+        "suspects": len(state.suspects),
+        "tests": state.tests,
+        "tests-left": state.tests_left,
+        "received-bytes": local.received,
+        "started-root": local.started or None,
+        "under-test": None,
+        "outcome": None if state.outcome is None else outcome_document(state.outcome),
+    }
+    if candidate is not None and local.intent is not None:
+        document["under-test"] = {
+            **build_document(candidate),
+            "step": local.intent.step.value,
+            "root": local.intent.root or None,
+        }
+    if verbose:
+        document["line"] = [
+            {**build_document(build), "known": _known(state, index)}
+            for index, build in enumerate(state.line)
+        ]
+    return document
+
+
+def _known(state: State, index: int) -> str | None:
+    known: Verdict | None = state.known(index)
+    return None if known is None else known.value
+
+
+def outcome_document(outcome: Outcome) -> dict[str, object]:
+    """How it ended, for programs."""
+    if isinstance(outcome, Found):
+        return {
+            "kind": "found",
+            "first": build_document(outcome.first),
+            "before": build_document(outcome.before),
+        }
+    if isinstance(outcome, EndpointWrong):
+        return {
+            "kind": "endpoint-wrong",
+            "end": outcome.end.value,
+            "build": build_document(outcome.candidate),
+            "answered": outcome.answered.value,
+        }
+    return {
+        "kind": "inconclusive",
+        "before": build_document(outcome.before),
+        "suspects": [build_document(build) for build in outcome.suspects],
+    }
+
+
+def build_document(build: Candidate) -> dict[str, object]:
+    """A build, for programs."""
+    return {
+        "commit": build.commit,
+        "branch": build.branch,
+        "sequence": build.sequence,
+        "version": build.version,
+        "time": build.time,
+    }

@@ -1,0 +1,131 @@
+"""`hacktree bisect run` and `prompt`: builds are tested one after the other by one command."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from hacktree.client.bisect.driver import (
+    CandidateFailedError,
+    Finished,
+    Machine,
+    Ready,
+    advance,
+    answer,
+    undo,
+)
+from hacktree.client.bisect.loop import Check, check_all
+from hacktree.client.bisect.model import Verdict
+from hacktree.client.bisect.prompt import Choice, explanation, parse_reply, question
+from hacktree.client.bisect.running import CommandRun
+from hacktree.client.bisect.state import Found
+from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
+from hacktree.client.commands.bisect_output import (
+    ShownSteps,
+    describe_build,
+    show_narrowed,
+    show_standing,
+    show_status,
+)
+from hacktree.client.entering.enter import Request, enter_root
+from hacktree.client.entering.filesystem import Writes
+from hacktree.client.entering.person import invoking_person, named_person
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import open_sysroot
+from hacktree.common.cli.output import complain, say, show
+from hacktree.common.errors import HacktreeError, UserError
+
+_STDERR = 2
+
+
+def run(args: argparse.Namespace) -> int:
+    """Test build after build with the command; 0 if the first build was found."""
+    if not args.command:
+        raise UserError("no command", hint="hacktree bisect run -- COMMAND [WORD...]")
+    if args.host and args.user:
+        raise UserError("--user is for a command in the root", hint="Leave out --host or --user.")
+    person = None
+    if not args.host:
+        person = named_person(args.user) if args.user else invoking_person(os.environ)
+    machine = Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+    check = Check(args.command, args.timeout, person, _STDERR if args.json else None)
+
+    def tested(ready: Ready, verdict: Verdict, run: CommandRun, saved: Saved) -> None:
+        word = saved.session.options.terms.word(verdict)
+        say(args, f"{describe_build(ready.candidate)} is {word}: {run.describe()}")
+        show_narrowed(args, saved)
+        sys.stdout.flush()
+
+    with hold_bisection(machine.sysroot):
+        finished = check_all(machine, read_bisection(machine.sysroot), check, tested)
+    show_standing(args, finished)
+    return 0 if isinstance(finished.outcome, Found) else 1
+
+
+def prompt(args: argparse.Namespace) -> int:
+    """Ask a person about each build until the search has ended, or they leave."""
+    machine = Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+    with hold_bisection(machine.sysroot):
+        while True:
+            standing = _advance(machine, args)
+            if isinstance(standing, Finished):
+                show_standing(args, standing)
+                return 0
+            if not _ask(machine, standing, args):
+                return 0
+
+
+def _advance(machine: Machine, args: argparse.Namespace) -> Ready | Finished | None:
+    """The next build, or None where it can't be had: it may be skipped."""
+    try:
+        standing = advance(machine, read_bisection(machine.sysroot))
+    except CandidateFailedError as error:
+        complain(error.message, error.hint)
+        return None
+    if isinstance(standing, Ready):
+        show_standing(args, standing)
+    return standing
+
+
+def _ask(machine: Machine, ready: Ready | None, args: argparse.Namespace) -> bool:
+    """One answer that changes something; False: they leave."""
+    while True:
+        saved = read_bisection(machine.sysroot)
+        terms = saved.session.options.terms
+        line = _read_line(question(terms))
+        reply = None if line is None else parse_reply(line, terms)
+        if line is None or (reply is not None and reply.choice is Choice.QUIT):
+            say(args, "The bisection stays as it is; `hacktree bisect prompt` goes on.")
+            return False
+        try:
+            if reply is None or reply.choice is Choice.HELP:
+                show(explanation(terms))
+            elif reply.verdict is not None:
+                show_narrowed(args, answer(machine, saved, reply.verdict, (), reply.note))
+                return True
+            elif reply.choice is Choice.UNDO:
+                show_narrowed(args, undo(machine, saved))
+                return True
+            elif reply.choice is Choice.STATUS:
+                roots = read_roots(machine.sysroot)
+                show_status(args, saved, roots.current, roots.running)
+            elif ready is not None:
+                _enter(machine, ready)
+            else:
+                show("there is no root to enter: skip the build, or leave and try again")
+        except HacktreeError as error:
+            complain(error.message, error.hint)
+
+
+def _read_line(text: str) -> str | None:
+    print(text, end="", flush=True)
+    line = sys.stdin.readline()
+    if not line:
+        print()
+    return line or None
+
+
+def _enter(machine: Machine, ready: Ready) -> None:
+    """A shell in the root; what it writes is thrown away."""
+    request = Request((), invoking_person(os.environ), dict(os.environ), Writes.THROWN_AWAY)
+    enter_root(machine.sysroot, ready.root, request)

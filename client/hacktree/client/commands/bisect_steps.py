@@ -1,0 +1,216 @@
+"""The steps of `hacktree bisect` that a person takes: start, answers, next, undo, status, reset."""
+
+import argparse
+import secrets
+import time
+from pathlib import Path
+
+from hacktree.client.bisect.driver import (
+    Machine,
+    advance,
+    answer,
+    begin,
+    end,
+    undo,
+)
+from hacktree.client.bisect.holding import describe_held, read_held
+from hacktree.client.bisect.lines import branch_of_names, parse_name
+from hacktree.client.bisect.model import Options, Session, Terms, Verdict, Verify
+from hacktree.client.bisect.reading import read_ends
+from hacktree.client.bisect.state import current_state
+from hacktree.client.bisect.store import (
+    Saved,
+    find_bisection,
+    hold_bisection,
+    read_bisection,
+    remove_bisection,
+)
+from hacktree.client.commands.bisect_output import (
+    ShownSteps,
+    count,
+    describe_build,
+    narrowed,
+    show_narrowed,
+    show_standing,
+    show_status,
+    status_document,
+)
+from hacktree.client.remote import choose_remote
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
+from hacktree.client.target import Steps, Wanted
+from hacktree.common.cli.output import emit_json, say
+from hacktree.common.errors import CorruptError, UserError
+from hacktree.common.objects.names import BranchName, parse_branch_name
+
+
+def machine_of(args: argparse.Namespace) -> Machine:
+    """The sysroot that the command is about, with output for a person."""
+    return Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+
+
+def start(args: argparse.Namespace) -> int:
+    """Read the line, write the session down, bring the first build."""
+    sysroot = prepare_sysroot(args.sysroot)
+    machine = Machine(sysroot, ShownSteps(args))
+    session = _plan(sysroot, args)
+    if args.dry_run:
+        _show_plan(args, session)
+        return 0
+    with hold_bisection(sysroot):
+        saved = begin(machine, session)
+        _show_plan(args, session)
+        if not args.prompt:
+            show_standing(args, advance(machine, saved))
+    if args.prompt:
+        from hacktree.client.commands.bisect_run import prompt
+
+        return prompt(args)
+    return 0
+
+
+def _plan(sysroot: Sysroot, args: argparse.Namespace) -> Session:
+    old, new = (args.bad, args.good) if args.find_fix else (args.good, args.bad)
+    if old is None:
+        option = "--bad" if args.find_fix else "--good"
+        raise UserError(
+            f"{option} is missing: which build was so before?",
+            hint="Builds are named by id, version, date, BRANCH~N, current or previous.",
+        )
+    remote_name, branch = _branch(sysroot, args, [name for name in (old, new) if name])
+    remote = choose_remote(sysroot.repository, remote_name)
+    options = Options(
+        terms=Terms(args.term_good, args.term_bad),
+        find_fix=args.find_fix,
+        votes=args.votes,
+        verify=Verify(args.verify),
+        strict_midpoint=args.strict_midpoint,
+        deploy=not args.no_deploy,
+        constant=read_held(sysroot),
+    )
+    line = read_ends(
+        sysroot.repository,
+        remote,
+        branch,
+        parse_name(old, branch, sysroot),
+        parse_name(new or branch, branch, sysroot),
+    )
+    return Session(
+        id=secrets.token_hex(16),
+        remote=remote.name,
+        created=int(time.time()),
+        options=options,
+        line=tuple(line),
+    )
+
+
+def _branch(
+    sysroot: Sysroot, args: argparse.Namespace, names: list[str]
+) -> tuple[str | None, BranchName]:
+    """The remote, if one is named, and the branch, which the ends may tell."""
+    configured = sysroot.config.remote or None
+    if args.branch is None:
+        told = branch_of_names(names, sysroot)
+        if told is None:
+            raise UserError(
+                "which branch?", hint="hacktree bisect start BRANCH --good BUILD --bad BUILD"
+            )
+        return args.remote or configured, told
+    wanted = Wanted.parse(args.branch)
+    if wanted.which != Steps():
+        raise UserError(
+            f"{args.branch} is not a branch", hint="Ends are named by --good and --bad."
+        )
+    branch = parse_branch_name(sysroot.config.full_branch(wanted.branch))
+    return args.remote or wanted.remote or configured, branch
+
+
+def _show_plan(args: argparse.Namespace, session: Session) -> None:
+    state = current_state(session)
+    if args.json:
+        if args.dry_run:
+            emit_json(status_document(Saved(session), verbose=args.verbose))
+        return
+    options = session.options
+    line = session.line
+    say(args, f"{options.terms.word(options.old):<5} {describe_build(line[0])}")
+    say(args, f"{options.terms.word(options.new):<5} {describe_build(line[-1])}")
+    say(args, narrowed(state).replace("Narrowed to", "Searching"))
+    say(args, f"Held constant: {describe_held(options.constant)}")
+
+
+def take(args: argparse.Namespace) -> int:
+    """good, bad, skip, answer: take the verdict, then go on."""
+    machine = machine_of(args)
+    with hold_bisection(machine.sysroot):
+        saved = read_bisection(machine.sysroot)
+        verdict = _verdict(args, saved)
+        saved = answer(machine, saved, verdict, args.builds, args.note)
+        show_narrowed(args, saved)
+        show_standing(args, advance(machine, saved))
+    return 0
+
+
+def _verdict(args: argparse.Namespace, saved: Saved) -> Verdict:
+    if args.action != "answer":
+        return Verdict(args.action)
+    terms = saved.session.options.terms
+    verdict = terms.parse(args.word)
+    if verdict is None:
+        raise UserError(f"{args.word!r} is no answer", hint=f"{terms.good}, {terms.bad} or skip.")
+    return verdict
+
+
+def go_on(args: argparse.Namespace) -> int:
+    """next: go on where the bisection was cut off, or had to stop."""
+    machine = machine_of(args)
+    with hold_bisection(machine.sysroot):
+        saved = read_bisection(machine.sysroot)
+        show_standing(args, advance(machine, saved, accept_changes=args.accept_changes))
+    return 0
+
+
+def take_back(args: argparse.Namespace) -> int:
+    """undo: take the last answer back, then go on from there."""
+    machine = machine_of(args)
+    with hold_bisection(machine.sysroot):
+        saved = undo(machine, read_bisection(machine.sysroot))
+        show_narrowed(args, saved)
+        show_standing(args, advance(machine, saved))
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """How the search stands; changes nothing."""
+    sysroot = open_sysroot(Path(args.sysroot))
+    saved = read_bisection(sysroot)
+    roots = read_roots(sysroot)
+    show_status(args, saved, roots.current, roots.running)
+    return 0
+
+
+def reset(args: argparse.Namespace) -> int:
+    """End the bisection, and go back to the root that was live."""
+    machine = machine_of(args)
+    with hold_bisection(machine.sysroot):
+        try:
+            saved = find_bisection(machine.sysroot)
+        except CorruptError:
+            if not args.force:
+                raise
+            remove_bisection(machine.sysroot)
+            say(args, "the damaged session is dropped; `hacktree rollback` swaps roots")
+            return 0
+        if saved is None:
+            say(args, "no bisection is under way")
+            return 0
+        swapped = end(machine)
+    if args.json:
+        emit_json({"id": saved.session.id, "swapped": swapped, "root": saved.local.started or None})
+    elif swapped:
+        say(args, f"{saved.local.started} is live again; the bisection is over")
+    else:
+        say(
+            args, f"the bisection is over after {count(current_state(saved.session).tests, 'test')}"
+        )
+    return 0

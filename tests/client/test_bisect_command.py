@@ -1,0 +1,324 @@
+"""`hacktree bisect` as a person and as a program use it: from start to reset."""
+
+import json
+import os
+import select
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot, open_sysroot
+from hacktree.common.cli.main import main
+from hacktree.common.repository.repository import Repository
+from support.bisectfarm import add_build, bisect, make_farm, make_tester, versions
+from support.enterable import shell_tree
+
+NEVER = ("--no-deploy", "--verify", "never")
+HOST = ("--host", "--", "sh", "-c")
+HOST_TEST = (*HOST, 'grep -q fine "$HACKTREE_ROOT/usr/share/state"')
+
+
+@pytest.fixture(scope="module")
+def farm(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """20 builds, bad from the 14th on."""
+    return make_farm(tmp_path_factory.mktemp("bisect") / "farm", 20, 14)
+
+
+@pytest.fixture
+def sysroot(tmp_path: Path, farm: Repository, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    monkeypatch.delenv("HACKTREE_REPO", raising=False)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
+    return sysroot
+
+
+class Printed(NamedTuple):
+    """What an action printed."""
+
+    out: str
+    err: str
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    """One action in this process, as JSON."""
+    assert main(["bisect", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def call(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> Printed:
+    """One action in this process, which must end with this status; what it printed."""
+    capsys.readouterr()
+    assert main(["bisect", *words]) == status
+    return Printed(*capsys.readouterr())
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that was killed gets time to be reaped."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    with open(descriptor, "rb"):
+        return bool(select.select([descriptor], [], [], 60)[0])
+
+
+def is_fine(sysroot: Sysroot, root: str) -> bool:
+    return (sysroot.roots / root / "usr/share/state").read_text() == "fine\n"
+
+
+def test_a_person_finds_the_build(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each build becomes the live root; at most ⌈log2 19⌉ answers; reset goes back."""
+    assert main(["pull", "fastqa~15"]) == 0
+    started = read_roots(sysroot).current
+    before = sorted(os.listdir(sysroot.repository.path / "refs/remotes/farm"))
+    capsys.readouterr()
+    asked = ask(capsys, "start", "fastqa", "--good", "47.1")
+    assert read_roots(sysroot).records[started or ""].pinned
+    answers = 0
+    while asked["outcome"] is None:
+        test = asked["under-test"]
+        assert read_roots(sysroot).current == test["root"]
+        verdict = "good" if is_fine(sysroot, test["root"]) else "bad"
+        asked = ask(capsys, verdict)
+        answers += 1
+    assert (asked["outcome"]["kind"], asked["outcome"]["first"]["version"]) == ("found", "47.14")
+    assert asked["outcome"]["before"]["version"] == "47.13"
+    assert answers == asked["tests"] <= 5
+    # At most the build under test, the one before it and the root of the start.
+    assert len(read_roots(sysroot).records) <= 3
+    assert ask(capsys, "reset") == {"id": asked["id"], "swapped": True, "root": started}
+    roots = read_roots(sysroot)
+    assert (roots.current, set(roots.records)) == (started, {started})
+    assert not roots.records[started or ""].pinned
+    assert [pin for pin in os.listdir(sysroot.pins) if pin.startswith("bisect-")] == []
+    assert sorted(os.listdir(sysroot.repository.path / "refs/remotes/farm")) == before
+    assert main(["bisect", "status"]) == 2
+    assert "bisect start" in capsys.readouterr().err
+
+
+def test_what_a_person_reads(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """How many builds and tests are left, what is held constant, what to type next."""
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
+    out = capsys.readouterr().out
+    assert "good  fastqa 1 47.1 (" in out
+    assert "Searching 19 builds (~5 tests left)" in out
+    assert "Held constant: no scripts, extensions or layers" in out
+    assert "is ready: fastqa 10 47.10 (" in out
+    assert "hacktree bisect good, bad or skip" in out
+    assert read_roots(sysroot).current is None, "--no-deploy swaps nothing"
+    assert main(["bisect", "good"]) == 0
+    assert "Narrowed to 10 builds (~4 tests left)" in capsys.readouterr().out
+    assert main(["bisect", "status", "--verbose"]) == 0
+    out = capsys.readouterr().out
+    assert "Under test: fastqa 15 47.15 (" in out
+    assert "  good     fastqa 3 47.3 (" in out
+    assert "  ?        fastqa 16 47.16 (" in out
+    assert main(["bisect", "undo"]) == 0
+    assert "Narrowed to 19 builds (~5 tests left)" in capsys.readouterr().out
+    assert main(["bisect", "reset"]) == 0
+    assert read_roots(sysroot).records == {}
+
+
+def test_a_command_finds_it_on_the_host(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run --host` looks at each root from outside; the live root stays; a program reads JSON."""
+    call(capsys, "start", "fastqa", "--good", "2023-11-15", "--bad", "fastqa~1", "--no-deploy")
+    document = json.loads(call(capsys, "run", "--json", *HOST_TEST).out)
+    assert document["outcome"]["first"]["version"] == "47.14"
+    assert document["tests"] <= 5
+    assert "First bad build: fastqa 14 47.14 (" in call(capsys, "run", *HOST_TEST).out
+
+
+def test_a_command_finds_it_in_the_root(tmp_path: Path) -> None:
+    """Without --host it runs in the root; what it writes there is gone; variables say which."""
+    farm = make_farm(tmp_path / "farm", 0, 0)
+    for number in range(1, 5):
+        add_build(farm, number, broken=number >= 3, tree=shell_tree(number))
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    log = tmp_path / "log"
+    script = (
+        f'echo "$HACKTREE_ROOT $HACKTREE_BRANCH $HACKTREE_PREVIOUS_VERDICT" >> {log}; '
+        "test ! -e /usr/touched && touch /usr/touched && grep -q fine /usr/share/state"
+    )
+    bisect(sysroot, "start", "fastqa", "--good", "~3", *NEVER)
+    done = bisect(sysroot, "run", "--", "sh", "-c", script)
+    assert "First bad build: fastqa 3 47.3 (" in done.stdout
+    assert log.read_text().splitlines() == ["/ fastqa ", "/ fastqa good"]
+
+
+def test_exit_statuses_of_a_run(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """125 skips; 128 and above, a signal and a command that isn't there change nothing."""
+    call(capsys, "start", "fastqa", "--good", "47.12", "--bad", "47.15", *NEVER)
+    for command in ("exit 200", "kill -TERM $$"):
+        assert "aborted" in call(capsys, "run", *HOST, command, status=1).err
+    missing = call(capsys, "run", "--host", "--", "no-such-program", status=2)
+    assert "no-such-program" in missing.err
+    assert ask(capsys, "status")["tests"] == 0
+    done = call(capsys, "run", *HOST, "exit 125", status=1)
+    assert "only skipped builds are left" in done.out
+    outcome = ask(capsys, "status")["outcome"]
+    assert outcome["kind"] == "inconclusive"
+    assert versions(outcome["suspects"]) == ["47.13", "47.14", "47.15"]
+
+
+def test_a_limit_ends_all_that_the_command_started(
+    sysroot: Sysroot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Past its limit a build is bad, and no process of the group is left."""
+    call(capsys, "start", "fastqa", "--good", "47.1", "--bad", "47.3", *NEVER)
+    pids = tmp_path / "pids"
+    hang = f"sleep 1000 & echo $! $$ >> {pids}; wait"
+    assert "ended at its limit" in call(capsys, "run", "--timeout", "0.5", *HOST, hang).out
+    for pid in pids.read_text().split():
+        assert is_gone(int(pid))
+
+
+def test_words_of_ones_own_and_the_fix(
+    sysroot: Sysroot, farm: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--find-fix looks for the first good build; --term-* words are said and read."""
+    words = ["--term-good", "fast", "--term-bad", "slow"]
+    assert main(["bisect", "start", "fastqa", "--bad", "47.1", "--find-fix", *words]) == 0
+    assert "hacktree bisect answer fast, slow or skip" in capsys.readouterr().out
+    assert main(["bisect", "answer", "quick"]) == 2
+    assert main(["bisect", "answer", "slow", "47.16"]) == 0
+    assert main(["bisect", "answer", "fast", "47.18"]) == 0
+    assert main(["bisect", "answer", "slow"]) == 0
+    assert "First fast build: fastqa 18 47.18" in capsys.readouterr().out
+
+
+def test_skipping_a_range(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """None of a skipped range is tested."""
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--bad", "47.8"]) == 0
+    assert main(["bisect", "skip", "47.2..47.6"]) == 0
+    capsys.readouterr()
+    document = ask(capsys, "status")
+    assert document["under-test"]["version"] == "47.7"
+    assert ask(capsys, "bad")["under-test"]["version"] == "47.1", "the end that nobody has tested"
+    assert ask(capsys, "good")["outcome"]["kind"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["fastqa"], "--good is missing"),
+        (["fastqa", "--good", "47.99"], "no build 47.99"),
+        (["fastqa", "--good", "47.5", "--bad", "47.3"], "47.3 is not newer than 47.5"),
+        (["fastqa", "--good", "47.5", "--bad", "47.5"], "the same build"),
+        (["nosuch", "--good", "47.5"], "nosuch"),
+        (["--good", "47.5"], "which branch?"),
+        (["fastqa", "--good", "builds~3"], "builds~3 is not of branch fastqa"),
+        (["fastqa", "--good", "47.5", "--votes", "2"], "tie"),
+        (["fastqa", "--good", "47.5", "--term-good", "reset"], "can't stand for good"),
+        (["fastqa", "--good", "previous"], "no previous root"),
+    ],
+)
+def test_a_start_that_makes_no_sense(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], words: list[str], problem: str
+) -> None:
+    """It says what is wrong; nothing is begun."""
+    assert main(["bisect", "start", *words]) in (2, 4)
+    assert problem in capsys.readouterr().err
+    assert main(["bisect", "status"]) == 2
+
+
+def test_one_bisection_at_a_time(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """A second start is refused; a dry run begins nothing."""
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--dry-run"]) == 0
+    assert main(["bisect", "good"]) == 2
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
+    assert main(["bisect", "start", "fastqa", "--good", "47.1"]) == 2
+    assert "reset" in capsys.readouterr().err
+
+
+def test_an_answer_is_about_the_root_that_is_live(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who went to another root meanwhile has not tested the build; `next` deploys it again."""
+    assert main(["pull", "fastqa~19"]) == 0
+    assert main(["bisect", "start", "fastqa", "--good", "current"]) == 0
+    root = read_roots(sysroot).current
+    assert main(["rollback"]) == 0
+    assert main(["bisect", "bad"]) == 2
+    assert "not" in capsys.readouterr().err
+    assert main(["bisect", "status"]) == 0
+    assert "NOT live" in capsys.readouterr().out
+    assert main(["bisect", "next"]) == 0
+    assert read_roots(sysroot).current == root
+    assert main(["bisect", "bad"]) == 0
+
+
+def test_what_changed_meanwhile_is_refused(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another config script than at the start stops the next deploy; the answer is kept."""
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
+    script = sysroot.path / "etc/hacktree/config.d/10-new"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nexit 0\n")
+    script.chmod(0o755)
+    assert main(["bisect", "bad"]) == 2
+    error = capsys.readouterr().err
+    assert "script 10-new is new" in error
+    assert "--accept-changes" in error
+    assert ask(capsys, "status")["tests"] == 1
+    script.unlink()
+    assert main(["bisect", "next"]) == 0
+
+
+def test_a_build_that_cannot_be_deployed_is_skipped(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], farm: Repository
+) -> None:
+    """A person is offered to skip it; a run skips it by itself."""
+    script = sysroot.path / "etc/hacktree/config.d/10-refuse"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    assert (
+        main(["bisect", "start", "fastqa", "--good", "47.1", "--bad", "47.3", "--no-deploy"]) == 1
+    )
+    error = capsys.readouterr().err
+    assert "can't be tested" in error
+    assert "hacktree bisect skip" in error
+    assert main(["bisect", "good"]) == 2
+    assert "not deployed yet" in capsys.readouterr().err
+    done = call(capsys, "run", *HOST_TEST, status=1)
+    assert "only skipped builds are left" in done.out
+
+
+def test_from_coarse_to_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """dailyqa's neighbours lead into fastqa, and those into builds, to the very build."""
+    farm = make_farm(tmp_path / "farm", 0, 0)
+    builds = {n: add_build(farm, n, broken=n >= 11, branch="builds") for n in range(1, 17)}
+    fast = {
+        n: add_build(farm, n, broken=n >= 11, branch="fastqa", promoted_from=builds[n].hex())
+        for n in range(2, 17, 2)
+    }
+    for n in range(4, 17, 4):
+        add_build(farm, n, broken=n >= 11, branch="dailyqa", promoted_from=fast[n].hex())
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
+    call(capsys, "start", "dailyqa", "--good", "47.4", *NEVER)
+    done = call(capsys, "run", *HOST_TEST)
+    assert "going on in fastqa" in done.out
+    assert "going on in builds" in done.out
+    assert "First bad build: builds 11 47.11 (" in done.out
+    assert ask(capsys, "status")["tests"] == 4
+    assert "dailyqa" in call(capsys, "status").out
+
+
+def test_a_damaged_session_is_named(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is guessed; reset --force drops it."""
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
+    path = sysroot.repository.state / "bisect/session.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert main(["bisect", "status"]) == 5
+    assert main(["bisect", "reset"]) == 5
+    assert main(["bisect", "reset", "--force"]) == 0
+    assert main(["bisect", "reset"]) == 0
+    assert open_sysroot(sysroot.path)
