@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hacktree.common.cli.main import main
-from hacktree.common.cli.output import json_text
+from hacktree.common.cli.output import format_time, json_text
 from hacktree.common.objects.names import display_text
 
 _HOSTILE = "v1\x1b[2J\x9b31m\u202eevil\x7f"
@@ -81,3 +81,17 @@ def test_an_error_is_shown_escaped(
     assert r"\udcff" in err
     assert main([f"lo{_HOSTILE}"]) == 2
     assert _SHOWN in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "1970-01-01 00:00 UTC"),
+        (253_402_300_799, "9999-12-31 23:59 UTC"),
+        (1 << 40, "1099511627776 s after 1970"),
+        (-1, "-1 s after 1970"),
+    ],
+)
+def test_any_time_that_a_commit_may_have_is_shown(seconds: int, shown: str) -> None:
+    """A format's limit is not a calendar's: a commit of the year 30000 is no traceback."""
+    assert format_time(seconds) == shown

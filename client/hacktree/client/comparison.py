@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.diff import diff_trees
 from hacktree.common.objects.names import display_path
-from hacktree.common.objects.packages import PackageDiff, diff_packages, packages_from_metadata
+from hacktree.common.objects.packages import PackageDiff, diff_package_metadata
 from hacktree.common.repository.repository import Repository
 
 
@@ -28,9 +28,5 @@ def compare_builds(repository: Repository, old: Commit, new: Commit) -> Comparis
         else:
             paths = found.removed if change.new is None else found.changed
         paths.append(display_path(change.path))
-    if "packages" in old.metadata and "packages" in new.metadata:
-        found.packages = diff_packages(
-            packages_from_metadata(old.metadata["packages"]),
-            packages_from_metadata(new.metadata["packages"]),
-        )
+    found.packages = diff_package_metadata(old.metadata, new.metadata)
     return found

@@ -5,7 +5,7 @@ before the ref, as in a local commit; docs/architecture.md, "Write order".
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 from tuf.api.metadata import Metadata, Targets
@@ -14,6 +14,7 @@ from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.moments import display_time
 from hacktree.common.objects.names import BranchName, branch_conflict
 from hacktree.common.repository.published_history import publish_history
 from hacktree.common.repository.refs import (
@@ -191,7 +192,7 @@ def describe_build(repository: Repository, head: ObjectId | None) -> str:
         return "no build yet"
     commit = repository.load_commit(head)
     version = f", version {commit.version}" if commit.version else ""
-    made = datetime.fromtimestamp(commit.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    made = display_time(commit.time)
     return f"{head.hex()} (build {commit.sequence}{version}, {made})"
 
 

@@ -1,7 +1,6 @@
 """Which build took away what an extension needs."""
 
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
 
@@ -9,6 +8,7 @@ from hacktree.client.extensions.provides import Provides
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.commit import Commit, commit_id
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.moments import display_time
 
 _MAX_BUILDS: Final = 64
 
@@ -65,6 +65,6 @@ def _capability(name: str, version: str) -> str:
 
 
 def _describe(commit: Commit) -> str:
-    when = datetime.fromtimestamp(commit.time, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    when = display_time(commit.time)
     version = f"{commit.version}, " if commit.version else ""
     return f"{commit_id(commit).hex()[:9]} ({version}{when})"

@@ -9,8 +9,8 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 
+from hacktree.common.objects.moments import display_time
 from hacktree.common.objects.names import display_text
 
 _LAYOUT = "\t\n"
@@ -57,7 +57,7 @@ def complain(text: str, hint: str = "") -> None:
 
 def format_time(seconds: int) -> str:
     """UTC date and time: '2026-11-23 09:34 UTC'."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return display_time(seconds)
 
 
 def terminal_progress(label: str) -> Callable[[int, int], None] | None:

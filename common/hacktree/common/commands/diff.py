@@ -5,13 +5,11 @@ import os
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, show
-from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.diff import Change, diff_trees
 from hacktree.common.objects.names import display_path
 from hacktree.common.objects.packages import (
     PackageDiff,
-    diff_packages,
-    packages_from_metadata,
+    diff_package_metadata,
 )
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.repository.config import format_size
@@ -46,35 +44,18 @@ def run(args: argparse.Namespace) -> int:
         for change in diff_trees(repository.load_tree, old.root.id, new.root.id)
         if not prefix or change.path == prefix or change.path.startswith(prefix + b"/")
     ]
-    packages = _package_diff(old, new)
+    packages = diff_package_metadata(old.metadata, new.metadata)
     if args.json:
         emit_json(_document(changes, packages))
         return 0
     if not args.packages and not args.stat:
         for change in changes:
-            show(f"{_letter(change)} /{display_path(change.path)}")
+            show(f"{change.letter} /{display_path(change.path)}")
     if packages is not None and not args.stat:
         _print_packages(packages)
     if not args.quiet and not args.packages:
         show(_summary(changes))
     return 0
-
-
-def _package_diff(old: Commit, new: Commit) -> PackageDiff | None:
-    if "packages" not in old.metadata or "packages" not in new.metadata:
-        return None
-    return diff_packages(
-        packages_from_metadata(old.metadata["packages"]),
-        packages_from_metadata(new.metadata["packages"]),
-    )
-
-
-def _letter(change: Change) -> str:
-    if change.old is None:
-        return "A"
-    if change.new is None:
-        return "D"
-    return "M" if change.is_content else "m"
 
 
 def _print_packages(packages: PackageDiff) -> None:
@@ -87,7 +68,7 @@ def _print_packages(packages: PackageDiff) -> None:
 
 
 def _summary(changes: list[Change]) -> str:
-    letters = [_letter(change) for change in changes]
+    letters = [change.letter for change in changes]
     new_bytes = sum(
         change.new.size
         for change in changes
@@ -102,9 +83,7 @@ def _summary(changes: list[Change]) -> str:
 def _document(changes: list[Change], packages: PackageDiff | None) -> dict[str, object]:
     names = {"A": "added", "D": "deleted", "M": "changed", "m": "attributes"}
     document: dict[str, object] = {
-        "files": [
-            {"path": "/" + display_path(c.path), "change": names[_letter(c)]} for c in changes
-        ]
+        "files": [{"path": "/" + display_path(c.path), "change": names[c.letter]} for c in changes]
     }
     if packages is not None:
         document["packages"] = {

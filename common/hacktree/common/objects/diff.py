@@ -34,6 +34,15 @@ class Change:
             return old.target != new.target
         return not (isinstance(old, DirectoryEntry) and isinstance(new, DirectoryEntry))
 
+    @property
+    def letter(self) -> str:
+        """A: added, D: deleted, M: content changed, m: only owner, mode or attributes changed."""
+        if self.old is None:
+            return "A"
+        if self.new is None:
+            return "D"
+        return "M" if self.is_content else "m"
+
 
 _EMPTY: Final = Tree(1, ())
 

@@ -9,7 +9,7 @@ import io
 import re
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -112,6 +112,17 @@ def diff_packages(old: Iterable[Package], new: Iterable[Package]) -> PackageDiff
                 removed.remove(pair[0])
                 added.remove(pair[1])
     return PackageDiff(tuple(sorted(added)), tuple(sorted(removed)), tuple(sorted(changed)))
+
+
+def diff_package_metadata(
+    old: Mapping[str, object], new: Mapping[str, object]
+) -> PackageDiff | None:
+    """The difference of what two commits' metadata lists; None unless both list their packages."""
+    if METADATA_KEY not in old or METADATA_KEY not in new:
+        return None
+    return diff_packages(
+        packages_from_metadata(old[METADATA_KEY]), packages_from_metadata(new[METADATA_KEY])
+    )
 
 
 def _name_and_architecture(package: Package) -> tuple[str, ...]:
