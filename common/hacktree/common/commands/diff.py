@@ -5,7 +5,7 @@ import os
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, show
-from hacktree.common.objects.diff import Change, diff_trees
+from hacktree.common.objects.diff import CHANGE_NAMES, Change, diff_trees
 from hacktree.common.objects.names import display_path
 from hacktree.common.objects.packages import (
     PackageDiff,
@@ -81,17 +81,11 @@ def _summary(changes: list[Change]) -> str:
 
 
 def _document(changes: list[Change], packages: PackageDiff | None) -> dict[str, object]:
-    names = {"A": "added", "D": "deleted", "M": "changed", "m": "attributes"}
     document: dict[str, object] = {
-        "files": [{"path": "/" + display_path(c.path), "change": names[c.letter]} for c in changes]
+        "files": [
+            {"path": "/" + display_path(c.path), "change": CHANGE_NAMES[c.letter]} for c in changes
+        ]
     }
     if packages is not None:
-        document["packages"] = {
-            "changed": [
-                [before.name, before.architecture, before.version, after.version]
-                for before, after in packages.changed
-            ],
-            "added": [[p.name, p.architecture, p.version] for p in packages.added],
-            "removed": [[p.name, p.architecture, p.version] for p in packages.removed],
-        }
+        document["packages"] = packages.as_document()
     return document

@@ -15,6 +15,9 @@ from hacktree.common.objects.tree import (
 )
 from hacktree.common.objects.walk import MAX_DEPTH, LoadTree
 
+CHANGE_NAMES: Final = {"A": "added", "D": "deleted", "M": "changed", "m": "attributes"}
+"""What the letter of a change stands for, in JSON."""
+
 
 @dataclass(frozen=True, slots=True)
 class Change:

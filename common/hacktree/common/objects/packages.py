@@ -92,6 +92,17 @@ class PackageDiff:
     removed: tuple[Package, ...]
     changed: tuple[tuple[Package, Package], ...]
 
+    def as_document(self) -> dict[str, list[list[str]]]:
+        """The difference as JSON, as every command prints it."""
+        return {
+            "changed": [
+                [before.name, before.architecture, before.version, after.version]
+                for before, after in self.changed
+            ],
+            "added": [[one.name, one.architecture, one.version] for one in self.added],
+            "removed": [[one.name, one.architecture, one.version] for one in self.removed],
+        }
+
 
 def diff_packages(old: Iterable[Package], new: Iterable[Package]) -> PackageDiff:
     """What was added, removed and changed.
