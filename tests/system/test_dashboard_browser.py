@@ -11,32 +11,12 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
 from hacktree.server.dashboard.publishing import publish_dashboard
-from support.browser import chromium
+from support.browser import assert_readable, chromium
 from support.dashboards import ATTACK, IMAGE, hostile_farm
 from support.qa import QaFarm
 from support.servers import RunningServer, hacktree_serving, nginx_serving
 
 NOW = 1_900_000_000
-CONTRAST = """
-const luminance = colour => {
-  const parts = colour.match(/[0-9.]+/g).slice(0, 3).map(part => {
-    const share = part / 255;
-    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
-  });
-  return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
-};
-const ground = element => {
-  const colour = getComputedStyle(element).backgroundColor;
-  return colour === 'rgba(0, 0, 0, 0)' ? ground(element.parentElement) : colour;
-};
-const ratios = [...document.querySelectorAll('body *')].filter(
-  element => [...element.childNodes].some(node => node.nodeType === 3 && node.data.trim())
-).map(element => {
-  const pair = [luminance(getComputedStyle(element).color), luminance(ground(element))];
-  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
-});
-return Math.min(...ratios);
-"""
 
 
 @pytest.fixture(scope="module")
@@ -104,18 +84,5 @@ def assert_shown(browser: WebDriver, document: dict[str, Any]) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_read_by_anybody(browser: WebDriver, farm: QaFarm, scheme: str) -> None:
     """Contrast of WCAG AA, names for what a screen reader jumps to, small screens."""
-    feature = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": feature})
-    browser.set_window_size(500, 900)
-    browser.get(f"file://{farm.repository.path}/dashboard/index.html")
-    assert browser.execute_script(CONTRAST) >= 4.5
-    ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
-    shade = sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(",")))
-    assert (shade < 300) == (scheme == "dark")
+    assert_readable(browser, f"file://{farm.repository.path}/dashboard/index.html", scheme)
     assert [h.text for h in browser.find_elements(By.TAG_NAME, "h1")] == ["Build farm"]
-    for region in browser.find_elements(By.CSS_SELECTOR, "main section, [role=region]"):
-        assert region.accessible_name
-    wider = "return document.documentElement.scrollWidth > document.documentElement.clientWidth"
-    assert not browser.execute_script(wider), "only tables scroll sideways"
-    identifiers = [e.get_attribute("id") for e in browser.find_elements(By.CSS_SELECTOR, "[id]")]
-    assert len(set(identifiers)) == len(identifiers)

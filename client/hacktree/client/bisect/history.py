@@ -82,6 +82,8 @@ def _look(state: State, index: int) -> Stretch:
         known = Known.TESTED
     elif verdict is None:
         known = Known.OPEN
+    elif state.above is None and index in (0, len(state.line) - 1):
+        known = Known.TOLD
     else:
         known = Known.SKIPPED if verdict is Verdict.SKIP else Known.FOLLOWS
     return Stretch(index, index, verdict, known, votes)

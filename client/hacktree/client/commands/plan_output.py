@@ -87,5 +87,116 @@ def _describe_comparison(compared: Comparison, live: str, *, paths: bool) -> lis
         f"{len(compared.removed)} removed"
     ]
     if compared.packages is not None:
+        found = compared.packages
+        lines += [f"package {a.name}: {a.version} → {b.version}" for a, b in found.changed]
+        lines += [f"package {p.name}: added {p.version}" for p in found.added]
+        lines += [f"package {p.name}: removed {p.version}" for p in found.removed]
+    if paths:
+        lines += [f"A /{name}" for name in compared.added]
+        lines += [f"M /{name}" for name in compared.changed]
+        lines += [f"D /{name}" for name in compared.removed]
+    return lines
+
+
+def _describe_steps(foreseen: Foreseen) -> list[str]:
+    """The steps that run or come from the cache, what they bring, and what the live root alone has.
+
+    Nothing of a root that is there: its steps were done.
+    """
+    plan = foreseen.plan
+    if plan.action is not DeployAction.CHECK_OUT:
+        return []
+    lines = []
+    for planned in plan.replay.steps:
+        lines.append(f"step {planned.step.name} ({'cached' if planned.cached else 'to run'})")
+        lines += [f"  {text}" for text in _contents(planned.step)]
+    return lines + [f"no longer: step {name}" for name in _steps_gone(foreseen)]
+
+
+def _steps_gone(foreseen: Foreseen) -> list[str]:
+    if foreseen.live is None:
+        return []
+    names = {planned.step.name for planned in foreseen.plan.replay.steps}
+    return [step.name for step in foreseen.live.steps if step.name not in names]
+
+
+def _contents(step: Step) -> list[str]:
+    """What a step brings, for one whose name does not say it."""
+    if isinstance(step, ExtensionStep):
+        return [one.file.name for one in step.stored]
+    if isinstance(step, LayerStep):
+        commit = step.layer.commit
+        return [f"version {commit.sequence}, {commit.totals.files} files"]
+    return []
+
+
+def _describe_edits(foreseen: Foreseen, *, paths: bool) -> list[str]:
+    edits = foreseen.edits
+    if not edits:
+        return []
+    old = foreseen.plan.old
+    unless = "" if _is_certain(foreseen.plan) else ", unless a step makes it again"
+    lines = [f"left behind of what was changed by hand in {old}{unless}; a copy is kept:"]
+    shown = edits if paths else edits[:_MOST_EDITS]
+    lines += [f"  {edit.kind.letter} /{display_path(edit.path)}" for edit in shown]
+    more = len(edits) - len(shown)
+    return [*lines, f"  and {more} more"] if more else lines
+
+
+def _is_certain(plan: DeployPlan) -> bool:
+    """Whether what is left behind is known: of a new root only if it has no steps."""
+    return plan.action is DeployAction.REUSE or not plan.replay.steps
+
+
+def plan_document(foreseen: Foreseen, *, paths: bool) -> dict[str, object]:
+    """The same for programs."""
+    plan, compared = foreseen.plan, foreseen.compared
+    steps = [planned.step for planned in plan.replay.steps]
+    return {
+        "action": plan.action.value,
+        "root": plan.record.root,
+        "commit": plan.record.commit,
+        "from": plan.old,
+        "remove": list(plan.removed),
+        "files": plan.commit.totals.files,
+        "steps": [_step_document(planned) for planned in plan.replay.steps],
+        "steps-gone": _steps_gone(foreseen),
+        "extensions": [
+            one.file.name
+            for step in steps
+            if isinstance(step, ExtensionStep)
+            for one in step.stored
+        ],
+        "layers": [
+            {
+                "name": step.layer.name,
+                "version": step.layer.commit.sequence,
+                "files": step.layer.commit.totals.files,
+            }
+            for step in steps
+            if isinstance(step, LayerStep)
+        ],
+        "scripts": [step.script.name for step in steps if isinstance(step, ScriptStep)],
+        "changes": None if compared is None else _comparison_document(compared, paths=paths),
+        "left-behind": {
+            "certain": _is_certain(plan),
+            "changes": [
+                {"path": f"/{display_path(edit.path)}", "change": edit.kind.value}
+                for edit in foreseen.edits
+            ],
+        },
+    }
+
+
+def _step_document(planned: PlannedStep) -> dict[str, object]:
+    return {"name": planned.step.name, "key": planned.key, "cached": planned.cached}
+
+
+def _comparison_document(compared: Comparison, *, paths: bool) -> dict[str, object]:
+    kinds = {"added": compared.added, "changed": compared.changed, "removed": compared.removed}
+    document: dict[str, object] = {kind: len(names) for kind, names in kinds.items()}
+    if paths:
+        document["paths"] = {kind: [f"/{name}" for name in names] for kind, names in kinds.items()}
+    if compared.packages is not None:
         document["packages"] = compared.packages.as_document()
     return document

@@ -8,7 +8,7 @@ import time
 import msgspec
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time, say
+from hacktree.common.cli.output import emit_json, format_time, say, show
 from hacktree.common.repository.packing import Encoders, make_pack
 from hacktree.common.repository.repository import Repository
 from hacktree.server.database import Database, open_database
@@ -91,8 +91,8 @@ def _list(database: Database, leases: list[RangeLease], args: argparse.Namespace
         return
     for one in leases:
         label = f" ({labels[one.token]})" if labels.get(one.token) else ""
-        print(f"{one.id}  {one.branch}, {len(one.builds)} builds, token {one.token}{label}")
-        print(
+        show(f"{one.id}  {one.branch}, {len(one.builds)} builds, token {one.token}{label}")
+        show(
             f"  {one.builds[0].hex()[:16]} … {one.builds[-1].hex()[:16]}, "
             f"since {format_time(one.created)}, until {format_time(one.expires)}"
         )
