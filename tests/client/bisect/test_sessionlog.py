@@ -156,7 +156,10 @@ INVALID = {
         "a descent into two",
     ),
     "a bad note": (f"{START}\nhacktree bisect good {COMMIT} --note '\x1b[2J'", "printable"),
-    "too many events": (START + "\nhacktree bisect undo" * (MAX_EVENTS + 1), "more than 10000"),
+    "too many events": (
+        START + "\nhacktree bisect undo" * (MAX_EVENTS + 1),
+        f"more than {MAX_EVENTS}",
+    ),
     "too long": (START + "#" * (4 << 20), "more than 4194304 characters"),
 }
 

@@ -62,7 +62,7 @@ def commands(draw: st.DrawFn) -> list[Event]:
         st.builds(Undone, times),
         st.builds(Descended, start.map(lambda first: FINE[first : first + 6]), times),
     )
-    return draw(st.lists(event, max_size=25))
+    return draw(st.lists(event, max_size=20))
 
 
 ways = st.builds(

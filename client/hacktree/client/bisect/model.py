@@ -20,7 +20,7 @@ from hacktree.common.objects.names import parse_branch_name
 MAX_LINE: Final = 10_000
 """Builds in one line."""
 
-MAX_EVENTS: Final = 10_000
+MAX_EVENTS: Final = 4096
 MAX_VOTES: Final = 99
 MAX_WEIGHT: Final = 1_000_000
 MAX_TEXT: Final = 1000

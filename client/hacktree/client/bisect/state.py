@@ -336,13 +336,14 @@ def _skip_range(state: State, event: RangeSkipped) -> State:
             f"{state.line[first]} does not come before {state.line[last]}",
             hint="Name the older build first: OLDER..NEWER.",
         )
-    skipped = {index for index in state.testable if first <= index <= last}
-    if not skipped:
+    between = range(max(first, state.low + 1), min(last + 1, state.high))
+    skipped = state.skipped | frozenset(between)
+    if skipped == state.skipped:
         raise EventRefusedError(
             f"there is nothing left to test from {state.line[first]} to {state.line[last]}",
             hint=f"The suspects come after {state.before}, up to {state.line[state.high]}.",
         )
-    return replace(state, skipped=state.skipped | skipped)
+    return replace(state, skipped=skipped)
 
 
 def _descend(state: State, event: Descended) -> State:
