@@ -30,7 +30,10 @@ class RemoteMissingError(UserError):
 
 
 class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """A remote. TLS files are paths; `proxy` is a URL (else the environment's is used)."""
+    """A remote. TLS files are paths; `proxy` is a URL (else the environment's is used).
+
+    `token_file` is the path of the token that bisections lease builds with.
+    """
 
     name: str
     url: Annotated[str, Meta(max_length=4096)]
@@ -39,6 +42,7 @@ class Remote(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     tls_cert: str | None = None
     tls_key: str | None = None
     proxy: str | None = None
+    token_file: str | None = None
 
     def __post_init__(self) -> None:
         check_remote_name(self.name)

@@ -129,6 +129,7 @@ _RANGE_LEASES: Final[Migration] = (
     CREATE TABLE range_leases (
         id TEXT NOT NULL PRIMARY KEY CHECK (length(id) = 32),
         token TEXT NOT NULL,
+        session TEXT NOT NULL,
         branch TEXT NOT NULL,
         builds BLOB NOT NULL CHECK (
             typeof(builds) = 'blob' AND length(builds) > 0 AND length(builds) % 32 = 0

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import os
+from pathlib import Path
 
 import msgspec
 
@@ -57,6 +58,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--tls-ca", metavar="FILE", help="the authority that signed the server's key")
     add.add_argument("--tls-cert", metavar="FILE", help="this machine's certificate")
     add.add_argument("--tls-key", metavar="FILE", help="the certificate's key")
+    add.add_argument(
+        "--token-file", metavar="FILE", help="holds a token for lease:BRANCH, for `hacktree bisect`"
+    )
     add.add_argument("--proxy", metavar="URL", help="proxy (default: the environment's)")
     listing = actions.add_parser("list", help="list remotes")
     show = actions.add_parser("show", help="show one remote")
@@ -92,7 +96,7 @@ def _repository(args: argparse.Namespace) -> Repository:
 
     if args.action == "add":
         return prepare_sysroot(args.sysroot).repository
-    return open_sysroot(args.sysroot).repository
+    return open_sysroot(Path(args.sysroot)).repository
 
 
 def _add(repository: Repository, args: argparse.Namespace) -> None:
@@ -104,6 +108,7 @@ def _add(repository: Repository, args: argparse.Namespace) -> None:
         tls_cert=_absolute(args.tls_cert),
         tls_key=_absolute(args.tls_key),
         proxy=args.proxy,
+        token_file=_absolute(args.token_file),
     )
     if args.unsigned and not remote.is_near:
         raise UnsignedRemoteError(

@@ -100,6 +100,7 @@ def lease_range(
             lease = RangeLease(
                 name,
                 token,
+                wanted.session,
                 wanted.branch,
                 builds,
                 now if known is None else known.created,

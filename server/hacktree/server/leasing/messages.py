@@ -38,6 +38,7 @@ class LeaseAnswer(msgspec.Struct, frozen=True):
 
     lease: str
     token: str
+    session: str
     branch: str
     low: str
     high: str
@@ -58,6 +59,7 @@ def lease_answer(lease: RangeLease, now: int) -> LeaseAnswer:
     return LeaseAnswer(
         lease.id,
         lease.token,
+        lease.session,
         lease.branch,
         lease.builds[0].hex(),
         lease.builds[-1].hex(),

@@ -8,15 +8,19 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 
 _ID_BYTES: Final = 32
-_COLUMNS: Final = "id, token, branch, builds, created, expires"
+_COLUMNS: Final = "id, token, session, branch, builds, created, expires"
 
 
 @dataclass(frozen=True, slots=True)
 class RangeLease:
-    """`token` keeps these builds of `branch`, oldest first, until `expires` (s since 1970)."""
+    """`token` keeps these builds of `branch`, oldest first, until `expires` (s since 1970).
+
+    `session` is the asker's name for what they are kept for.
+    """
 
     id: str
     token: str
+    session: str
     branch: BranchName
     builds: tuple[ObjectId, ...]
     created: int
@@ -25,16 +29,10 @@ class RangeLease:
     @classmethod
     def of(cls, row: tuple[Any, ...]) -> "RangeLease":
         """The lease of a row with `_COLUMNS`."""
-        name, token, branch, builds, created, expires = row
+        name, token, session, branch, builds, created, expires = row
         ids = (builds[start : start + _ID_BYTES] for start in range(0, len(builds), _ID_BYTES))
-        return cls(
-            name,
-            token,
-            BranchName(branch),
-            tuple(ObjectId(bytes(i)) for i in ids),
-            created,
-            expires,
-        )
+        kept = tuple(ObjectId(bytes(object_id)) for object_id in ids)
+        return cls(name, token, session, BranchName(branch), kept, created, expires)
 
 
 def load_leases(connection: sqlite3.Connection) -> list[RangeLease]:
@@ -63,10 +61,10 @@ def count_leases(connection: sqlite3.Connection, token: str | None = None) -> in
 def save_lease(connection: sqlite3.Connection, lease: RangeLease) -> None:
     """Make it, or replace the one with its id."""
     connection.execute(
-        f"INSERT OR REPLACE INTO range_leases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)",  # noqa: S608
+        f"INSERT OR REPLACE INTO range_leases ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
         (
-            lease.id, lease.token, lease.branch, b"".join(lease.builds), lease.created,
-            lease.expires,
+            lease.id, lease.token, lease.session, lease.branch, b"".join(lease.builds),
+            lease.created, lease.expires,
         ),
     )  # fmt: skip
 
