@@ -297,7 +297,8 @@ ANSWERS: dict[str, Tester] = {
 @pytest.mark.parametrize("tester", ANSWERS.values(), ids=ANSWERS.keys())
 @pytest.mark.parametrize("count", [2, 3, 50])
 def test_the_ends_are_tested_where_it_is_asked(tester: Tester, count: int) -> None:
-    """First: before anything else. Last: only when nothing else is left. Never: not at all."""
+    """First: before anything else, the older end first. Last: when nothing else is left. Never:
+    not at all."""
     line = make_line(count)
     asked: dict[Verify, list[Purpose]] = {}
     for verify in Verify:
@@ -310,4 +311,7 @@ def test_the_ends_are_tested_where_it_is_asked(tester: Tester, count: int) -> No
     assert Purpose.END not in asked[Verify.NEVER]
     assert asked[Verify.FIRST][0] is Purpose.END
     assert Purpose.SEARCH not in asked[Verify.FIRST]
+    first = choose(current_state(make_session(line, Options(verify=Verify.FIRST))))
+    assert first is not None
+    assert first.index == 0
     assert asked[Verify.LAST].index(Purpose.END) == len(asked[Verify.NEVER])

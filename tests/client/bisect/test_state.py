@@ -32,13 +32,14 @@ from hacktree.client.bisect.state import (
     Inconclusive,
     State,
     Votes,
+    ceil_log2,
     current_state,
     record,
     standing_events,
 )
 from hacktree.common.errors import UserError
 from hacktree.common.objects.errors import FormatError
-from support.bisecting import make_line, make_session, search, truthful
+from support.bisecting import make_line, make_session, search
 
 GOOD, BAD, SKIP = Verdict.GOOD, Verdict.BAD, Verdict.SKIP
 FINE = make_line(60, "fastqa")
@@ -193,24 +194,59 @@ def test_undoing_everything_leads_back_to_the_start(options: Options, events: li
         assert current_state(session) == current_state(start)
 
 
-@pytest.mark.parametrize("find_fix", [False, True])
-@pytest.mark.parametrize("culprit", [1, 5, 6, 31, 55])
-def test_a_search_goes_on_in_the_finer_branch(culprit: int, find_fix: bool) -> None:  # noqa: FBT001
-    """From the neighbours that were promoted to the builds between those they come from."""
-    session = make_session(COARSE, Options(find_fix=find_fix))
-    coarse = -(-culprit // 5)
-    session = descend(search(session, truthful(coarse)))
+@st.composite
+def promotions(draw: st.DrawFn) -> tuple[tuple[Candidate, ...], ...]:
+    """Three branches, coarse first, each promoted from some builds of the next."""
+    lines = [make_line(draw(st.integers(2, 80)), "builds")]
+    for branch in ("fastqa", "dailyqa"):
+        finer = lines[0]
+        some = draw(st.frozensets(st.integers(0, len(finer) - 1), max_size=12))
+        places = sorted(some | {0, len(finer) - 1})
+        sources = {index: finer[place].commit for index, place in enumerate(places)}
+        lines.insert(0, make_line(len(places), branch, sources))
+    return tuple(lines)
+
+
+@UNTIMED
+@given(promotions(), st.data())
+def test_a_search_goes_on_in_finer_branches(
+    lines: tuple[tuple[Candidate, ...], ...], data: st.DataObject
+) -> None:
+    """From the neighbours that were found to the builds between those they were promoted from.
+
+    The culprit of the finest branch is found, in ⌈log2⌉ tests a branch and one for each end.
+    """
+    options = Options(find_fix=data.draw(st.booleans()), verify=data.draw(st.sampled_from(Verify)))
+    finest = lines[-1]
+    culprit = data.draw(st.integers(1, len(finest) - 1))
+    origins = {build.commit: index for index, build in enumerate(finest)}
+    for line in lines[-2::-1]:
+        origins |= {build.commit: origins[build.promoted_from] for build in line}
+
+    def truth(state: State, index: int) -> Verdict:
+        is_new = origins[state.line[index].commit] >= culprit
+        return options.new if is_new else options.old
+
+    session = search(make_session(lines[0], options), truth)
+    most = 2 + ceil_log2(len(lines[0]) - 1)
+    for finer in lines[1:]:
+        state = current_state(session)
+        assert isinstance(state.outcome, Found)
+        commits = [build.commit for build in finer]
+        first = commits.index(state.outcome.before.promoted_from)
+        last = commits.index(state.outcome.first.promoted_from)
+        session = record(session, Descended(finer[first : last + 1]))
+        after = current_state(session)
+        assert after.above == state
+        assert (after.low_evidence, after.high_evidence) == (
+            state.low_evidence,
+            state.high_evidence,
+        )
+        most += ceil_log2(last - first)
+        session = search(session, truth)
     state = current_state(session)
-    assert state.above is not None
-    assert state.above.outcome == Found(COARSE[coarse - 1], COARSE[coarse])
-    assert state.line == FINE[5 * (coarse - 1) : 5 * coarse + 1]
-    assert Evidence.TOLD not in (state.low_evidence, state.high_evidence)
-    tests = state.tests
-    first = culprit - 5 * (coarse - 1)
-    session = search(session, truthful(first))
-    state = current_state(session)
-    assert state.outcome == Found(FINE[culprit - 1], FINE[culprit])
-    assert state.tests <= tests + 3
+    assert state.outcome == Found(finest[culprit - 1], finest[culprit])
+    assert state.tests <= most
 
 
 def _events(*events: Event) -> Session:
@@ -328,9 +364,10 @@ def test_a_fix_is_found_with_the_roles_turned_round() -> None:
 
 
 def test_terms_are_words_for_the_two_verdicts() -> None:
-    """The session's own words; good and bad only where no others were given."""
+    """The session's own words, in answers and messages; the plain words are understood, too."""
     terms = Terms("fast", "slow")
     assert [terms.parse(word) for word in ("fast", "slow", "skip")] == [GOOD, BAD, SKIP]
+    assert [terms.parse(word) for word in ("good", "bad")] == [GOOD, BAD]
     assert [terms.word(verdict) for verdict in Verdict] == ["fast", "slow", "skip"]
     assert terms.parse("fine") is None
     session = make_session(COARSE, Options(terms=terms))

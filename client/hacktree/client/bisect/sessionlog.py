@@ -1,7 +1,7 @@
 """A session as a log that people read, edit and replay, like git's. docs/bisect.md, "The log".
 
 Pure. Lines that begin with `#` are for people. Every other line is a command: first `start`, then
-one for each event in order.
+one for each event in order. Comments say what the session's own words are for good and bad.
 """
 
 import re
@@ -166,7 +166,7 @@ def _lines(session: Session) -> Iterator[str]:
             case Answered():
                 word = options.terms.word(event.verdict)
                 yield f"# {word}: {_describe(builds.get(event.commit))}"
-                yield _stamped(event.time, word, event.commit, *_note(event.note))
+                yield _stamped(event.time, event.verdict, event.commit, *_note(event.note))
             case RangeSkipped():
                 yield f"# skip: {_describe(builds.get(event.first))}"
                 yield f"#   to: {_describe(builds.get(event.last))}"
