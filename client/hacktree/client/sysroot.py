@@ -9,6 +9,7 @@
     <sysroot>/.ht/state/pins/root-<root>   the commit that prune keeps for it
     <sysroot>/.ht/state/deployments.json   roots in the order in which they went live
     <sysroot>/.ht/state/intent.json        the swap that is under way
+    <sysroot>/.ht/state/bisect/            the bisection that is under way
 
 Nothing else of the sysroot is ever written to.
 """
