@@ -32,6 +32,7 @@ from hacktree.common.push.messages import (
     OpenRequest,
 )
 from hacktree.common.push.refusals import Refusal, decode_refusal
+from hacktree.common.repository.locks import LockKind, hold_lock
 from hacktree.common.repository.objectnames import published_name
 from hacktree.common.repository.refs import read_ref
 from hacktree.common.repository.repository import Repository
@@ -39,6 +40,7 @@ from hacktree.server.push.journal import StagedObject, read_journal
 from support.pulling import FakeTime, patience
 from support.push_server import CI_SECRET
 from support.servers import (
+    START_SECONDS,
     LoggedRequest,
     RunningServer,
     hacktree_program,
@@ -115,12 +117,16 @@ class PushHost:
         return [entry for entry in running.requests() if entry.path.startswith("/api/")]
 
     def acknowledged(self) -> list[StagedObject]:
-        """What the journals of unfinished pushes hold."""
-        return [
-            staged
-            for journal in self.repository.staging.glob("push-*/journal")
-            for staged in read_journal(journal)
-        ]
+        """What the journals of unfinished pushes hold, once the server is done with what came."""
+        found: list[StagedObject] = []
+        for session in self.repository.staging.glob("push-*"):
+            # A request that its client left is still synced and noted; a finished push is deleted.
+            with (
+                contextlib.suppress(FileNotFoundError),
+                hold_lock(session, LockKind.SHARED, timeout=START_SECONDS),
+            ):
+                found += read_journal(session / "journal")
+        return found
 
 
 @contextlib.contextmanager
