@@ -103,7 +103,7 @@ def test_what_a_person_reads(sysroot: Sysroot, capsys: pytest.CaptureFixture[str
     assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
     out = capsys.readouterr().out
     assert "good  fastqa 1 47.1 (" in out
-    assert "Searching 19 builds (~5 tests left)" in out
+    assert "Searching 19 builds: up to 6 tests, about " in out
     assert "Held constant: no scripts, extensions or layers" in out
     assert "is ready: fastqa 10 47.10 (" in out
     assert "hacktree bisect good, bad or skip" in out

@@ -6,12 +6,13 @@ the bisection's lock. docs/bisect.md.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 
+from hacktree.client.bisect.ahead import builds_ahead
 from hacktree.client.bisect.choice import Choice, choose
 from hacktree.client.bisect.deploying import (
     Roots,
@@ -36,9 +37,11 @@ from hacktree.client.bisect.model import (
     Undone,
     Verdict,
 )
+from hacktree.client.bisect.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
 from hacktree.client.bisect.reading import read_finer
 from hacktree.client.bisect.state import Found, Outcome, State, current_state, record
 from hacktree.client.bisect.store import (
+    Ahead,
     Intent,
     Local,
     Saved,
@@ -48,10 +51,10 @@ from hacktree.client.bisect.store import (
     remove_bisection,
     write_bisection,
 )
-from hacktree.client.inventory import is_known_complete
+from hacktree.client.bisect.transfers import Transfers, forget_trees, keep_trees
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.pull import PullReport
-from hacktree.client.remote import load_remote
+from hacktree.client.remote import Remote, load_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import HacktreeError, UserError
@@ -98,6 +101,7 @@ class Machine:
     """Where a bisection goes on. `clock` is in seconds since 1970 UTC."""
 
     sysroot: Sysroot
+    transfers: Transfers
     listener: Listener = field(default_factory=Listener)
     clock: Callable[[], float] = time.time
 
@@ -129,7 +133,7 @@ class Finished:
 Standing = Ready | Finished
 
 
-def begin(machine: Machine, session: Session) -> Saved:
+def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
     """Write the session down, and keep the root that is live. Raises `BisectionExistsError`."""
     sysroot = machine.sysroot
     if find_bisection(sysroot) is not None:
@@ -139,9 +143,11 @@ def begin(machine: Machine, session: Session) -> Saved:
         )
     live = read_roots(sysroot).live
     keeps = session.options.deploy and live is not None and not live.pinned
-    local = Local(started="" if live is None else live.root, keeps_started=keeps)
+    started = "" if live is None else live.root
+    local = Local(started=started, keeps_started=keeps, ahead=ahead)
     saved = Saved(session, local)
     write_bisection(sysroot, saved)
+    keep_trees(sysroot.repository, machine.transfers.trees)
     if keeps:
         keep_started(sysroot, local.started)
     return saved
@@ -156,8 +162,10 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     saved = _descend(machine, saved)
     state = current_state(saved.session)
     if state.outcome is not None:
+        stop_prefetch(machine.sysroot.repository)
         return Finished(saved, state, state.outcome)
     saved = _hold_constant(machine, saved, accept=accept_changes)
+    stop_prefetch(machine.sysroot.repository)
     saved = _choose(machine, saved, state)
     candidate = under_test(saved)
     assert candidate is not None  # noqa: S101
@@ -171,6 +179,7 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
             f"{candidate} can't be tested: {error.message}",
             hint=f"{error.hint}\n{_SKIP_HINT}".lstrip(),
         ) from error
+    _bring_ahead(machine, saved, state)
     return Ready(saved, state, candidate, _intent(saved).root)
 
 
@@ -228,12 +237,14 @@ def end(machine: Machine) -> bool:
     """
     sysroot, report = machine.sysroot, machine.listener.say
     local = read_bisection(sysroot).local
+    stop_prefetch(sysroot.repository)
     swapped = go_back(sysroot, local.started, local.roots, report)
     for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
         report(f"{name} stays: it is in use, or pinned")
     if local.keeps_started:
         release_started(sysroot, local.started)
     release_builds(sysroot.repository)
+    forget_trees(sysroot.repository)
     remove_bisection(sysroot)
     return swapped
 
@@ -283,17 +294,19 @@ def _descend(machine: Machine, saved: Saved) -> Saved:
         outcome = state.outcome
         if not isinstance(outcome, Found):
             return saved
-        repository = machine.sysroot.repository
-        remote = load_remote(repository, saved.session.remote)
+        repository, remote = machine.sysroot.repository, _remote(machine, saved)
         try:
-            line = read_finer(repository, remote, outcome.before, outcome.first)
+            read = read_finer(repository, remote, outcome.before, outcome.first)
         except BuildsGoneError as error:
             machine.listener.say(f"note: {error.message}")
             return saved
+        line = read.value.builds
         if not line:
             return saved
         machine.listener.descended(outcome, line)
-        session = record(saved.session, Descended(tuple(line), machine.now))
+        session = record(saved.session, Descended(line, machine.now))
+        keep_trees(repository, read.value.trees)
+        machine.transfers.received += read.received
         saved = _write_answered(machine, saved, session)
 
 
@@ -310,28 +323,48 @@ def _hold_constant(machine: Machine, saved: Saved, *, accept: bool) -> Saved:
 
 
 def _choose(machine: Machine, saved: Saved, state: State) -> Saved:
+    transfers = machine.transfers
+    transfers.learn(_remote(machine, saved), state.line)
     if saved.local.intent is not None:
         return saved
-    choice = choose(state, costs_of(machine, saved, state), saved.session.priors)
+    if transfers.note:
+        machine.listener.say(f"note: {transfers.note}")
+    choice = choose(state, transfers.costs(state.line), saved.session.priors)
     assert choice is not None  # noqa: S101
     machine.listener.chosen(choice)
     return _intend(machine, saved, Intent(choice.candidate.commit, Step.BRINGING, time=machine.now))
 
 
-def costs_of(machine: Machine, saved: Saved, state: State) -> Mapping[str, int]:
-    """Bytes to bring the builds that may be tested, by commit; those unknown are left out."""
-    repository = machine.sysroot.repository
-    builds = [state.line[index] for index in state.testable]
-    return {b.commit: 0 for b in builds if is_known_complete(repository, parse_object_id(b.commit))}
-
-
 def _bring(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
-    repository = machine.sysroot.repository
-    remote = load_remote(repository, saved.session.remote)
-    request = BuildRequest(parse_branch_name(candidate.branch), parse_object_id(candidate.commit))
-    _, traffic = bring_build(repository, remote, request, machine.listener.pulling)
-    local = msgspec.structs.replace(saved.local, received=saved.local.received + traffic.bytes)
-    return msgspec.structs.replace(saved, local=local)
+    commit, branch = parse_object_id(candidate.commit), parse_branch_name(candidate.branch)
+    request = BuildRequest(branch, commit, edges=machine.transfers.edges)
+    _, traffic = bring_build(
+        machine.sysroot.repository, _remote(machine, saved), request, machine.listener.pulling
+    )
+    received = saved.local.received + traffic.bytes + machine.transfers.received
+    machine.transfers.received = 0
+    return msgspec.structs.replace(
+        saved, local=msgspec.structs.replace(saved.local, received=received)
+    )
+
+
+def _bring_ahead(machine: Machine, saved: Saved, state: State) -> None:
+    """While the build is tested, bring those that may come next."""
+    remote, ahead = _remote(machine, saved), saved.local.ahead
+    if not ahead.enabled or remote.local_path is not None:
+        return
+    transfers = machine.transfers
+    index = state.find(_intent(saved).commit)
+    builds = builds_ahead(
+        state, index, transfers.trees, transfers.held(), transfers.edges, saved.session.priors
+    )
+    wishes = [(parse_branch_name(b.branch), parse_object_id(b.commit)) for b in builds]
+    limits = PrefetchLimits(ahead.rate or None, ahead.space)
+    start_prefetch(machine.sysroot.repository, remote.name, wishes, limits)
+
+
+def _remote(machine: Machine, saved: Saved) -> Remote:
+    return load_remote(machine.sysroot.repository, saved.session.remote)
 
 
 def _deploy(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:

@@ -5,12 +5,13 @@ build that such a history names (`promoted-from`): neither pages nor objects nee
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from hacktree.client.bisect.model import Candidate
+from hacktree.client.bisect.costs import BuildTree
+from hacktree.client.bisect.model import MAX_LINE, Candidate
 from hacktree.client.heads import HeadReader
 from hacktree.client.roots import read_roots
 from hacktree.client.source import NotServedError, Source, WrongBytesError
@@ -24,7 +25,7 @@ from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.repository import Repository
 
 PROMOTED_FROM: Final = "promoted-from"
-MAX_BUILDS: Final = 20_000
+MAX_BUILDS: Final = 2 * MAX_LINE
 """Builds of a branch that are looked through for an end."""
 
 _ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
@@ -38,6 +39,22 @@ class NoSuchBuildError(UserError):
 
 class BuildsGoneError(UserError):
     """Builds of the line are no longer in the remote's history."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLine:
+    """The builds of a line, the oldest first, and by commit what it takes to bring each."""
+
+    builds: tuple[Candidate, ...] = ()
+    trees: Mapping[str, BuildTree] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, targets: Sequence[Target]) -> "ReadLine":
+        """Of commits as history has them, the newest first."""
+        return cls(
+            tuple(as_candidate(target) for target in reversed(targets)),
+            {target.id.hex(): BuildTree.of(target) for target in targets},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,20 +154,21 @@ async def read_line(
     branch: BranchName,
     old: Name,
     new: Name,
-) -> list[Candidate]:
-    """The builds from `old` to `new`, both included, the oldest first.
+) -> ReadLine:
+    """The builds from `old` to `new`, both included.
 
     Raises `NoSuchBuildError`, `PeerError`.
     """
     head = await heads.read_head(branch)
-    line: list[Candidate] = []
+    line: list[Target] = []
     position = 0
     async for target in walk_history(repository, source, head, branch):
         is_old = old.matches(target, position)
         if line or new.matches(target, position):
-            line.append(as_candidate(target))
+            line.append(target)
             if is_old:
-                return _at_least_two(line[::-1], old, new)
+                _require_two(line, old, new)
+                return ReadLine.of(line)
         elif is_old:
             raise NoSuchBuildError(
                 f"{new.text} is not newer than {old.text} on {branch}",
@@ -167,35 +185,44 @@ async def read_line(
     )
 
 
-def _at_least_two(line: list[Candidate], old: Name, new: Name) -> list[Candidate]:
+def _require_two(line: Sequence[Target], old: Name, new: Name) -> None:
     if len(line) < 2:
         raise NoSuchBuildError(
-            f"{old.text} and {new.text} are the same build {line[0].commit[:9]}",
+            f"{old.text} and {new.text} are the same build {line[0].id.hex()[:9]}",
             hint="Name an older build that was good.",
         )
-    return line
 
 
 async def read_finer_line(
     repository: Repository, source: Source, low: Candidate, high: Candidate
-) -> list[Candidate]:
+) -> ReadLine:
     """The builds of the branch that two neighbours were promoted from, both ends included.
 
     Empty if they were not promoted, or from one build. Raises `BuildsGoneError`, `PeerError`.
     """
     if not low.promoted_from or not high.promoted_from or low.promoted_from == high.promoted_from:
-        return []
-    oldest, newest = parse_object_id(low.promoted_from), parse_object_id(high.promoted_from)
+        return ReadLine()
+    newest = parse_object_id(high.promoted_from)
     branch = (await _read_commit(repository, source, newest)).branch_name
-    line: list[Candidate] = []
-    async for target in walk_history(repository, source, newest, branch):
-        line.append(as_candidate(target))
-        if target.id == oldest:
-            return line[::-1]
-        if len(line) >= MAX_BUILDS:
+    return await read_between(repository, source, branch, low.promoted_from, high.promoted_from)
+
+
+async def read_between(
+    repository: Repository, source: Source, branch: BranchName, oldest: str, newest: str
+) -> ReadLine:
+    """The builds of `branch` from one commit to a later one, which verified history has named.
+
+    Raises `BuildsGoneError`, `PeerError`.
+    """
+    line: list[Target] = []
+    async for target in walk_history(repository, source, parse_object_id(newest), branch):
+        line.append(target)
+        if target.id.hex() == oldest:
+            return ReadLine.of(line)
+        if len(line) >= MAX_LINE:
             break
     raise BuildsGoneError(
-        f"{low.promoted_from[:9]} is not among the builds of {branch} before {newest.hex()[:9]}",
+        f"{oldest[:9]} is not among the builds of {branch} before {newest[:9]}",
         hint=f"The farm may have pruned it: {branch} can't be searched between the two.",
     )
 

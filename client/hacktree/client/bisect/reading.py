@@ -1,52 +1,78 @@
-"""What a bisection asks its remote before it brings anything: the lines of builds."""
+"""What a bisection asks its remote before it brings anything: lines of builds, the pack graph."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
-from hacktree.client.bisect.lines import Name, read_finer_line, read_line
+from hacktree.client.bisect.costs import GraphReading, read_edges
+from hacktree.client.bisect.lines import (
+    Name,
+    ReadLine,
+    read_between,
+    read_finer_line,
+    read_line,
+)
 from hacktree.client.bisect.model import Candidate
 from hacktree.client.connect import open_source, real_patience
 from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.remote import Remote
 from hacktree.client.source import Source
+from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import Repository
 
-_CONNECTIONS = 4
+_CONNECTIONS: Final = 4
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[T]):
+    """What was read, and the bytes that it took."""
+
+    value: T
+    received: int
 
 
 def read_ends(
     repository: Repository, remote: Remote, branch: BranchName, old: Name, new: Name
-) -> list[Candidate]:
+) -> Read[ReadLine]:
     """The builds from `old` to `new`, as `lines.read_line`."""
-
-    async def read(source: Source) -> list[Candidate]:
-        heads = _heads(repository, remote, source)
-        return await read_line(repository, source, heads, branch, old, new)
-
-    return _ask(remote, read)
+    return _ask(
+        remote,
+        lambda source: read_line(
+            repository, source, _heads(repository, remote, source), branch, old, new
+        ),
+    )
 
 
 def read_finer(
     repository: Repository, remote: Remote, low: Candidate, high: Candidate
-) -> list[Candidate]:
+) -> Read[ReadLine]:
     """The builds that two neighbours were promoted from, and those between, as
     `lines.read_finer_line`; asks nobody if they were not promoted."""
     if not low.promoted_from or not high.promoted_from:
-        return []
-
-    async def read(source: Source) -> list[Candidate]:
-        return await read_finer_line(repository, source, low, high)
-
-    return _ask(remote, read)
+        return Read(ReadLine(), 0)
+    return _ask(remote, lambda source: read_finer_line(repository, source, low, high))
 
 
-def _ask(remote: Remote, read: Callable[[Source], Awaitable[T]]) -> T:
-    async def ask() -> T:
+def read_again(
+    repository: Repository, remote: Remote, branch: BranchName, oldest: str, newest: str
+) -> Read[ReadLine]:
+    """The builds between two commits that are known, as `lines.read_between`."""
+    return _ask(remote, lambda source: read_between(repository, source, branch, oldest, newest))
+
+
+def read_graph(remote: Remote, wanted: Collection[ObjectId]) -> Read[GraphReading]:
+    """The pack graph as far as `wanted` trees need it, as `costs.read_edges`."""
+    return _ask(remote, lambda source: read_edges(source, wanted))
+
+
+def _ask(remote: Remote, read: Callable[[Source], Awaitable[T]]) -> Read[T]:
+    async def ask() -> Read[T]:
         async with open_source(remote, real_patience(), _CONNECTIONS) as source:
-            return await read(source)
+            value = await read(source)
+            return Read(value, source.traffic.bytes)
 
     return asyncio.run(ask())
 

@@ -67,13 +67,23 @@ class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     time: Time = 0
 
 
+class Ahead(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether builds are brought while others are tested: `rate` in bytes a second, 0 for any;
+    `space`: bytes that those of one test may take on disk.
+    """
+
+    enabled: bool = True
+    rate: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    space: Annotated[int, Meta(ge=0, le=1 << 50)] = 2 << 30
+
+
 class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What this machine does for a session; nothing of it is exported.
 
     `started`: the root that was live at the start, empty for none. `roots`: those that were made
     for the session and are still there. `keeps_started`: `started` was pinned for the session.
-    `received`: bytes that bringing builds took. `lease`: the server's name of the lease, empty for
-    none.
+    `received`: bytes that bringing builds took, but for those that came `ahead` of their test.
+    `lease`: the server's name of the lease, empty for none.
     """
 
     started: Text = ""
@@ -81,6 +91,7 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     roots: Annotated[tuple[Text, ...], Meta(max_length=MAX_ROOTS)] = ()
     keeps_started: bool = False
     received: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
+    ahead: Ahead = Ahead()
     lease: Text = ""
 
 

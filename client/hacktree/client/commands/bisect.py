@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import Final
 
 from hacktree.client.bisect.model import MAX_VOTES, Verify
+from hacktree.client.bisect.store import Ahead
 from hacktree.common.errors import UserError
+from hacktree.common.repository.config import parse_size
 
 _STEPS: Final = "hacktree.client.commands.bisect_steps"
 _RUN: Final = "hacktree.client.commands.bisect_run"
@@ -121,8 +123,31 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
+    action.add_argument(
+        "--no-prefetch", action="store_true", help="bring no builds while others are tested"
+    )
+    action.add_argument(
+        "--prefetch-rate",
+        metavar="SIZE",
+        type=_size,
+        help="at most so many bytes a second for them, such as 5MB (default: no limit)",
+    )
+    action.add_argument(
+        "--prefetch-space",
+        metavar="SIZE",
+        type=_size,
+        default=Ahead().space,
+        help="at most so much disk for them at a time (default: 2GiB)",
+    )
     action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
     action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")
+
+
+def _size(text: str) -> int:
+    size = parse_size(text)
+    if size < 1:
+        raise ValueError
+    return size
 
 
 def _votes(text: str) -> int:

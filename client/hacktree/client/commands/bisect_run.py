@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from pathlib import Path
 
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
@@ -21,17 +20,16 @@ from hacktree.client.bisect.running import CommandRun
 from hacktree.client.bisect.state import Found
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.commands.bisect_output import (
-    ShownSteps,
     describe_build,
     show_narrowed,
     show_standing,
     show_status,
 )
+from hacktree.client.commands.bisect_steps import machine_of
 from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.roots import read_roots
-from hacktree.client.sysroot import open_sysroot
 from hacktree.common.cli.output import complain, say, show
 from hacktree.common.errors import HacktreeError, UserError
 
@@ -47,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     person = None
     if not args.host:
         person = named_person(args.user) if args.user else invoking_person(os.environ)
-    machine = Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+    machine = machine_of(args)
     check = Check(args.command, args.timeout, person, _STDERR if args.json else None)
 
     def tested(ready: Ready, verdict: Verdict, run: CommandRun, saved: Saved) -> None:
@@ -64,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 def prompt(args: argparse.Namespace) -> int:
     """Ask a person about each build until the search has ended, or they leave."""
-    machine = Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+    machine = machine_of(args)
     with hold_bisection(machine.sysroot):
         while True:
             standing = _advance(machine, args)

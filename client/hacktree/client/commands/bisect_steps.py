@@ -13,23 +13,25 @@ from hacktree.client.bisect.driver import (
     end,
     undo,
 )
+from hacktree.client.bisect.forecast import forecast
 from hacktree.client.bisect.holding import describe_held, read_held
 from hacktree.client.bisect.lines import branch_of_names, parse_name
 from hacktree.client.bisect.model import Options, Session, Terms, Verdict, Verify
 from hacktree.client.bisect.reading import read_ends
 from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import (
+    Ahead,
     Saved,
     find_bisection,
     hold_bisection,
     read_bisection,
     remove_bisection,
 )
+from hacktree.client.bisect.transfers import Transfers
 from hacktree.client.commands.bisect_output import (
     ShownSteps,
     count,
     describe_build,
-    narrowed,
     show_narrowed,
     show_standing,
     show_status,
@@ -42,24 +44,27 @@ from hacktree.client.target import Steps, Wanted
 from hacktree.common.cli.output import emit_json, say
 from hacktree.common.errors import CorruptError, UserError
 from hacktree.common.objects.names import BranchName, parse_branch_name
+from hacktree.common.repository.config import format_size
 
 
 def machine_of(args: argparse.Namespace) -> Machine:
     """The sysroot that the command is about, with output for a person."""
-    return Machine(open_sysroot(Path(args.sysroot)), ShownSteps(args))
+    sysroot = open_sysroot(Path(args.sysroot))
+    return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
 
 
 def start(args: argparse.Namespace) -> int:
     """Read the line, write the session down, bring the first build."""
     sysroot = prepare_sysroot(args.sysroot)
-    machine = Machine(sysroot, ShownSteps(args))
-    session = _plan(sysroot, args)
+    transfers = Transfers(sysroot.repository)
+    machine = Machine(sysroot, transfers, ShownSteps(args))
+    session = _plan(machine, args)
     if args.dry_run:
-        _show_plan(args, session)
+        _show_plan(args, session, transfers)
         return 0
     with hold_bisection(sysroot):
-        saved = begin(machine, session)
-        _show_plan(args, session)
+        saved = begin(machine, session, _ahead(args))
+        _show_plan(args, session, transfers)
         if not args.prompt:
             show_standing(args, advance(machine, saved))
     if args.prompt:
@@ -69,7 +74,8 @@ def start(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(sysroot: Sysroot, args: argparse.Namespace) -> Session:
+def _plan(machine: Machine, args: argparse.Namespace) -> Session:
+    sysroot = machine.sysroot
     old, new = (args.bad, args.good) if args.find_fix else (args.good, args.bad)
     if old is None:
         option = "--bad" if args.find_fix else "--good"
@@ -88,19 +94,21 @@ def _plan(sysroot: Sysroot, args: argparse.Namespace) -> Session:
         deploy=not args.no_deploy,
         constant=read_held(sysroot),
     )
-    line = read_ends(
+    read = read_ends(
         sysroot.repository,
         remote,
         branch,
         parse_name(old, branch, sysroot),
         parse_name(new or branch, branch, sysroot),
     )
+    machine.transfers.received += read.received
+    machine.transfers.learn(remote, read.value.builds, read.value.trees)
     return Session(
         id=secrets.token_hex(16),
         remote=remote.name,
         created=int(time.time()),
         options=options,
-        line=tuple(line),
+        line=read.value.builds,
     )
 
 
@@ -125,7 +133,11 @@ def _branch(
     return args.remote or wanted.remote or configured, branch
 
 
-def _show_plan(args: argparse.Namespace, session: Session) -> None:
+def _ahead(args: argparse.Namespace) -> Ahead:
+    return Ahead(not args.no_prefetch, args.prefetch_rate or 0, args.prefetch_space)
+
+
+def _show_plan(args: argparse.Namespace, session: Session, transfers: Transfers) -> None:
     state = current_state(session)
     if args.json:
         if args.dry_run:
@@ -135,7 +147,15 @@ def _show_plan(args: argparse.Namespace, session: Session) -> None:
     line = session.line
     say(args, f"{options.terms.word(options.old):<5} {describe_build(line[0])}")
     say(args, f"{options.terms.word(options.new):<5} {describe_build(line[-1])}")
-    say(args, narrowed(state).replace("Narrowed to", "Searching"))
+    left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
+    tests = left.most_tests * options.majority
+    say(
+        args,
+        f"Searching {count(len(state.suspects), 'build')}: up to {count(tests, 'test')}, about "
+        f"{format_size(left.bytes)} to bring, up to {format_size(left.most_bytes)}",
+    )
+    if transfers.note:
+        say(args, f"note: {transfers.note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
 
 
