@@ -42,12 +42,12 @@ def farm(tmp_path_factory: pytest.TempPathFactory) -> Farm:
     tester = make_tester(path / "tester", farm).repository
     remote = load_remote(tester, "farm")
     line = read_ends(tester, remote, COARSE, Name("~3", steps=3), Name("~0", steps=0))
-    session = make_session(tuple(line), Options(verify=Verify.NEVER))
+    session = make_session(line.value.builds, Options(verify=Verify.NEVER))
     session = search(session, truthful(2))
     state = current_state(session)
     assert isinstance(state.outcome, Found)
     finer = read_finer(tester, remote, state.outcome.before, state.outcome.first)
-    session = record(session, Descended(tuple(finer)))
+    session = record(session, Descended(finer.value.builds))
     assert [build.version for build in current_state(session).line] == [
         "47.6",
         "47.7",

@@ -30,15 +30,14 @@ def verify_lines(repository: Repository, remote: Remote, session: Session) -> No
     """
     oldest, newest = session.line[0], session.line[-1]
     branch = parse_branch_name(oldest.branch)
-    _compare(
-        session.line, read_ends(repository, remote, branch, _name(oldest), _name(newest)), remote
-    )
+    read = read_ends(repository, remote, branch, _name(oldest), _name(newest))
+    _compare(session.line, read.value.builds, remote)
     state = current_state(msgspec.structs.replace(session, events=()))
     for event in standing_events(session.events):
         if isinstance(event, Descended):
             # `apply_event` ties the ends to what the neighbours were promoted from.
             finer = read_finer(repository, remote, state.before, state.line[state.high])
-            _compare(event.line, finer, remote)
+            _compare(event.line, finer.value.builds, remote)
         state = apply_event(state, event)
 
 
