@@ -288,6 +288,21 @@ def test_a_build_is_asked_for_until_its_votes_decide() -> None:
     assert foreseen[Verdict.BAD] == choose(current_state(session))
 
 
+def test_a_vote_for_a_skipped_build_takes_it_back_in() -> None:
+    """It can be tested after all, so its other votes are asked for."""
+    line = make_line(9)
+    session = make_session(line, Options(votes=3, verify=Verify.NEVER))
+    session = record(session, Answered(line[3].commit, Verdict.SKIP))
+    session = record(session, Answered(line[3].commit, Verdict.GOOD))
+    choice = choose(current_state(session))
+    assert choice is not None
+    assert (choice.index, choice.purpose) == (3, Purpose.VOTE)
+    session = record(session, Answered(line[3].commit, Verdict.SKIP))
+    choice = choose(current_state(session))
+    assert choice is not None
+    assert (choice.index, choice.purpose) == (4, Purpose.SEARCH)
+
+
 ANSWERS: dict[str, Tester] = {
     "the low end": lambda state, _: state.options.new,
     "the high end": lambda state, _: state.options.old,

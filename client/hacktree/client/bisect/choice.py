@@ -93,8 +93,8 @@ def foresee(
 ) -> dict[Verdict, Choice | None]:
     """What `choose` would say after each verdict on the build, for who brings builds ahead.
 
-    With votes: after the vote that decides, or after this vote if it can't. `costs` should hold 0
-    for the build itself, as it is here by then.
+    With votes it is what follows when they have decided so. `costs` should hold 0 for the build
+    itself, as it is here by then.
     """
     commit = state.line[index].commit
     foreseen = {}

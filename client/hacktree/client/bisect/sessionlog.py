@@ -31,7 +31,7 @@ from hacktree.client.bisect.model import (
 )
 from hacktree.client.bisect.state import EventRefusedError, current_state
 from hacktree.common.errors import HacktreeError, UserError
-from hacktree.common.objects.names import BranchName, parse_branch_name
+from hacktree.common.objects.names import BranchName, display_text, parse_branch_name
 
 COMMAND: Final = ("hacktree", "bisect")
 MAX_LOG_SIZE: Final = 4 << 20
@@ -201,7 +201,7 @@ def _name(build: Candidate) -> str:
 def _describe(build: Candidate | None) -> str:
     if build is None:
         return ""
-    version = "".join(c if c.isprintable() else "?" for c in build.version)
+    version = display_text(build.version)
     when = datetime.fromtimestamp(min(build.time, MAX_TIME), UTC).strftime("%Y-%m-%d %H:%M UTC")
     return f"{build} {version}, {when}" if version else f"{build} {when}"
 
