@@ -58,6 +58,14 @@ look_for() {
         need gtk-update-icon-cache gtk-update-icon-cache command -v gtk-update-icon-cache
         need fontconfig fontconfig command -v fc-cache
         need qemu-system-x86 qemu-system-x86-core command -v qemu-system-x86_64
+        need xvfb xorg-x11-server-Xvfb command -v Xvfb
+        need xauth xorg-x11-xauth command -v xauth
+        need x11-utils xdpyinfo command -v xdpyinfo
+        need weston weston command -v weston
+        need wayland-utils wayland-utils command -v wayland-info
+        need dbus dbus-tools command -v dbus-send
+        need pulseaudio pulseaudio command -v pulseaudio
+        need pulseaudio-utils pulseaudio-utils command -v pactl
         need busybox-static busybox test -x /bin/busybox
         need chromium chromium command -v chromium
         need chromium-driver chromedriver command -v chromedriver
