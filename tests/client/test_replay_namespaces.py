@@ -1,14 +1,10 @@
 """Namespaces: gone with whoever made them, possible without root, refused with the reason."""
 
-import ctypes
 import os
-import pwd
 import select
 import signal
 import subprocess
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +19,7 @@ from hacktree.client.replay.step import Root
 from hacktree.common.repository.fsck import fsck
 from support.steps import FunctionStep, replaying
 from support.sysroots import assert_nothing_left_over, deploy, make_build, make_sysroot
-
-_PR_SET_DUMPABLE = 4
+from support.unprivileged import AsNobody, nobody
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 
@@ -33,6 +28,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from hacktree.client.sysroot import open_sysroot
+from support.unprivileged import AsNobody
 from support.steps import replaying, shell
 from support.sysroots import deploy
 sysroot = open_sysroot(Path(sys.argv[1]))
@@ -82,37 +78,13 @@ def test_kill_leaves_no_process_and_no_mount(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def as_nobody() -> Iterator[Callable[[Callable[[Path], None]], None]]:
-    """Call a function as an unprivileged user, with a directory of its own; it must return."""
-    user = pwd.getpwnam("nobody")
-    place = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    os.chown(place, user.pw_uid, user.pw_gid)
-
-    def call(function: Callable[[Path], None]) -> None:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                os.setgroups([])
-                os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-                os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
-                # As after execve(2): else /proc/self stays root's.
-                ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0)
-                function(place)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-                raise
-            finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-    yield call
-    subprocess.run(["rm", "-rf", place], check=True)
+def as_nobody() -> Iterator[AsNobody]:
+    with nobody() as call:
+        yield call
 
 
 @as_root
-def test_without_root(as_nobody: Callable[[Callable[[Path], None]], None]) -> None:
+def test_without_root(as_nobody: AsNobody) -> None:
     """A person's own sysroot: the same overlay in a user namespace, files are the person's."""
 
     def change(root: Root) -> None:
@@ -150,6 +122,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from hacktree.client.replay.namespaces import NamespaceRefusedError
+from support.unprivileged import AsNobody
 from support.steps import FunctionStep, replaying
 from support.sysroots import assert_nothing_left_over, deploy, make_build, make_sysroot
 sysroot = make_sysroot(Path(sys.argv[1]))

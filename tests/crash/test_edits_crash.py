@@ -1,13 +1,17 @@
-"""What a person wrote in /etc survives a kill at any step of removing its root or filling /var."""
+"""What a person wrote in /etc survives a kill at any step of what goes on with it."""
 
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from hacktree.client.edits.edits import root_edits
 from hacktree.client.edits.kept import kept_copies
 from hacktree.client.edits.places import etc_place, kept_directory, var_directory
+from hacktree.client.edits.restoring import restore
 from hacktree.client.edits.var import prepare_var
 from hacktree.client.recovery import recover
 from hacktree.client.roots import read_roots
@@ -31,6 +35,14 @@ from pathlib import Path
 from hacktree.client.edits.var import prepare_var
 from hacktree.client.sysroot import open_sysroot
 prepare_var(open_sysroot(Path(sys.argv[1])), sys.argv[2])
+"""
+RESTORE = """
+import sys
+from pathlib import Path
+from hacktree.client.edits.restoring import restore
+from hacktree.client.sysroot import open_sysroot
+sysroot = open_sysroot(Path(sys.argv[1]))
+restore(sysroot, *sys.argv[2:], (), lambda one: True, 1_700_000_000, print)
 """
 EDIT = "years of work"
 
@@ -76,6 +88,45 @@ def test_removing_an_edited_root_killed_at_every_call(
         assert_nothing_left_over(place)
         assert overlay.exists() == (root in read_roots(sysroot).records)
         assert len(kept_copies(sysroot)) <= 1
+        copy(template, place)
+
+
+def test_restoring_killed_at_every_call(tmp_path: Path) -> None:
+    """Each path is as before or restored whole, and what it replaces is in a copy; the same command
+    completes it.
+    """
+    template = tmp_path / "template"
+    sysroot = make_sysroot(template)
+    tree: dict[str | bytes, Spec] = {"etc/gone": b"1", "etc/conf": b"2", "etc/d/in": b"3"}
+    roots = []
+    for number in (1, 2):
+        built = make_commit(sysroot.repository, {**tree, "etc/build": b"%d" % number})
+        roots.append(deploy(sysroot, built).root)
+        upper = etc_place(sysroot, roots[-1]).upper
+        (upper / "new/deep").mkdir(parents=True)
+        etc_place(sysroot, roots[-1]).work.mkdir()
+        (upper / "conf").write_text(f"{EDIT} {number}")
+        if number == 1:
+            (upper / "new/deep/file").write_text(EDIT)
+            os.mknod(upper / "gone", stat.S_IFCHR, os.makedev(0, 0))
+            (upper / "d").write_text("a file by now")
+    wanted = {edit.path: edit.new for edit in root_edits(sysroot, roots[0])}
+    (name,) = kept_copies(sysroot)
+    place = copy(template, tmp_path / "place")
+    command = [sys.executable, "-B", "-c", RESTORE, str(place), name, roots[1]]
+    for _ in every_kill(command, "?rename,?renameat,?renameat2,?mknod,mknodat"):
+        sysroot = open_sysroot(place)
+        upper = etc_place(sysroot, roots[1]).upper
+        kept = [one for one in kept_copies(sysroot) if one.startswith(roots[1])]
+        if kept:
+            replaced = (kept_directory(sysroot) / kept[0] / "etc/conf").read_text()
+            assert replaced == f"{EDIT} 2"
+            assert (upper / "conf").read_text() in (f"{EDIT} 1", f"{EDIT} 2")
+        else:
+            assert (upper / "conf").read_text() == f"{EDIT} 2", "nothing is done without"
+        restore(sysroot, name, roots[1], (), lambda one: True, 1_700_000_000, print)
+        assert {edit.path: edit.new for edit in root_edits(sysroot, roots[1])} == wanted
+        assert_nothing_left_over(place)
         copy(template, place)
 
 

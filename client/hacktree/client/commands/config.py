@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from hacktree.client.commands import config_capture, config_diff
+from hacktree.client.commands import config_capture, config_diff, config_kept
 from hacktree.client.commands.config_test import run_test
 from hacktree.client.scripts.answers import change_answers, parse_answer, read_answers
 from hacktree.client.scripts.editing import edit_script
@@ -42,10 +42,12 @@ Examples:
   hacktree config disable 20-dconf
   hacktree config diff
   hacktree config capture /etc/ssh --name 30-ssh
+  hacktree config kept
+  hacktree config restore latest /etc/ssh --dry-run
   hacktree deploy fastqa
 
 Exit statuses: 0 done, 1 a script failed, 2 wrong usage, no such script or a name that is taken,
-6 a deploy is under way, 7 no space, 8 the system refused."""
+6 a deploy is under way or somebody is in the root, 7 no space, 8 the system refused."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -91,6 +93,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     config_capture.configure(
         actions.add_parser("capture", help="make a script of what was changed by hand")
     )
+    config_kept.configure_kept(
+        actions.add_parser("kept", help="list copies of what was changed by hand and left behind")
+    )
+    config_kept.configure_restore(
+        actions.add_parser("restore", help="put back what such a copy holds")
+    )
     for sub in actions.choices.values():
         sub.add_argument(
             "--json", action="store_true", default=argparse.SUPPRESS, help="print JSON"
@@ -114,6 +122,8 @@ def run(args: argparse.Namespace) -> int:
         "answer": _answer,
         "diff": config_diff.run,
         "capture": config_capture.run,
+        "kept": config_kept.run_kept,
+        "restore": config_kept.run_restore,
     }
     actions[args.action](sysroot, args)
     return 0

@@ -42,10 +42,13 @@ class KeptCopy(msgspec.Struct, frozen=True):
     removed: list[str] = []
 
 
-def keep_copy(sysroot: Sysroot, root: str, edits: Sequence[Edit], now: float) -> Path | None:
+def keep_copy(
+    sysroot: Sysroot, root: str, edits: Sequence[Edit], now: float, spared: str = ""
+) -> Path | None:
     """Copy what was written in /etc of `root`, durably, unless that was done; returns the copy.
 
-    None when there is nothing to keep. The caller holds the sysroot lock.
+    None when there is nothing to keep. The copy `spared` stays, however old. The caller holds the
+    sysroot lock.
     """
     if not edits:
         return None
@@ -72,7 +75,8 @@ def keep_copy(sysroot: Sysroot, root: str, edits: Sequence[Edit], now: float) ->
     os.rename(temporary, top / name)
     sync_directory(top)
     for old in kept_copies(sysroot)[:-MOST_KEPT]:
-        delete_below(top, old)
+        if old != spared:
+            delete_below(top, old)
     return top / name
 
 

@@ -39,7 +39,7 @@ def copy_directory(source: int, target: int, skip: Skip | None = None) -> None:
         # Somebody may be at work there: what is gone by now is left out.
         with suppress(FileNotFoundError):
             copy_entry(source, target, name, skip)
-    _copy_attributes(source, target)
+    copy_attributes(source, target)
 
 
 def copy_entry(source: int, target: int, name: str, skip: Skip | None = None) -> None:
@@ -96,14 +96,15 @@ def _copy_file(source: int, target: int, name: str) -> None:
         try:
             while data := os.read(reading, _CHUNK):
                 write_all(writing, data)
-            _copy_attributes(reading, writing)
+            copy_attributes(reading, writing)
         finally:
             os.close(writing)
     finally:
         os.close(reading)
 
 
-def _copy_attributes(source: int, target: int) -> None:
+def copy_attributes(source: int, target: int) -> None:
+    """Give the file or directory `target` the owner, attributes, mode and times of `source`."""
     status = os.fstat(source)
     if os.geteuid() == 0:
         os.fchown(target, status.st_uid, status.st_gid)
