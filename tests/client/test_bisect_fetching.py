@@ -113,15 +113,6 @@ def test_a_build_that_is_here_needs_no_network(farm: Farm, client: Repository) -
     assert len(farm.requests("/")) == before
 
 
-def test_what_is_damaged_of_a_build_that_is_here_is_brought_again(
-    farm: Farm, client: Repository
-) -> None:
-    bring_build(client, farm.remote, request(farm.commits[0]))
-    next(path for path in client.objects.glob("*/*") if path.suffix == ".file").unlink()
-    bring_build(client, farm.remote, request(farm.commits[0]))
-    assert_whole(client, farm.commits[0])
-
-
 def test_released_builds_go_with_the_next_prune_and_others_stay(
     farm: Farm, client: Repository
 ) -> None:

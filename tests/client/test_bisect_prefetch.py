@@ -3,11 +3,12 @@
 import asyncio
 import itertools
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.ahead import builds_ahead
+from hacktree.client.bisect.ahead import MAX_AHEAD, builds_ahead
 from hacktree.client.bisect.choice import choose
 from hacktree.client.bisect.costs import BuildTree, estimate_costs
 from hacktree.client.bisect.fetching import BuildRequest, bring_build
@@ -189,15 +190,37 @@ def line(count: int) -> tuple[Candidate, ...]:
     )
 
 
-def test_whatever_is_found_the_build_that_comes_next_was_brought_ahead() -> None:
-    builds = line(64)
-    trees = {b.commit: BuildTree(hash_bytes(b.commit.encode()), 1 << 30) for b in builds}
-    pairs = itertools.pairwise(trees[build.commit].tree for build in builds)
-    edges = [_edge(old, new) for old, new in pairs]
-    session = Session("0" * 32, "farm", 0, Options(), builds)
+@dataclass(frozen=True)
+class Line:
+    """64 builds, each joined to the one before by a pack of so many bytes."""
+
+    pack: int
+    session: Session = field(init=False)
+    trees: dict[str, BuildTree] = field(init=False)
+    edges: list[Edge] = field(init=False)
+
+    def __post_init__(self) -> None:
+        builds = line(64)
+        trees = {b.commit: BuildTree(hash_bytes(b.commit.encode()), 1 << 40) for b in builds}
+        pairs = itertools.pairwise(tree.tree for tree in trees.values())
+        edges = [
+            Edge(old, new, hash_bytes(old + new), 1, self.pack, 1, 1 << 40, 1) for old, new in pairs
+        ]
+        object.__setattr__(self, "trees", trees)
+        object.__setattr__(self, "edges", edges)
+        object.__setattr__(self, "session", Session("0" * 32, "farm", 0, Options(), builds))
+
+    def held(self, *indices: int) -> set[ObjectId]:
+        trees = list(self.trees.values())
+        return {trees[index].tree for index in indices}
+
+
+@pytest.mark.parametrize("pack", [100, 5_000_000])
+def test_whatever_is_found_the_build_that_comes_next_was_brought_ahead(pack: int) -> None:
+    searched = Line(pack)
+    trees, edges = searched.trees, searched.edges
     for first_bad in (2, 31, 40, 63):
-        going = session
-        held = {trees[builds[0].commit].tree}
+        going, held = searched.session, searched.held(0)
         while True:
             state = current_state(going)
             choice = choose(state, estimate_costs(trees, held, edges))
@@ -211,8 +234,15 @@ def test_whatever_is_found_the_build_that_comes_next_was_brought_ahead() -> None
             going = record(going, Answered(choice.candidate.commit, verdict))
             after = choose(current_state(going), estimate_costs(trees, held, edges))
             assert after is None or trees[after.candidate.commit].tree in held
-        assert state.suspects[0] == builds[first_bad]
+        assert state.suspects[0] == going.line[first_bad]
 
 
-def _edge(old: ObjectId, new: ObjectId) -> Edge:
-    return Edge(old, new, hash_bytes(old + new), 1, 5_000_000, 1, 1 << 30, 1)
+def test_what_costs_bytes_is_brought_one_test_ahead_and_the_rest_further() -> None:
+    dear, cheap = Line(50_000_000), Line(100)
+    state = current_state(dear.session)
+    index = 32
+    few = builds_ahead(state, index, dear.trees, dear.held(0, index), dear.edges)
+    many = builds_ahead(state, index, cheap.trees, cheap.held(0, index), cheap.edges)
+    assert 2 <= len(few) <= 3, "good, bad and skip"
+    assert len(many) == MAX_AHEAD
+    assert not set(many) & {state.line[0], state.line[index]}

@@ -85,26 +85,16 @@ def choose(
     return _choice(state, best, Purpose.SEARCH, costs, middle, len(allowed))
 
 
-def foresee(
-    state: State,
-    index: int,
-    costs: Mapping[str, int] | None = None,
-    priors: Mapping[str, int] | None = None,
-) -> dict[Verdict, Choice | None]:
-    """What `choose` would say after each verdict on the build, for who brings builds ahead.
+def after_verdict(state: State, index: int, verdict: Verdict) -> State:
+    """How it will stand when `line[index]` is found so, for who brings builds ahead.
 
-    With votes it is what follows when they have decided so. `costs` should hold 0 for the build
-    itself, as it is here by then.
+    With votes it is what follows when they have decided so.
     """
     commit = state.line[index].commit
-    foreseen = {}
-    for verdict in Verdict:
-        after = state
-        for _ in range(state.options.majority if verdict is not Verdict.SKIP else 1):
-            if _is_open(after, index):
-                after = apply_event(after, Answered(commit, verdict))
-        foreseen[verdict] = choose(after, costs, priors)
-    return foreseen
+    for _ in range(state.options.majority if verdict is not Verdict.SKIP else 1):
+        if _is_open(state, index):
+            state = apply_event(state, Answered(commit, verdict))
+    return state
 
 
 def describe_choice(choice: Choice, size: Callable[[float], str]) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.connect import open_source, real_patience
-from hacktree.client.inventory import is_known_complete
 from hacktree.client.pull import (
     PullReport,
     PullRequest,
@@ -38,6 +37,7 @@ from hacktree.common.repository.durable import (
     sync_directory,
     write_durably,
 )
+from hacktree.common.repository.objectnames import meta_name
 from hacktree.common.repository.repository import Repository
 
 _PIN: Final = re.compile(r"bisect-[0-9a-f]{16}")
@@ -70,9 +70,13 @@ def bring_build(
 ) -> tuple[PullResult, Traffic]:
     """Bring the build and everything it reaches here, and keep it by a pin.
 
-    Needs no network if it is here already. Interrupted anywhere, the next call continues. Raises
-    `BuildGoneError`, other `PeerError`s, `SpaceError`, `CorruptError` and `OSError`.
+    Needs no network and no time if its commit is here already: that has everything it reaches
+    (docs/adr/0002). Interrupted anywhere, the next call continues. Raises `BuildGoneError`, other
+    `PeerError`s, `SpaceError`, `CorruptError` and `OSError`.
     """
+    pin_build(repository, request.commit)
+    if repository.has_meta(request.commit):
+        return unchanged(_read_here(repository, request)), Traffic()
     with decoders() as pool:
         # Forked now, before there are threads; else each starts at its first job.
         if request.prefer is not None and threading.active_count() == 1:
@@ -102,31 +106,36 @@ async def bring_from(
 ) -> PullResult:
     """As `bring_build`, from a source that is open, with decoders that are there."""
     pin_build(repository, request.commit)
-    target = await _read_target(repository, request, source)
-    if is_known_complete(repository, target.id):
-        return unchanged(target)
+    if repository.has_meta(request.commit):
+        return unchanged(_read_here(repository, request))
+    target = await _read_target(request, source)
     wanted = Wanted(remote, request.branch, IdPrefix(request.commit.hex()))
     pull = PullRequest(remote, wanted, request.connections, request.prefer, request.edges)
     return await pull_target(repository, pull, target, [source], report, pool, ref=None)
 
 
-async def _read_target(repository: Repository, request: BuildRequest, source: Source) -> Target:
-    """The commit, checked: from here, or from the remote in one request."""
-    wanted = request.commit
-    location = source.meta_location(wanted)
-    if repository.has_meta(wanted):
-        data = repository.read_meta(wanted, MAX_COMMIT_SIZE)
-    else:
-        try:
-            data = await source.read_meta(wanted, MAX_COMMIT_SIZE)
-        except NotServedError as error:
-            raise BuildGoneError(
-                location,
-                "the build is no longer served",
-                hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
-            ) from error
-        if hash_bytes(data) != wanted:
-            raise WrongBytesError(location, "its sha256 differs from its name")
+def _read_here(repository: Repository, request: BuildRequest) -> Target:
+    data = repository.read_meta(request.commit, MAX_COMMIT_SIZE)
+    return _target(request, data, f"{repository.objects}/{meta_name(request.commit)}")
+
+
+async def _read_target(request: BuildRequest, source: Source) -> Target:
+    """The commit, checked, in one request."""
+    location = source.meta_location(request.commit)
+    try:
+        data = await source.read_meta(request.commit, MAX_COMMIT_SIZE)
+    except NotServedError as error:
+        raise BuildGoneError(
+            location,
+            "the build is no longer served",
+            hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
+        ) from error
+    if hash_bytes(data) != request.commit:
+        raise WrongBytesError(location, "its sha256 differs from its name")
+    return _target(request, data, location)
+
+
+def _target(request: BuildRequest, data: bytes, location: str) -> Target:
     try:
         commit = decode_commit(data)
     except FormatError as error:
@@ -135,7 +144,7 @@ async def _read_target(repository: Repository, request: BuildRequest, source: So
         raise WrongBranchError(
             location, f"a commit of branch {commit.branch}, asked for as one of {request.branch}"
         )
-    return Target(wanted, data, commit)
+    return Target(request.commit, data, commit)
 
 
 def pin_build(repository: Repository, commit_id: ObjectId) -> None:
