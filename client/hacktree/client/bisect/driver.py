@@ -171,6 +171,8 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     assert candidate is not None  # noqa: S101
     try:
         saved = _bring(machine, saved, candidate)
+        # A deploy takes seconds in which nothing is fetched.
+        _bring_ahead(machine, saved, state)
         saved = _deploy(machine, saved, candidate)
     except HacktreeError as error:
         if not is_about_build(error):
@@ -179,7 +181,6 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
             f"{candidate} can't be tested: {error.message}",
             hint=f"{error.hint}\n{_SKIP_HINT}".lstrip(),
         ) from error
-    _bring_ahead(machine, saved, state)
     return Ready(saved, state, candidate, _intent(saved).root)
 
 
