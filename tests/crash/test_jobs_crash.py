@@ -6,6 +6,7 @@ And what was cut off is finished by the next who does jobs, who shows that it is
 import json
 import random
 import subprocess
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,8 +14,10 @@ from pathlib import Path
 from hacktree.common.cli.main import main
 from hacktree.common.repository.history_rebuilding import history_fault
 from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.revision import resolve
 from hacktree.server.database import Database, open_database
 from hacktree.server.jobs import FARM, Kind, State, enqueue, take_next
+from hacktree.server.leasing.leases import Range, lease_range
 from hacktree.server.watching import Watch
 from support.kill import kill_at
 from support.pulling import make_repository
@@ -28,6 +31,7 @@ STEPS = {
     # What each job makes durable, in order, is given its name by rename.
     Kind.HISTORY: ("history", "builds"),
     Kind.TRUST: ("trust", "renew"),
+    Kind.LEASES: ("--quiet", "lease", "pack"),
     Kind.DELTAS: ("delta", "generate", "builds", "--jobs", "1", "--quiet"),
     Kind.DASHBOARD: ("dashboard", "--quiet"),
 }
@@ -60,13 +64,20 @@ class Publishing:
     def repository(self) -> Repository:
         return self.farm.repository
 
+    def lease(self) -> str:
+        """The last three builds are leased, before there is a pack between them."""
+        repository = self.repository
+        low, high = resolve(repository, "builds~2"), resolve(repository, "builds")
+        wanted = Range("0" * 16, BUILDS, low, high)
+        return lease_range(repository, open_database(repository), "t", wanted, int(time.time())).id
 
-def kills(repository: Repository, kind: Kind) -> Iterator[int]:
+
+def kills(repository: Repository, kind: Kind, *subject: str) -> Iterator[int]:
     """Kill the job's process at its first, second, … durable step, until it makes no more.
 
     Each begins with what the last one left, as a job that is tried again does.
     """
-    command = [hacktree_program(), "--repo", str(repository.path), *STEPS[kind]]
+    command = [hacktree_program(), "--repo", str(repository.path), *STEPS[kind], *subject]
     step = 1
     while kill_at(command, "rename", step):
         yield step
@@ -85,6 +96,11 @@ def test_a_reader_never_finds_a_name_without_its_content(tmp_path: Path) -> None
     assert list(kills(repository, Kind.HISTORY))
     assert history_fault(repository, BUILDS) == ""
     with always_read(repository) as reader:
+        for _ in range(2):
+            publishing.publish()
+        lease = publishing.lease()
+        for _ in kills(repository, Kind.LEASES, lease):
+            reader.check()
         for kind in (Kind.TRUST, Kind.DELTAS, Kind.DASHBOARD):
             if kind is not Kind.DELTAS:
                 publishing.publish()

@@ -16,6 +16,7 @@ LAST_MODIFIED = "Tue, 14 Nov 2023 22:13:20 GMT"
 MEDIA_TYPES = {
     Published.dashboard: "text/html; charset=utf-8",
     Published.dashboard_data: "application/json",
+    Published.verdicts: "application/json",
 }
 EARLIER = "Tue, 14 Nov 2023 22:13:19 GMT"
 LATER = "Tue, 14 Nov 2023 22:13:21 GMT"

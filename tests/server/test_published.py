@@ -61,7 +61,7 @@ def test_digits_of_other_scripts_are_no_digits() -> None:
                 *("/", ".", "..", "-", "\\", "%2e", "\0", "\n", "é", "A", "state", "builds"),
                 *("refs", "objects", "ab", HEX62, ".meta", ".file.zst"),
                 *("branches", "history", "tail", HEX64, "packs", "graph", "trust", "1.root.json"),
-                *("dashboard", "index.html", "dashboard.json"),
+                *("dashboard", "index.html", "dashboard.json", "verdicts.json"),
             )
         ),
         max_size=9,

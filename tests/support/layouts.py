@@ -33,6 +33,7 @@ class Published:
     graph = "/graph/tail"
     dashboard = "/dashboard/index.html"
     dashboard_data = "/dashboard/dashboard.json"
+    verdicts = "/dashboard/verdicts.json"
 
     @property
     def immutable(self) -> tuple[str, ...]:
@@ -50,7 +51,8 @@ class Published:
     @property
     def mutable(self) -> tuple[str, ...]:
         """URL paths of files that every build replaces."""
-        return (self.ref, self.tail, self.graph, self.dashboard, self.dashboard_data)
+        shown = (self.dashboard, self.dashboard_data, self.verdicts)
+        return (self.ref, self.tail, self.graph, *shown)
 
     def path(self, url_path: str) -> Path:
         """Where a URL path is on disk."""
@@ -87,6 +89,7 @@ def published_layout(directory: Path) -> Iterator[Published]:
     layout.write(layout.graph, b"(\xb5/\xfd newest edges")
     layout.write(layout.dashboard, b"<!DOCTYPE html><title>Build farm</title>")
     layout.write(layout.dashboard_data, b"{}\n")
+    layout.write(layout.verdicts, b"{}\n")
     with contextlib.ExitStack() as held:
         _lay_out_secrets(layout)
         _set_traps(layout, held)

@@ -71,6 +71,10 @@ class BundleSource:
         """The packs in the bundle."""
         return self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
 
+    async def read_verdicts(self, max_size: int) -> bytes:
+        """A bundle has no verdicts."""
+        return self._read("dashboard/verdicts.json", max_size)
+
     async def read_meta(self, object_id: ObjectId, max_size: int) -> bytes:
         """A commit."""
         return self._read(f"objects/{meta_name(object_id)}", max_size)

@@ -115,6 +115,10 @@ class HttpSource:
         """A segment of the pack graph."""
         return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
 
+    async def read_verdicts(self, max_size: int) -> bytes:
+        """What the farm's suites said of builds."""
+        return await self._read("dashboard/verdicts.json", max_size)
+
     def estimate_content(self, name: ObjectId, size: int) -> Work:
         """By its decoded size: how well it is compressed is not known."""
         return estimate_whole(size)

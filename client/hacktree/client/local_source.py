@@ -85,6 +85,10 @@ class LocalSource:
         """A segment of the pack graph; only archives have one."""
         return await self._ask(self._read, f"graph/{name}", MAX_SEGMENT_SIZE)
 
+    async def read_verdicts(self, max_size: int) -> bytes:
+        """What the farm's suites said of builds; only archives with a server have it."""
+        return await self._ask(self._read, "dashboard/verdicts.json", max_size)
+
     def estimate_content(self, name: ObjectId, size: int) -> Work:
         """By its decoded size."""
         return estimate_whole(size)

@@ -124,6 +124,9 @@ class Source(Protocol):
     async def read_graph(self, name: str) -> bytes:
         """A segment of the pack graph: `TAIL` or 64 hexadecimal digits."""
 
+    async def read_verdicts(self, max_size: int) -> bytes:
+        """What the farm's suites said of builds; not every farm says it."""
+
     def estimate_content(self, name: ObjectId, size: int) -> Work:
         """What bringing this content of `size` bytes whole takes, roughly."""
 

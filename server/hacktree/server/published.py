@@ -46,6 +46,7 @@ _GRAPH: Final = re.compile(r"/(graph)/(tail|[0-9a-f]{64})")
 _DASHBOARD: Final = {
     "/dashboard/index.html": "text/html; charset=utf-8",
     "/dashboard/dashboard.json": "application/json",
+    "/dashboard/verdicts.json": "application/json",
 }
 
 POLICY: Final = (

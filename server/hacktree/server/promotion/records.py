@@ -79,6 +79,15 @@ def last_verdict(connection: sqlite3.Connection) -> int:
     return int(row[0])
 
 
+def last_judged(connection: sqlite3.Connection, most: int) -> list[tuple[BranchName, ObjectId]]:
+    """Suite and build of the newest verdicts, once each."""
+    rows = connection.execute(
+        "SELECT suite, build FROM verdicts GROUP BY suite, build ORDER BY max(number) DESC LIMIT ?",
+        (most,),
+    )
+    return [(BranchName(suite), ObjectId(build)) for suite, build in rows]
+
+
 def add_retest(connection: sqlite3.Connection, suite: BranchName, retest: Retest) -> None:
     """Ask for a further test."""
     connection.execute(
