@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from hacktree.client.bisect.drawing import draw
 from hacktree.client.bisect.history import Known, levels, stretches
 from hacktree.client.bisect.model import (
-    Candidate,
     Descended,
     Options,
     Session,
@@ -30,14 +29,13 @@ from hacktree.client.layers.placing import compile_patterns
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
+from support.bisecting import make_line, make_session
 from support.bisections import (
     ATTACK,
     FAST_AND_SLOW,
     answered,
     candidates,
     make_history,
-    make_session,
-    plain_line,
     skipped,
 )
 from support.pulling import make_repository
@@ -60,7 +58,9 @@ def compare(
 ) -> tuple[Commit, Commit, Difference]:
     before, after = (repository.load_commit(commits[index]) for index in (old, new))
     narrowing = Narrowing(patterns, compile_patterns(patterns)) if patterns else None
-    difference = compare_commits(repository.load_tree, before, after, (OWNERS, OWNERS), narrowing)
+    difference = compare_commits(
+        repository.load_tree, before, after, lambda paths: (OWNERS, OWNERS), narrowing
+    )
     return before, after, difference
 
 
@@ -111,7 +111,11 @@ def test_paths_narrow_files_and_their_packages(repository: Repository) -> None:
     assert difference.other_packages == 1
     before, after = (repository.load_commit(one) for one in commits)
     unowned = compare_commits(
-        repository.load_tree, before, after, None, Narrowing(("etc",), compile_patterns(["etc"]))
+        repository.load_tree,
+        before,
+        after,
+        lambda paths: None,
+        Narrowing(("etc",), compile_patterns(["etc"])),
     )
     assert unowned.packages is not None
     assert len(unowned.packages.changed) == 1
@@ -175,7 +179,7 @@ def test_a_long_list_is_cut_and_says_so(repository: Repository) -> None:
 
 def test_a_result_without_the_builds_says_what_is_missing() -> None:
     """An imported session has a result before anything of it is here."""
-    session = answered(make_session(plain_line(3)), (1, BAD))
+    session = answered(make_session(make_line(3, "fastqa")), (1, BAD))
     state, before, last = suspected_ends(session)
     report = Report(session, state, before, last, missing="the builds are not here")
     assert "the builds are not here" in render_text(report)
@@ -192,7 +196,7 @@ def report_of(session: Session) -> Report:
 def test_headlines() -> None:
     """Each outcome in words, with the session's own terms, and what nobody tested."""
     never = Options(verify=Verify.NEVER)
-    line = plain_line(4)
+    line = make_line(4, "fastqa")
     found = answered(make_session(line, never), (1, GOOD), (2, BAD))
     assert headline(report_of(found)) == (
         f"{line[2]} is the first bad build, {line[1]} the last good one"
@@ -200,7 +204,7 @@ def test_headlines() -> None:
     assert doubts(report_of(found)) == ()
     told = answered(make_session(line, never), (1, BAD))
     assert doubts(report_of(told)) == (f"{line[0]} was only said to be good, not tested",)
-    open_ = answered(make_session(plain_line(64)), (31, GOOD))
+    open_ = answered(make_session(make_line(64, "fastqa")), (31, GOOD))
     assert headline(report_of(open_)) == (
         "not found yet: 32 builds are suspected, about 5 tests left"
     )
@@ -218,10 +222,10 @@ def test_headlines() -> None:
 
 def test_the_drawing_shows_what_is_known() -> None:
     """A letter for each build, then the builds that somebody said something of."""
-    session = answered(make_session(plain_line(16)), (7, GOOD), (11, BAD))
+    session = answered(make_session(make_line(16, "fastqa")), (7, GOOD), (11, BAD))
     session = skipped(session, 9, 9)
     lines = draw(
-        current_state(session), 72, {plain_line(16)[8].commit: "tested: pass"}
+        current_state(session), 72, {make_line(16, "fastqa")[8].commit: "tested: pass"}
     ).splitlines()
     assert lines[0] == "fastqa: 16 builds, 1 to 16"
     assert lines[1] == "  o------o?s?N===N"
@@ -234,7 +238,7 @@ def test_the_drawing_shows_what_is_known() -> None:
 
 def test_a_long_line_is_drawn_in_the_width() -> None:
     """10,000 builds fit; what was tested keeps its letter."""
-    session = answered(make_session(plain_line(10_000)), (4999, GOOD), (7499, BAD))
+    session = answered(make_session(make_line(10_000, "fastqa")), (4999, GOOD), (7499, BAD))
     bar = draw(current_state(session), 72, {}).splitlines()[1]
     assert len(bar) == 72
     assert bar.strip() == "o" + "-" * 33 + "o" + "?" * 17 + "N" + "=" * 16 + "N"
@@ -242,12 +246,10 @@ def test_a_long_line_is_drawn_in_the_width() -> None:
 
 def test_every_line_of_a_descent_is_drawn() -> None:
     """From coarse to fine: the coarse line stays, as it ended."""
-    line = (
-        Candidate("a" * 64, "dailyqa", 1, 0, promoted_from=f"{1:064x}"),
-        Candidate("b" * 64, "dailyqa", 2, 1, promoted_from=f"{9:064x}"),
-    )
+    fine = make_line(9, "fastqa")
+    line = make_line(2, "dailyqa", {0: fine[0].commit, 1: fine[-1].commit})
     session = make_session(line, Options(verify=Verify.NEVER))
-    session = record(session, Descended(plain_line(9)))
+    session = record(session, Descended(fine))
     state = current_state(session)
     assert [level.line[0].branch for level in levels(state)] == ["dailyqa", "fastqa"]
     drawn = draw(state, 72, {})
@@ -258,7 +260,7 @@ def test_every_line_of_a_descent_is_drawn() -> None:
 def test_stretches_cover_the_line_and_say_what_the_state_says(data: st.DataObject) -> None:
     """Whatever was answered, each build is in one stretch, with the verdict that is known of it."""
     votes = data.draw(st.sampled_from([1, 3]))
-    session = make_session(plain_line(data.draw(st.integers(2, 12))), Options(votes=votes))
+    session = make_session(make_line(data.draw(st.integers(2, 12)), "fastqa"), Options(votes=votes))
     for _ in range(data.draw(st.integers(0, 8))):
         state = current_state(session)
         if state.outcome is not None:

@@ -3,7 +3,6 @@
 from hacktree.client.bisect.model import (
     Answered,
     Candidate,
-    Options,
     RangeSkipped,
     Session,
     Terms,
@@ -56,19 +55,6 @@ def candidates(repository: Repository, commits: list[ObjectId]) -> tuple[Candida
             Candidate(one.hex(), commit.branch, commit.sequence, commit.time, commit.version)
         )
     return tuple(found)
-
-
-def plain_line(count: int, *, branch: str = "fastqa") -> tuple[Candidate, ...]:
-    """Builds that no repository has."""
-    return tuple(
-        Candidate(f"{number:064x}", branch, number, 1_700_000_000 + number, f"v{number}")
-        for number in range(1, count + 1)
-    )
-
-
-def make_session(line: tuple[Candidate, ...], options: Options | None = None) -> Session:
-    """A session that has just begun."""
-    return Session("5e" * 16, "origin", 1_700_000_000, options or Options(), line)
 
 
 def answered(

@@ -13,7 +13,8 @@ from hacktree.client.bisect.report import Report, headline, suspected_ends
 from hacktree.client.bisect.report_html import render_html
 from hacktree.client.bisect.verdict import compare_commits
 from hacktree.common.objects.names import display_text
-from support.bisections import ATTACK, answered, candidates, make_history, make_session, skipped
+from support.bisecting import make_session
+from support.bisections import ATTACK, answered, candidates, make_history, skipped
 from support.browser import assert_readable, chromium
 from support.pulling import make_repository
 
@@ -39,7 +40,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     state, before, last = suspected_ends(session)
     old, new = (repository.load_commit(commits[index]) for index in (10, 11))
     owners = {b"usr/lib/libGL.so": ("mesa",)}
-    difference = compare_commits(repository.load_tree, old, new, (owners, owners))
+    difference = compare_commits(repository.load_tree, old, new, lambda paths: (owners, owners))
     hints = {commits[3].hex(): ATTACK}
     return Report(session, state, before, last, old, new, difference, hints=hints)
 

@@ -23,6 +23,9 @@ from hacktree.common.objects.walk import LoadTree
 Owners = Mapping[bytes, tuple[str, ...]]
 """Names of the packages that list a path (b"usr/bin/env")."""
 
+ReadOwners = Callable[[frozenset[bytes]], tuple[Owners, Owners] | None]
+"""Of these paths the owners in the old build and in the new one; None where that is not known."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
@@ -94,16 +97,17 @@ def compare_commits(
     load: LoadTree,
     old: Commit,
     new: Commit,
-    owners: tuple[Owners, Owners] | None = None,
+    read_owners: ReadOwners,
     narrowing: Narrowing | None = None,
 ) -> Difference:
-    """Compare two commits whose trees are here; `owners` are those of `old` and of `new`.
+    """Compare two commits whose trees are here.
 
     With `narrowing` only files that match count, and packages that own one of them; all packages
-    where owners are not known. Raises what `load` raises.
+    where owners are not known. Raises what `load` and `read_owners` raise.
     """
     changes = list(diff_trees(load, old.root.id, new.root.id))
     kept = [one for one in changes if narrowing is None or narrowing.matches(one.path)]
+    owners = read_owners(frozenset(change.path for change in kept))
     files = tuple(_describe(change, owners) for change in kept)
     packages = diff_package_metadata(old.metadata, new.metadata)
     other_packages = 0

@@ -7,11 +7,14 @@ from typing import Final
 
 from hacktree.client.bisect.model import MAX_VOTES, Verify
 from hacktree.client.bisect.store import Ahead
+from hacktree.client.commands import bisect_options
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import parse_size
 
 _STEPS: Final = "hacktree.client.commands.bisect_steps"
 _RUN: Final = "hacktree.client.commands.bisect_run"
+_REPORT: Final = "hacktree.client.commands.bisect_report"
+_SHARE: Final = "hacktree.client.commands.bisect_share"
 
 _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "start": (_STEPS, "start", "begin: read the builds between two ends, bring the first to test"),
@@ -24,6 +27,10 @@ _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "run": (_RUN, "run", "test build after build with a command"),
     "prompt": (_RUN, "prompt", "be asked about each build; single letters are enough"),
     "status": (_STEPS, "status", "show how far it is, and which build is under test"),
+    "report": (_REPORT, "report", "show what was found, and what changed in that build"),
+    "visualize": (_REPORT, "visualize", "draw the builds and what is known of them"),
+    "export": (_SHARE, "export", "write the bisection to a file, for a colleague"),
+    "import": (_SHARE, "import_", "go on with a bisection that was exported"),
     "reset": (_STEPS, "reset", "end it, and go back to the root that was live"),
 }
 """Module, function and summary of each action."""
@@ -43,6 +50,9 @@ Examples:
   hacktree bisect start fastqa --good 2026-11-01 --no-deploy --votes 3
   hacktree bisect run --timeout 120 -- /usr/bin/gnome-shell --version
   hacktree bisect run --host -- sh -c 'test -e "$HACKTREE_ROOT/usr/bin/eog"'
+  hacktree bisect report --paths 'usr/lib/**'
+  hacktree bisect report --html /tmp/report.html
+  hacktree bisect export /tmp/session.json
   hacktree bisect reset
 
 Exit statuses: 0 done, or `run` found the build; 1 the build can't be deployed, or `run` ended
@@ -80,6 +90,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="though scripts, extensions or layers are no longer those of the start",
     )
     _configure_run(actions.choices["run"])
+    bisect_options.configure_report(actions.choices["report"])
+    bisect_options.configure_visualize(actions.choices["visualize"])
+    bisect_options.configure_export(actions.choices["export"])
+    bisect_options.configure_import(actions.choices["import"])
+    _configure_ahead(actions.choices["import"])
     actions.choices["reset"].add_argument(
         "--force", action="store_true", help="drop a session that can't be read, too"
     )
@@ -123,6 +138,19 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
+    _configure_ahead(action)
+    action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
+    action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")
+
+
+def _size(text: str) -> int:
+    size = parse_size(text)
+    if size < 1:
+        raise ValueError
+    return size
+
+
+def _configure_ahead(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--no-prefetch", action="store_true", help="bring no builds while others are tested"
     )
@@ -139,15 +167,6 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
         default=Ahead().space,
         help="at most so much disk for them at a time (default: 2GiB)",
     )
-    action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
-    action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")
-
-
-def _size(text: str) -> int:
-    size = parse_size(text)
-    if size < 1:
-        raise ValueError
-    return size
 
 
 def _votes(text: str) -> int:

@@ -63,7 +63,7 @@ def start(args: argparse.Namespace) -> int:
         _show_plan(args, session, transfers)
         return 0
     with hold_bisection(sysroot):
-        saved = begin(machine, session, _ahead(args))
+        saved = begin(machine, session, ahead_of(args))
         _show_plan(args, session, transfers)
         if not args.prompt:
             show_standing(args, advance(machine, saved))
@@ -133,7 +133,8 @@ def _branch(
     return args.remote or wanted.remote or configured, branch
 
 
-def _ahead(args: argparse.Namespace) -> Ahead:
+def ahead_of(args: argparse.Namespace) -> Ahead:
+    """What was said about bringing builds while others are tested."""
     return Ahead(not args.no_prefetch, args.prefetch_rate or 0, args.prefetch_space)
 
 

@@ -85,6 +85,20 @@ def read_rpm(path: Path) -> PackageFile:
     return PackageFile(path, "rpm", package, files, requires)
 
 
+def list_header_files(blob: bytes) -> list[bytes]:
+    """The paths, relative, that a header of an rpm database lists; raises `FormatError`."""
+    if not SIZES.size <= len(blob) <= MAX_RPM_HEADER_SIZE:
+        raise FormatError(f"an rpm header of {len(blob)} bytes")
+    header = _parse(blob)
+    names, directories = _texts(header, _BASE_NAMES), _texts(header, _DIRECTORY_NAMES)
+    indexes = _numbers(header, _DIRECTORY_INDEXES)
+    if len(indexes) != len(names) or any(index >= len(directories) for index in indexes):
+        raise FormatError("an rpm header whose files are in no directory")
+    return [
+        (directories[index] + name).lstrip(b"/") for index, name in zip(indexes, names, strict=True)
+    ]
+
+
 def _header_blob(stream: IO[bytes]) -> bytes:
     """The main header, without its magic, as an rpm database has it."""
     lead = stream.read(LEAD.size)

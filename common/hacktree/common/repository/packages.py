@@ -31,12 +31,14 @@ raises a `HacktreeError` when it is larger than `max_size` bytes."""
 MAX_RPM_DATABASE_SIZE: Final = 512 << 20
 """Bytes of an rpm database; a large desktop's takes about 150 MB."""
 
-_DPKG_STATUS: Final = (
-    b"var/lib/dpkg/status",
+DPKG_DATABASES: Final = (
+    b"var/lib/dpkg",
     # Where image builders that empty /var keep it: bootc style, then Endless OS style.
-    b"usr/lib/sysimage/dpkg/status",
-    b"usr/share/dpkg/database/status",
+    b"usr/lib/sysimage/dpkg",
+    b"usr/share/dpkg/database",
 )
+"""Directories of which the first that holds `status` counts."""
+
 _RPM_DIRECTORIES: Final = (b"usr/lib/sysimage/rpm/", b"var/lib/rpm/", b"usr/share/rpm/")
 _RPM_SQLITE: Final = b"rpmdb.sqlite"
 _RPM_UNREADABLE: Final = {b"Packages.db": "ndb", b"Packages": "Berkeley DB"}
@@ -63,14 +65,20 @@ def detect_packages(read: ReadFile) -> tuple[Package, ...] | None:
 
 
 def _detect_dpkg(read: ReadFile) -> tuple[Package, ...] | None:
-    for path in _DPKG_STATUS:
-        status = read(path, MAX_DPKG_STATUS_SIZE)
+    for directory in DPKG_DATABASES:
+        status = read(directory + b"/status", MAX_DPKG_STATUS_SIZE)
         if status is not None:
             return parse_dpkg_status(status)
     return None
 
 
 def _detect_rpm(read: ReadFile) -> tuple[Package, ...] | None:
+    database = find_rpm_database(read)
+    return None if database is None else read_rpm_database(database)
+
+
+def find_rpm_database(read: ReadFile) -> bytes | None:
+    """The tree's `rpmdb.sqlite`; None without one. Raises `UnreadablePackagesError`."""
     for directory in _RPM_DIRECTORIES:
         path = directory + _RPM_SQLITE
         database = read(path, MAX_RPM_DATABASE_SIZE)
@@ -82,7 +90,7 @@ def _detect_rpm(read: ReadFile) -> tuple[Package, ...] | None:
                 f"the rpm database {display_path(path)} has changes in its write-ahead log",
                 hint="Rebuild the database, which merges them: `rpm --root TREE --rebuilddb`.",
             )
-        return read_rpm_database(database)
+        return database
     return None
 
 
@@ -115,12 +123,12 @@ _PLAIN_TABLE: Final = re.compile(r"""CREATE TABLE ['"]?Packages['"]? ?\([\w\s,]*
 
 def read_rpm_database(database: bytes) -> tuple[Package, ...]:
     """The packages in an `rpmdb.sqlite`, sorted, without `gpg-pubkey`; raises `FormatError`."""
-    packages = map(parse_rpm_header, _rpm_headers(database))
+    packages = map(parse_rpm_header, rpm_headers(database))
     return tuple(sorted({package for package in packages if package.name != "gpg-pubkey"}))
 
 
-def _rpm_headers(database: bytes) -> Iterator[bytes]:
-    """Yield the blobs of the table Packages."""
+def rpm_headers(database: bytes) -> Iterator[bytes]:
+    """Yield the header of each package of an `rpmdb.sqlite`; raises `FormatError`."""
     if len(database) < _SQLITE_HEADER_SIZE or not database.startswith(_SQLITE_MAGIC):
         raise FormatError("an rpm database that is not an SQLite database")
     try:
