@@ -202,6 +202,20 @@ def test_the_copy_that_is_restored_is_not_the_one_that_goes(sysroot: Sysroot) ->
     assert node_at(etc_place(sysroot, new).upper, b"app.conf") is not None
 
 
+def test_a_deploy_says_which_copy_goes(sysroot: Sysroot) -> None:
+    """The oldest, when there is one more."""
+    root = new_root(sysroot, 1)
+    for number in range(MOST_KEPT):
+        change(sysroot, root, {"app.conf": f"{number}\n"})
+        keep_copy(sysroot, root, root_edits(sysroot, root), 1_700_000_000 + number)
+    oldest = kept_copies(sysroot)[0]
+    change(sysroot, root, {"app.conf": "newest\n"})
+    build = make_commit(sysroot.repository, {**TREE, "etc/build": b"2"})
+    notes = deploy(sysroot, build).notes
+    assert [note for note in notes if note.endswith(f"gone: {oldest}")], notes
+    assert oldest not in kept_copies(sysroot)
+
+
 def test_a_damaged_copy_is_listed(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
     """Its files are there; the error says where."""
     old = new_root(sysroot, 1)

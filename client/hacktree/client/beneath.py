@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.client.replay.step import StepFailedError
 from hacktree.common.repository.durable import write_all
 
 _OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_MAX_LINKS: Final = 40
-"""As in path_resolution(7)."""
 
 ReadLink = Callable[[str], str | None]
 """The target of the symbolic link at a path relative to a root; "" if that is no link, None if
@@ -151,34 +150,26 @@ def _put(directory: int, temporary: str, name: str, path: str) -> None:
         ) from error
 
 
+class _NothingThereError(Exception):
+    """A part of a path does not exist."""
+
+
 def resolve(path: str, read_link: ReadLink) -> str | None:
     """Where `path` leads in a root, relative and without links; None if nowhere.
 
     Links and `..` never lead out: as after chroot(2).
     """
-    pending = path.split("/")[::-1]
-    done: list[str] = []
-    links = 0
-    while pending:
-        part = pending.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            done = done[:-1]
-            continue
-        target = read_link("/".join([*done, part]))
+
+    def link_at(path: bytes, *, goes_on: bool) -> bytes | None:
+        target = read_link(os.fsdecode(path))
         if target is None:
-            return None
-        if not target:
-            done.append(part)
-            continue
-        links += 1
-        if links > _MAX_LINKS:
-            return None
-        if target.startswith("/"):
-            done = []
-        pending += target.split("/")[::-1]
-    return "/".join(done)
+            raise _NothingThereError
+        return os.fsencode(target) or None
+
+    try:
+        return os.fsdecode(follow_links(os.fsencode(path), link_at, last=True))
+    except (TooManyLinksError, _NothingThereError):
+        return None
 
 
 def resolve_in(root: Path, path: str) -> Path | None:

@@ -13,7 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from hacktree.client.edits.carrying import keep_live_edits, what_stays_behind
+from hacktree.client.edits.carrying import (
+    keep_live_edits,
+    what_stays_behind,
+    what_was_dropped,
+)
+from hacktree.client.edits.kept import kept_copies
 from hacktree.client.edits.removing import remove_root
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
@@ -215,6 +220,7 @@ def deploy_commit(
     `plan_deploy` and `check_out` raise.
     """
     with hold_sysroot(sysroot, waiting=lambda who: report(f"waiting for {who}")):
+        copies = kept_copies(sysroot)
         notes = recover(sysroot)
         plan = plan_deploy(sysroot, commit_id, options)
         result = DeployResult(
@@ -230,6 +236,7 @@ def deploy_commit(
         if options.retention is RetentionPolicy.PRUNE:
             with result.step("remove old roots"):
                 prune_roots(sysroot, result.removed, result.notes)
+        result.notes += what_was_dropped(sysroot, copies)
         return result
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.edits.edits import Edit, Node, node_at, root_edits
-from hacktree.client.edits.kept import keep_copy
+from hacktree.client.edits.kept import MOST_KEPT, keep_copy, kept_copies
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.names import display_path
@@ -67,6 +67,16 @@ def what_stays_behind(sysroot: Sysroot, old: str | None, new: str, copy: Path | 
     return [
         f"{new} goes without what was changed by hand in {old}: {_names(edits)}; {copy} keeps it, "
         f"and `hacktree config capture --root {old}` makes a script of it for every new root"
+    ]
+
+
+def what_was_dropped(sysroot: Sysroot, before: Sequence[str]) -> list[str]:
+    """A line if copies of those that were kept are gone since."""
+    gone = sorted(set(before) - set(kept_copies(sysroot)))
+    if not gone:
+        return []
+    return [
+        f"only the last {MOST_KEPT} copies of changes by hand are kept; gone: {', '.join(gone)}"
     ]
 
 

@@ -22,6 +22,7 @@ from hacktree.client.entering.syscalls import (
     make_read_only,
     pivot_into,
 )
+from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.client.replay.mounts import (
     MS_NODEV,
     MS_NOEXEC,
@@ -33,7 +34,6 @@ from hacktree.client.replay.mounts import (
 from hacktree.client.replay.namespaces import CLONE_NEWNS
 from hacktree.common.errors import SystemFault, UserError
 
-_MOST_LINKS: Final = 40
 _STAGE: Final = Path("/sys")
 """Covered by a tmpfs while this goes on: it is everywhere, and no root lies below it."""
 
@@ -128,26 +128,17 @@ def resolve_inside(root: Path, path: str) -> str:
 
     Components that don't exist are taken as they are.
     """
-    todo = [part for part in reversed(path.split("/")) if part not in ("", ".")]
-    done: list[str] = []
-    links = 0
-    while todo:
-        part = todo.pop()
-        if part == "..":
-            del done[-1:]
-            continue
+
+    def link_at(path: bytes, *, goes_on: bool) -> bytes | None:
         try:
-            target = os.readlink(root.joinpath(*done, part))
+            return os.readlink(os.path.join(os.fsencode(root), path))
         except OSError:
-            done.append(part)
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            raise MountPointError(f"{path}: too many symbolic links in {root.name}")
-        if target.startswith("/"):
-            done = []
-        todo += [piece for piece in reversed(target.split("/")) if piece not in ("", ".")]
-    return "/" + "/".join(done)
+            return None
+
+    try:
+        return "/" + os.fsdecode(follow_links(os.fsencode(path), link_at, last=True))
+    except TooManyLinksError as error:
+        raise MountPointError(f"{path}: too many symbolic links in {root.name}") from error
 
 
 def _mount_point(root: Path, target: str, *, directory: bool) -> Path:

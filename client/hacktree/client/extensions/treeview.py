@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
 
+from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry, Tree
 from hacktree.common.repository.repository import Repository
-
-_MAX_LINKS: Final = 40
-"""Symbolic links that one path may lead through, as in Linux."""
 
 
 @dataclass(slots=True)
@@ -68,33 +65,21 @@ class TreeView:
         return entries
 
     def _look(self, path: bytes, *, follow_last: bool) -> tuple[bytes, Entry | None]:
-        waiting = _backwards(path)
-        walked: list[tuple[bytes, Entry | None]] = []
-        links = 0
-        while waiting:
-            name = waiting.pop()
-            if name == b"..":
-                del walked[-1:]
-                continue
-            entry = self._child(walked, name)
-            if isinstance(entry, SymlinkEntry) and (waiting or follow_last):
-                links += 1
-                if links > _MAX_LINKS:
-                    return path, None
-                if entry.target.startswith(b"/"):
-                    walked.clear()
-                waiting += _backwards(entry.target)
-                continue
-            walked.append((name, entry))
-        return b"/".join(name for name, _ in walked), walked[-1][1] if walked else None
+        try:
+            place = follow_links(path, self._link_at, last=follow_last)
+        except TooManyLinksError:
+            return path, None
+        return place, self._entry(place)
 
-    def _child(self, walked: list[tuple[bytes, Entry | None]], name: bytes) -> Entry | None:
-        if not walked:
-            return self._entries(self.commit.root.id).get(name)
-        above = walked[-1][1]
-        return self._entries(above.id).get(name) if isinstance(above, DirectoryEntry) else None
+    def _link_at(self, path: bytes, *, goes_on: bool) -> bytes | None:
+        entry = self._entry(path)
+        return entry.target if isinstance(entry, SymlinkEntry) else None
 
-
-def _backwards(path: bytes) -> list[bytes]:
-    """The components of a path, the last first."""
-    return [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
+    def _entry(self, path: bytes) -> Entry | None:
+        """What is at a path without links above it."""
+        entry: Entry | None = None
+        tree: ObjectId | None = self.commit.root.id
+        for name in path.split(b"/"):
+            entry = self._entries(tree).get(name) if tree is not None else None
+            tree = entry.id if isinstance(entry, DirectoryEntry) else None
+        return entry

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.client.replay.xattrs import OPEN_DIRECTORY
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, SymlinkEntry
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.objectnames import user_mode
 from hacktree.common.repository.repository import Repository
-
-_MAX_LINKS: Final = 40
-"""Symbolic links followed for one path: the kernel's limit."""
 
 
 class File:
@@ -75,31 +73,17 @@ def resolve(view: RootView, path: bytes, *, last: bool = False) -> bytes:
     Links are followed as in a chroot: '/' is the root, and '..' ends there. What does not exist
     stays as it is. Raises `UnresolvableError`.
     """
-    pending = [name for name in reversed(path.split(b"/")) if name not in (b"", b".")]
-    done: list[bytes] = []
-    followed = 0
-    while pending:
-        name = pending.pop()
-        if name == b"..":
-            del done[-1:]
-            continue
-        here = b"/".join([*done, name])
-        if not pending and not last:
-            return here
-        node = view.find(here)
-        if isinstance(node, Link):
-            followed += 1
-            if followed > _MAX_LINKS:
-                raise UnresolvableError(here)
-            if node.target.startswith(b"/"):
-                done = []
-            parts = [part for part in node.target.split(b"/") if part not in (b"", b".")]
-            pending += reversed(parts)
-            continue
-        if isinstance(node, File) and pending:
-            raise UnresolvableError(here)
-        done.append(name)
-    return b"/".join(done)
+
+    def link_at(path: bytes, *, goes_on: bool) -> bytes | None:
+        node = view.find(path)
+        if isinstance(node, File) and goes_on:
+            raise UnresolvableError(path)
+        return node.target if isinstance(node, Link) else None
+
+    try:
+        return follow_links(path, link_at, last=last)
+    except TooManyLinksError as error:
+        raise UnresolvableError(path) from error
 
 
 @contextmanager
