@@ -18,7 +18,7 @@ from hacktree.client.bisect.lease import (
     known_secret,
 )
 from hacktree.client.bisect.model import Candidate, Descended, Options, Session
-from hacktree.client.remote import Remote
+from hacktree.client.remote import Remote, add_remote
 from hacktree.common.cli.main import main
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -35,6 +35,7 @@ from hacktree.server.token_authenticator import DatabaseAuthenticator
 from hacktree.server.tokens import create_token
 from support.pulling import make_repository, remote_at
 from support.qa import START, Clock
+from support.sysroots import make_sysroot
 from support.trees import make_commit
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
@@ -121,7 +122,7 @@ async def test_what_was_pruned_before_is_told(farm: Farm) -> None:
     prune(farm.repository, Policy(Rule(depth=4)), now=START, grace=0)
     leased = await keep(farm, secret, session(farm.builds))
     assert (leased.wanted, leased.kept) == (8, 5)
-    assert "keeps 5 of 8 builds until X: the others were pruned" in describe(leased)
+    assert describe_lease(leased).endswith(": the others were pruned before.")
 
 
 async def test_a_server_that_refuses_is_told_and_stops_nothing(farm: Farm) -> None:
@@ -134,7 +135,7 @@ async def test_a_server_that_refuses_is_told_and_stops_nothing(farm: Farm) -> No
         leased = await keep(farm, secret, one)
         assert (leased.kept, leased.until) == (0, 0)
         assert why in leased.problem
-        assert describe(leased).startswith("The server may prune builds meanwhile: ")
+        assert describe_lease(leased).startswith("The server may prune builds meanwhile: ")
     assert list_leases(farm.database, START) == []
     assert "not valid" in await asyncio.to_thread(give_back, farm.remote, "ht_x", one)
 
@@ -223,12 +224,55 @@ def test_the_token_is_given_or_in_the_remote_s_file(
         known_secret(remote)
 
 
-def describe(leased: Leased) -> str:
-    return describe_lease(leased, START, lambda _seconds: "X")
+@pytest.mark.parametrize(
+    ("leased", "text"),
+    [
+        (Leased(8, 8, START), "The server keeps all 8 builds until 2027-01-15 08:00 UTC."),
+        (
+            Leased(8, 7, START, "why"),
+            "The server keeps 7 of 8 builds until 2027-01-15 08:00 UTC: why.",
+        ),
+        (Leased(8, problem="why"), "The server may prune builds meanwhile: why."),
+    ],
+)
+def test_what_a_tester_reads(leased: Leased, text: str) -> None:
+    assert describe_lease(leased) == text
 
 
-def test_what_a_tester_reads() -> None:
-    until = START + 1
-    assert describe(Leased(8, 8, until)) == "The server keeps all 8 builds until X."
-    assert describe(Leased(8, 7, until, "why")) == "The server keeps 7 of 8 builds until X: why."
-    assert describe(Leased(8, 8, START)) == "The server keeps all 8 builds until X, which is over."
+async def test_a_whole_bisection_leases_and_gives_back(
+    farm: Farm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its command; in between the farm prunes all but its heads."""
+    sysroot = make_sysroot(tmp_path / "tester")
+    (tmp_path / "token").write_text(farm.secret("lease:**"))
+    remote = Remote("farm", farm.remote.url, "unsigned", token_file=str(tmp_path / "token"))
+    add_remote(sysroot.repository, remote)
+    base = ["--sysroot", str(sysroot.path), "bisect"]
+
+    async def call(*words: str) -> str:
+        assert await asyncio.to_thread(main, [*base, *words]) == 0
+        return capsys.readouterr().out
+
+    ends = ("--good", "~6", "--bad", "~1", "--no-deploy", "--no-prefetch", "--verify", "never")
+    assert "The server keeps all 6 builds until" in await call("start", "builds", *ends)
+    assert farm.left() == [2, 3, 4, 5, 6, 7, 8]
+    farm.clock.now += LEASE_SECONDS - 1
+    assert "The server" not in await call("good")
+    farm.clock.now += LEASE_SECONDS - 1
+    assert farm.left() == [2, 3, 4, 5, 6, 7, 8], "the step renewed it"
+    assert "The server" not in await call("reset")
+    assert farm.left() == [8]
+
+
+async def test_a_bisection_without_a_token_says_so_once(
+    farm: Farm, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HACKTREE_TOKEN", raising=False)
+    sysroot = make_sysroot(tmp_path / "tester")
+    add_remote(sysroot.repository, farm.remote)
+    base = ["--sysroot", str(sysroot.path), "bisect"]
+    ends = ("--good", "~6", "--no-deploy", "--no-prefetch", "--verify", "never")
+    for words in (("start", "builds", *ends), ("bad",), ("reset",)):
+        assert await asyncio.to_thread(main, [*base, *words]) == 0
+        told = "may prune builds meanwhile: no token for farm is known" in capsys.readouterr().out
+        assert told == (words[0] == "start")

@@ -25,6 +25,7 @@ from hacktree.client.bisect.deploying import (
 )
 from hacktree.client.bisect.fetching import BuildRequest, bring_build, release_builds
 from hacktree.client.bisect.holding import read_held, refuse_changes
+from hacktree.client.bisect.lease import end_lease, renew_lease
 from hacktree.client.bisect.lines import BuildsGoneError, find_candidate, find_range
 from hacktree.client.bisect.model import (
     MAX_TEXT,
@@ -98,12 +99,16 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a bisection goes on. `clock` is in seconds since 1970 UTC."""
+    """Where a bisection goes on. `clock` is in seconds since 1970 UTC.
+
+    `token`: what builds are leased from the server with, empty for that of the remote.
+    """
 
     sysroot: Sysroot
     transfers: Transfers
     listener: Listener = field(default_factory=Listener)
     clock: Callable[[], float] = time.time
+    token: str = field(default="", repr=False)
 
     @property
     def now(self) -> int:
@@ -167,6 +172,7 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     saved = _hold_constant(machine, saved, accept=accept_changes)
     stop_prefetch(machine.sysroot.repository)
     saved = _choose(machine, saved, state)
+    renew_lease(machine.sysroot.repository, machine.token, saved.session, machine.listener.say)
     candidate = under_test(saved)
     assert candidate is not None  # noqa: S101
     try:
@@ -237,13 +243,15 @@ def end(machine: Machine) -> bool:
     Killed half way, it may be called again: the session goes last.
     """
     sysroot, report = machine.sysroot, machine.listener.say
-    local = read_bisection(sysroot).local
+    saved = read_bisection(sysroot)
+    local = saved.local
     stop_prefetch(sysroot.repository)
     swapped = go_back(sysroot, local.started, local.roots, report)
     for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
         report(f"{name} stays: it is in use, or pinned")
     if local.keeps_started:
         release_started(sysroot, local.started)
+    end_lease(sysroot.repository, machine.token, saved.session, report)
     release_builds(sysroot.repository)
     forget_trees(sysroot.repository)
     remove_bisection(sysroot)

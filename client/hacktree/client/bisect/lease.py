@@ -20,21 +20,26 @@ from yarl import URL
 
 from hacktree.client.bisect.model import Candidate, Descended, Session
 from hacktree.client.http_source import environment_proxy, ssl_setting
-from hacktree.client.remote import Remote
+from hacktree.client.remote import Remote, load_remote
 from hacktree.common.errors import HacktreeError, UserError
 from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.moments import display_time
 from hacktree.common.push.messages import API_PREFIX
 from hacktree.common.push.refusals import MAX_REFUSAL_SIZE, RefusalCode, decode_refusal
+from hacktree.common.repository.repository import Repository
 
 MAX_LEASED: Final = 1024
 """Builds of one lease; a longer line needs several."""
 
-_SECONDS: Final = 20.0
+_SECONDS: Final = 10.0
 """How long a tester waits for the server at most, for everything together."""
 
 _MAX_ANSWER: Final = 1 << 20
 _MAX_SECRET: Final = 4096
 _MAX_REASON: Final = 300
+
+Say = Callable[[str], None]
+"""Tells a person a line."""
 
 T = TypeVar("T")
 
@@ -127,16 +132,46 @@ def give_back(remote: Remote, secret: str, session: Session) -> str:
     return _attempt(remote, secret, end)
 
 
-def describe_lease(leased: Leased, now: int, when: Callable[[int], str]) -> str:
-    """What a tester has to know of it, as one sentence; `when` formats a time."""
+def describe_lease(leased: Leased) -> str:
+    """What a tester has to know of it, as one sentence."""
     if leased.kept == 0:
         return f"The server may prune builds meanwhile: {leased.problem}."
-    text = f"The server keeps {leased.kept} of {leased.wanted} builds until {when(leased.until)}"
-    if leased.kept == leased.wanted:
-        text = f"The server keeps all {leased.kept} builds until {when(leased.until)}"
-    if leased.until <= now:
-        text += ", which is over"
+    which = "all" if leased.kept == leased.wanted else f"{leased.kept} of"
+    text = f"The server keeps {which} {leased.wanted} builds until {display_time(leased.until)}"
     return f"{text}: {leased.problem}." if leased.problem else f"{text}."
+
+
+def renew_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+    """Lease the builds for one more step, and tell what a tester has to know.
+
+    Before the first answer that is how it stands; later only what went wrong. `given`: a token,
+    empty for that of the remote.
+    """
+    begins = not session.events
+    try:
+        remote = load_remote(repository, session.remote)
+        secret = known_secret(remote, given)
+    except HacktreeError as error:
+        say(f"The server may prune builds meanwhile: {error.message}.")
+        return
+    if not begins and not secret:
+        return
+    if begins and secret and remote.url.startswith("http:") and not remote.is_near:
+        say("Without https the token can be read on its way.")
+    leased = keep_builds(remote, secret, session)
+    if begins or leased.problem:
+        say(describe_lease(leased))
+
+
+def end_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+    """Give the builds back; what goes wrong is told, and the lease ends by itself."""
+    try:
+        remote = load_remote(repository, session.remote)
+        problem = give_back(remote, known_secret(remote, given), session)
+    except HacktreeError as error:
+        problem = error.message
+    if problem:
+        say(f"The server may keep the builds for up to a week: {problem}.")
 
 
 def _ranges(session: Session) -> Iterator[Sequence[Candidate]]:

@@ -1,6 +1,7 @@
 """The steps of `hacktree bisect` that a person takes: start, answers, next, undo, status, reset."""
 
 import argparse
+import os
 import secrets
 import time
 from pathlib import Path
@@ -50,14 +51,19 @@ from hacktree.common.repository.config import format_size
 def machine_of(args: argparse.Namespace) -> Machine:
     """The sysroot that the command is about, with output for a person."""
     sysroot = open_sysroot(Path(args.sysroot))
-    return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
+    return _machine(args, sysroot)
+
+
+def _machine(args: argparse.Namespace, sysroot: Sysroot) -> Machine:
+    token = os.environ.get("HACKTREE_TOKEN", "")
+    return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args), token=token)
 
 
 def start(args: argparse.Namespace) -> int:
     """Read the line, write the session down, bring the first build."""
     sysroot = prepare_sysroot(args.sysroot)
-    transfers = Transfers(sysroot.repository)
-    machine = Machine(sysroot, transfers, ShownSteps(args))
+    machine = _machine(args, sysroot)
+    transfers = machine.transfers
     session = _plan(machine, args)
     if args.dry_run:
         _show_plan(args, session, transfers)
