@@ -15,6 +15,7 @@ _STEPS: Final = "hacktree.client.commands.bisect_steps"
 _RUN: Final = "hacktree.client.commands.bisect_run"
 _REPORT: Final = "hacktree.client.commands.bisect_report"
 _SHARE: Final = "hacktree.client.commands.bisect_share"
+_LOG: Final = "hacktree.client.commands.bisect_log"
 
 _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "start": (_STEPS, "start", "begin: read the builds between two ends, bring the first to test"),
@@ -26,6 +27,8 @@ _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "undo": (_STEPS, "take_back", "take the last answer back"),
     "run": (_RUN, "run", "test build after build with a command"),
     "prompt": (_RUN, "prompt", "be asked about each build; single letters are enough"),
+    "log": (_LOG, "log", "print it as commands, which can be edited and replayed"),
+    "replay": (_LOG, "replay", "begin with what a log says"),
     "status": (_STEPS, "status", "show how far it is, and which build is under test"),
     "report": (_REPORT, "report", "show what was found, and what changed in that build"),
     "visualize": (_REPORT, "visualize", "draw the builds and what is known of them"),
@@ -53,6 +56,8 @@ Examples:
   hacktree bisect report --paths 'usr/lib/**'
   hacktree bisect report --html /tmp/report.html
   hacktree bisect export /tmp/session.json
+  hacktree bisect log > search.log
+  hacktree bisect replay search.log
   hacktree bisect reset
 
 Exit statuses: 0 done, or `run` found the build; 1 the build can't be deployed, or `run` ended
@@ -94,7 +99,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bisect_options.configure_visualize(actions.choices["visualize"])
     bisect_options.configure_export(actions.choices["export"])
     bisect_options.configure_import(actions.choices["import"])
-    _configure_ahead(actions.choices["import"])
+    bisect_options.configure_replay(actions.choices["replay"])
+    for name in ("import", "replay"):
+        _configure_ahead(actions.choices[name])
     actions.choices["reset"].add_argument(
         "--force", action="store_true", help="drop a session that can't be read, too"
     )

@@ -1,4 +1,4 @@
-"""Arguments of `hacktree bisect` report, visualize, export and import.
+"""Arguments of `hacktree bisect` report, visualize, export, import and replay.
 
 Apart from what does them, whose imports take longer than all else that another action does.
 """
@@ -57,3 +57,20 @@ def configure_import(action: argparse.ArgumentParser) -> None:
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
     action.add_argument("--dry-run", "-n", action="store_true", help="only say what it holds")
+
+
+def configure_replay(action: argparse.ArgumentParser) -> None:
+    """Arguments of `replay`."""
+    action.description = (
+        "Begin with what a log says: its builds are read from the remote, its answers are taken. "
+        "Nothing is brought or deployed before `hacktree bisect next`. A line that was wrong can "
+        "be changed or deleted before."
+    )
+    action.add_argument(
+        "file", metavar="FILE", help="what `hacktree bisect log` printed, `-` for standard input"
+    )
+    action.add_argument("--remote", metavar="NAME", help="the remote (default: the log's)")
+    action.add_argument(
+        "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
+    )
+    action.add_argument("--dry-run", "-n", action="store_true", help="only say what it leads to")

@@ -1,0 +1,86 @@
+"""`hacktree bisect log` and `replay`: a search on paper, and done again."""
+
+import argparse
+import secrets
+import sys
+import time
+
+import msgspec
+
+from hacktree.client.bisect.driver import Machine, begin
+from hacktree.client.bisect.holding import read_held
+from hacktree.client.bisect.replaying import read_replayed
+from hacktree.client.bisect.sessionlog import MAX_LOG_SIZE, Log, format_log, parse_log
+from hacktree.client.bisect.state import current_state
+from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
+from hacktree.client.bisect.transfers import Transfers
+from hacktree.client.commands.bisect_output import ShownSteps, narrowed, status_document
+from hacktree.client.commands.bisect_steps import ahead_of, machine_of
+from hacktree.client.remote import Remote, choose_remote, list_remotes
+from hacktree.client.sysroot import Sysroot, prepare_sysroot
+from hacktree.common.cli.output import emit_json, say
+from hacktree.common.errors import UserError
+
+
+def log(args: argparse.Namespace) -> int:
+    """Print the session as commands."""
+    session = read_bisection(machine_of(args).sysroot).session
+    text = format_log(session)
+    if args.json:
+        emit_json({"session": session.id, "log": text.splitlines()})
+    else:
+        sys.stdout.write(text)
+    return 0
+
+
+def replay(args: argparse.Namespace) -> int:
+    """Begin with what a log says."""
+    found = parse_log(_read(args.file))
+    sysroot = prepare_sysroot(args.sysroot)
+    machine = Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
+    session = read_replayed(
+        sysroot.repository,
+        _remote(sysroot, found, args.remote),
+        found,
+        session_id=secrets.token_hex(16),
+        created=int(time.time()),
+        constant=read_held(sysroot),
+    )
+    if args.no_deploy:
+        options = msgspec.structs.replace(session.options, deploy=False)
+        session = msgspec.structs.replace(session, options=options)
+    saved = Saved(session)
+    if not args.dry_run:
+        with hold_bisection(sysroot):
+            saved = begin(machine, session, ahead_of(args))
+    state = current_state(session)
+    if args.json:
+        emit_json(status_document(saved, verbose=args.verbose))
+    else:
+        say(args, f"Replayed {len(session.events)} events over {len(session.line)} builds.")
+        say(args, narrowed(state))
+        if not args.dry_run:
+            say(args, "`hacktree bisect next` goes on with it.")
+    return 0
+
+
+def _read(name: str) -> str:
+    if name == "-":
+        data = sys.stdin.buffer.read(MAX_LOG_SIZE + 1)
+    else:
+        with open(name, "rb") as stream:
+            data = stream.read(MAX_LOG_SIZE + 1)
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{name} is not a log: {error}", hint="`hacktree bisect log` writes one."
+        ) from error
+
+
+def _remote(sysroot: Sysroot, found: Log, wanted: str | None) -> Remote:
+    """The one that was asked for, the one of the log's name, or else the only one."""
+    names = [remote.name for remote in list_remotes(sysroot.repository)]
+    return choose_remote(
+        sysroot.repository, wanted or (found.remote if found.remote in names else None)
+    )
