@@ -7,7 +7,7 @@ from typing import Final
 
 from hacktree.client.bisect.model import MAX_VOTES, Verify
 from hacktree.client.bisect.store import Ahead
-from hacktree.client.commands import bisect_options
+from hacktree.client.commands import bisect_options, bisect_packages_options
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import parse_size
 
@@ -16,6 +16,7 @@ _RUN: Final = "hacktree.client.commands.bisect_run"
 _REPORT: Final = "hacktree.client.commands.bisect_report"
 _SHARE: Final = "hacktree.client.commands.bisect_share"
 _LOG: Final = "hacktree.client.commands.bisect_log"
+_PACKAGES: Final = "hacktree.client.commands.bisect_packages"
 
 _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "start": (_STEPS, "start", "begin: read the builds between two ends, bring the first to test"),
@@ -29,6 +30,7 @@ _ACTIONS: Final[dict[str, tuple[str, str, str]]] = {
     "prompt": (_RUN, "prompt", "be asked about each build; single letters are enough"),
     "log": (_LOG, "log", "print it as commands, which can be edited and replayed"),
     "replay": (_LOG, "replay", "begin with what a log says"),
+    "packages": (_PACKAGES, "run", "find which package broke it, in roots mixed from two builds"),
     "status": (_STEPS, "status", "show how far it is, and which build is under test"),
     "report": (_REPORT, "report", "show what was found, and what changed in that build"),
     "visualize": (_REPORT, "visualize", "draw the builds and what is known of them"),
@@ -102,6 +104,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bisect_options.configure_replay(actions.choices["replay"])
     for name in ("import", "replay"):
         _configure_ahead(actions.choices[name])
+    _configure_ahead(actions.choices["import"])
+    bisect_packages_options.configure(actions.choices["packages"])
     actions.choices["reset"].add_argument(
         "--force", action="store_true", help="drop a session that can't be read, too"
     )
@@ -218,8 +222,10 @@ def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     if args.repo:
         raise UserError("a bisection needs a sysroot", hint="--sysroot DIR, instead of --repo.")
-    if args.command and args.action != "run":
-        raise UserError("only `bisect run` takes a command", hint="See hacktree bisect --help.")
+    if args.command and args.action not in ("run", "packages"):
+        raise UserError(
+            "only `bisect run` and `packages` take a command", hint="See hacktree bisect --help."
+        )
     module, function, _ = _ACTIONS[args.action]
     act: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
     return act(args)

@@ -61,12 +61,9 @@ def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
     refuse_other_owner(sysroot.repository.path)
     with _hold_root(sysroot.roots / root):
         etc = prepare_etc(sysroot, root, _telling(request, "prepares /etc of another root"))
-        declared = [
-            Bind(bind.source, f"/{bind.target}", bind.read_only) for bind in list_binds(sysroot)
-        ]
         view = View(
             sysroot.roots / root,
-            session_binds(request.person, request.environment, declared),
+            _binds(sysroot, request),
             request.writes,
             etc,
             prepare_var(sysroot, root, _telling(request, "fills /var")),
@@ -78,12 +75,30 @@ def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:
         return _run(session, root, request, rootless=view.rootless)
 
 
+def enter_apart(sysroot: Sysroot, root: str, request: Request) -> int:
+    """As `enter_root`, with the /etc and /var that the root was made with, not the machine's."""
+    refuse_other_owner(sysroot.repository.path)
+    with _hold_root(sysroot.roots / root):
+        binds = _binds(sysroot, request)
+        rootless = os.geteuid() != 0
+        view = View(sysroot.roots / root, binds, request.writes, rootless=rootless)
+        return _run(_begin(view), root, request, rootless=rootless)
+
+
 def enter_host(host: Path, request: Request) -> int:
     """Run the request in the host's own file system, read-only, with the homes that are here."""
     homes = [Bind(_HOMES.resolve(), str(_HOMES))] if _HOMES.is_dir() else []
     binds = session_binds(request.person, request.environment, homes)
     view = View(host, binds, request.writes, rootless=os.geteuid() != 0)
     return _run(_begin(view), "host", request, rootless=view.rootless)
+
+
+def _binds(sysroot: Sysroot, request: Request) -> list[Bind]:
+    """What of the host a session in a root sees."""
+    declared = [
+        Bind(bind.source, f"/{bind.target}", bind.read_only) for bind in list_binds(sysroot)
+    ]
+    return session_binds(request.person, request.environment, declared)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Which package broke it: roots mixed from two builds, and delta debugging over their packages."""

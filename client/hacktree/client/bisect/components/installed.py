@@ -1,0 +1,94 @@
+"""Packages as a package manager's database describes them: what they need, which files they own.
+
+Pure. dpkg's and rpm's databases are told in these terms, each with its own order of versions.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+Compare = Callable[[str, str], int]
+"""Negative, 0 or positive: the first version is older than, equal to, newer than the second."""
+
+_HOLDS: Final[Mapping[str, Callable[[int], bool]]] = {
+    "<<": lambda order: order < 0,
+    "<=": lambda order: order <= 0,
+    "=": lambda order: order == 0,
+    ">=": lambda order: order >= 0,
+    ">>": lambda order: order > 0,
+}
+OPERATORS: Final = frozenset(_HOLDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A package or what one provides; with an operator of `OPERATORS`, in such a version."""
+
+    name: str
+    operator: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An installed package. `needs`: of each group one; `against`: what must not be there.
+
+    `provides` are names with their versions, "" where none is said.
+    """
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    needs: tuple[tuple[Relation, ...], ...] = ()
+    against: tuple[Relation, ...] = ()
+    provides: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSet:
+    """What is installed in one build: `owners` are the names of whoever lists a path.
+
+    `stanzas`: what a package's part of the database is, by name, for composing another database;
+    of all architectures of that name.
+    """
+
+    packages: tuple[Installed, ...]
+    owners: Mapping[bytes, tuple[str, ...]]
+    compare: Compare
+    stanzas: Mapping[str, bytes] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The version of each name; several, of architectures say, are joined."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for package in self.packages:
+            if package.version not in found[package.name]:
+                found[package.name].append(package.version)
+        return {name: ", ".join(sorted(versions)) for name, versions in found.items()}
+
+
+class Providers:
+    """Answers which installed packages fit a relation."""
+
+    def __init__(self, packages: PackageSet) -> None:
+        self._compare = packages.compare
+        self._by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for package in packages.packages:
+            self._by_name[package.name].append((package.name, package.version))
+            for name, version in package.provides:
+                self._by_name[name].append((package.name, version))
+
+    def of(self, relations: Sequence[Relation]) -> list[str]:
+        """The names of packages that fit one of these, those of the first relation first."""
+        return list(dict.fromkeys(name for one in relations for name in self._fitting(one)))
+
+    def _fitting(self, relation: Relation) -> Iterator[str]:
+        for name, version in self._by_name.get(relation.name, ()):
+            if not relation.operator:
+                yield name
+            elif version:
+                order = self._compare(version, relation.version)
+                if _HOLDS[relation.operator](order):
+                    yield name
