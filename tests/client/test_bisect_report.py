@@ -236,6 +236,25 @@ def test_the_drawing_shows_what_is_known() -> None:
     assert lines[-1] == "o good, N bad, - and = follow from these, s skipped, ? suspected"
 
 
+def test_what_the_farm_said_stands_at_its_builds() -> None:
+    """Also at builds that are otherwise only counted; as text it is as foreign as any."""
+    line = make_line(9, "fastqa")
+    session = answered(make_session(line), (6, GOOD), (7, BAD))
+    hints = {line[3].commit: f"tested: pass {ATTACK}", line[7].commit: f"tested: fail {ATTACK}"}
+    state, before, last = suspected_ends(session)
+    report = Report(session, state, before, last, hints=hints)
+    drawn = draw(state, 72, hints)
+    assert [row for row in drawn.splitlines() if " builds, " in row][1:] == [
+        "  good     2 builds, 2 to 3",
+        "  good     2 builds, 5 to 6",
+    ]
+    assert "the farm: tested: pass" in drawn
+    assert "the farm: tested: fail" in render_text(report)
+    assert "- the farm of 8: ``tested: fail" in render_bug_report(report)
+    for shown in (drawn, render_text(report), render_bug_report(report)):
+        assert shown.replace("\n", "").isprintable()
+
+
 def test_a_long_line_is_drawn_in_the_width() -> None:
     """10,000 builds fit; what was tested keeps its letter."""
     session = answered(make_session(make_line(10_000, "fastqa")), (4999, GOOD), (7499, BAD))

@@ -142,6 +142,25 @@ def test_the_line_is_drawn(
     assert b"<svg" in page.read_bytes()
 
 
+def test_the_farms_verdicts_are_shown_when_asked(
+    found: Sysroot, farm: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the farm publishes them; what is damaged there costs only the hints."""
+    commit = ask(capsys, "report")["first-bad"]["commit"]
+    published = farm.path / "dashboard/verdicts.json"
+    published.parent.mkdir()
+    verdict = {"suite": "smoke", "outcome": "fail", "reason": "no login", "time": 5}
+    published.write_text(json.dumps({"format": "verdicts-1", "builds": {commit: [verdict]}}))
+    assert "smoke: fail (no login)" in told(capsys, "report", "--qa")
+    assert "smoke: fail (no login)" in told(capsys, "visualize", "--qa")
+    assert "smoke" not in told(capsys, "report")
+    published.write_text("{")
+    capsys.readouterr()
+    assert main(["bisect", "visualize", "--qa"]) == 0
+    assert "suites said is not known" in capsys.readouterr().err
+    shutil.rmtree(published.parent)
+
+
 def test_a_colleague_goes_on(
     tmp_path: Path,
     farm: Repository,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final
 
 from hacktree.client.bisect.history import Known, Stretch, levels, stretches
@@ -92,11 +92,14 @@ def list_rows(level: State, hints: Mapping[str, str]) -> Iterator[Row]:
     for one in stretches(level):
         word = "?" if one.verdict is None else level.options.terms.word(one.verdict)
         builds = level.line[one.first : one.last + 1]
-        if len(builds) > (1 if one.known is Known.FOLLOWS else _SEPARATE):
-            yield Row(one.verdict, word, builds[0], builds[-1], len(builds), ())
-            continue
-        for build in builds:
-            yield Row(one.verdict, word, build, build, 1, _remarks(level, one, build, hints))
+        together = len(builds) > (1 if one.known is Known.FOLLOWS else _SEPARATE)
+        for hinted, group in groupby(builds, lambda build: build.commit in hints):
+            some = tuple(group)
+            if together and not hinted and len(some) > 1:
+                yield Row(one.verdict, word, some[0], some[-1], len(some), ())
+                continue
+            for build in some:
+                yield Row(one.verdict, word, build, build, 1, _remarks(level, one, build, hints))
 
 
 def _rows(level: State, hints: Mapping[str, str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from hacktree.client.bisect.costs import GraphReading, read_edges
+from hacktree.client.bisect.known import Known, read_known
 from hacktree.client.bisect.lines import (
     Name,
     ReadLine,
@@ -66,6 +67,11 @@ def read_again(
 def read_graph(remote: Remote, wanted: Collection[ObjectId]) -> Read[GraphReading]:
     """The pack graph as far as `wanted` trees need it, as `costs.read_edges`."""
     return _ask(remote, lambda source: read_edges(source, wanted))
+
+
+def read_verdicts(remote: Remote) -> Read[Known]:
+    """What the farm's suites said of builds, as `known.read_known`: hints, never proof."""
+    return _ask(remote, read_known)
 
 
 def _ask(remote: Remote, read: Callable[[Source], Awaitable[T]]) -> Read[T]:

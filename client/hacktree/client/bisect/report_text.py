@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hacktree.client.bisect.drawing import describe_build
+from hacktree.client.bisect.model import Candidate
 from hacktree.client.bisect.report import Report, doubts, headline, list_answers
 from hacktree.client.bisect.state import Found
 from hacktree.client.bisect.verdict import (
@@ -47,6 +48,11 @@ def render_bug_report(report: Report, most: int | None = FEW) -> str:
     lines += [
         f"- from: {_code(report.session.remote)}",
         f"- tests: {report.state.tests}",
+        *(
+            f"- the farm of {build.sequence}: {_code(_clip(report.hints[build.commit]))}"
+            for _, build in ends
+            if build.commit in report.hints
+        ),
     ]
     if report.difference is not None:
         changes = [*_metadata(report.difference), *_changes(report.difference, most)]
@@ -85,6 +91,7 @@ def _builds(report: Report) -> Iterator[str]:
     """Both builds, and what the later one says of itself."""
     yield f"{role_of_last(report) + ':':<14} {describe_build(report.last)}"
     yield f"{'':<14} commit {report.last.commit}"
+    yield from _hint(report, report.last)
     commit = report.last_commit
     if commit is not None:
         if commit.subject:
@@ -94,7 +101,14 @@ def _builds(report: Report) -> Iterator[str]:
                 yield f"{'':<14} {_clip(name)}: {_clip(metadata_text(value))}"
     yield f"{f'last {report.old_word}:':<14} {describe_build(report.before)}"
     yield f"{'':<14} commit {report.before.commit}"
+    yield from _hint(report, report.before)
     yield f"{'tests:':<14} {report.state.tests}"
+
+
+def _hint(report: Report, build: Candidate) -> Iterator[str]:
+    """What the farm's suites said of a build."""
+    if build.commit in report.hints:
+        yield f"{'':<14} the farm: {_clip(report.hints[build.commit])}"
 
 
 def _metadata(difference: Difference) -> Iterator[str]:

@@ -1,11 +1,17 @@
 """Gathering a bisection's report from a repository that holds the builds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from hacktree.client.bisect.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.history import levels
+from hacktree.client.bisect.known import hints_for
 from hacktree.client.bisect.model import Candidate, Session
 from hacktree.client.bisect.ownership import find_owners
+from hacktree.client.bisect.reading import read_verdicts
 from hacktree.client.bisect.report import Report, suspected_ends
+from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.verdict import Narrowing, Owners, compare_commits
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.client.layers.placing import compile_patterns
@@ -43,7 +49,10 @@ class _Reader:
 
 
 def gather_report(
-    repository: Repository, session: Session, patterns: tuple[str, ...] = ()
+    repository: Repository,
+    session: Session,
+    patterns: tuple[str, ...] = (),
+    hints: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Report, str]:
     """The report, and what could not be read, "" for all was.
 
@@ -55,17 +64,32 @@ def gather_report(
     old, new = commits
     if old is None or new is None:
         absent = [build for build, one in zip((before, last), commits, strict=True) if one is None]
-        return Report(session, state, before, last, old, new, missing=_missing(absent)), ""
+        return Report(
+            session, state, before, last, old, new, missing=_missing(absent), hints=hints
+        ), ""
     reader = _Reader(repository, (old, new))
     narrowing = Narrowing(patterns, compile_patterns(patterns)) if patterns else None
     difference = compare_commits(repository.load_tree, old, new, reader.read_owners, narrowing)
-    return Report(session, state, before, last, old, new, difference), reader.problem
+    found = Report(session, state, before, last, old, new, difference, hints=hints)
+    return found, reader.problem
 
 
 def _load(repository: Repository, build: Candidate) -> Commit | None:
     """A commit that is here has everything that it reaches (ADR 2)."""
     commit_id = parse_object_id(build.commit)
     return repository.load_commit(commit_id) if repository.has_meta(commit_id) else None
+
+
+def read_hints(remote: Remote, session: Session) -> dict[str, str]:
+    """What the farm's suites said of the builds of every line, by commit.
+
+    Raises `FormatError` and what reading from a remote raises.
+    """
+    known = read_verdicts(remote).value
+    hints: dict[str, str] = {}
+    for level in levels(current_state(session)):
+        hints |= hints_for(known, level.line)
+    return hints
 
 
 def bring_ends(

@@ -20,6 +20,7 @@ def configure_report(action: argparse.ArgumentParser) -> None:
     )
     action.add_argument("--paths", metavar="GLOB", action="append", default=[], help="narrow it")
     action.add_argument("--fetch", action="store_true", help="bring builds that are not here")
+    _add_qa(action)
     shapes = action.add_mutually_exclusive_group()
     shapes.add_argument("--html", metavar="FILE", help="write a page with the history drawn")
     shapes.add_argument("--bug-report", action="store_true", help="print text for a bug tracker")
@@ -28,7 +29,14 @@ def configure_report(action: argparse.ArgumentParser) -> None:
 def configure_visualize(action: argparse.ArgumentParser) -> None:
     """Arguments of `visualize`."""
     action.description = "Draw the builds that are searched, oldest first, and what is known."
+    _add_qa(action)
     action.add_argument("--html", metavar="FILE", help="write a page instead")
+
+
+def _add_qa(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--qa", action="store_true", help="ask the remote what the farm's suites said of the builds"
+    )
 
 
 def configure_export(action: argparse.ArgumentParser) -> None:

@@ -6,16 +6,18 @@ import shutil
 from pathlib import Path
 
 from hacktree.client.bisect.drawing import draw
+from hacktree.client.bisect.model import Session
 from hacktree.client.bisect.report import Report, as_document, suspected_ends
 from hacktree.client.bisect.report_html import render_html
 from hacktree.client.bisect.report_text import FEW, render_bug_report, render_text
-from hacktree.client.bisect.reporting import MAX_PATTERNS, bring_ends, gather_report
+from hacktree.client.bisect.reporting import MAX_PATTERNS, bring_ends, gather_report, read_hints
 from hacktree.client.bisect.store import hold_bisection, read_bisection
 from hacktree.client.commands.bisect_output import ShownSteps
 from hacktree.client.remote import load_remote
-from hacktree.client.sysroot import open_sysroot
+from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, show, warn
-from hacktree.common.errors import UserError
+from hacktree.common.errors import PeerError, UserError
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.repository.durable import replace_published
 
 
@@ -29,7 +31,9 @@ def report(args: argparse.Namespace) -> int:
         remote = load_remote(sysroot.repository, session.remote)
         with hold_bisection(sysroot):
             bring_ends(sysroot.repository, remote, session, ShownSteps(args).pulling)
-    found, problem = gather_report(sysroot.repository, session, tuple(args.paths))
+    found, problem = gather_report(
+        sysroot.repository, session, tuple(args.paths), _hints(args, sysroot, session)
+    )
     if problem:
         warn(problem)
     most = None if args.verbose else FEW
@@ -46,9 +50,10 @@ def report(args: argparse.Namespace) -> int:
 
 def visualize(args: argparse.Namespace) -> int:
     """Draw the lines."""
-    session = read_bisection(open_sysroot(Path(args.sysroot))).session
+    sysroot = open_sysroot(Path(args.sysroot))
+    session = read_bisection(sysroot).session
     state, before, last = suspected_ends(session)
-    found = Report(session, state, before, last)
+    found = Report(session, state, before, last, hints=_hints(args, sysroot, session))
     if args.html:
         _write_page(args, found)
     elif args.json:
@@ -56,6 +61,17 @@ def visualize(args: argparse.Namespace) -> int:
     else:
         show(draw(state, shutil.get_terminal_size().columns, found.hints))
     return 0
+
+
+def _hints(args: argparse.Namespace, sysroot: Sysroot, session: Session) -> dict[str, str]:
+    """What the farm's suites said, if asked for; a farm that can't be asked costs only that."""
+    if not args.qa:
+        return {}
+    try:
+        return read_hints(load_remote(sysroot.repository, session.remote), session)
+    except (PeerError, FormatError) as error:
+        warn(f"what the farm's suites said is not known: {error.message}")
+        return {}
 
 
 def _write_page(args: argparse.Namespace, found: Report) -> None:
