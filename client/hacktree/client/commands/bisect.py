@@ -104,7 +104,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     bisect_options.configure_replay(actions.choices["replay"])
     for name in ("import", "replay"):
         _configure_ahead(actions.choices[name])
-    _configure_ahead(actions.choices["import"])
     bisect_packages_options.configure(actions.choices["packages"])
     actions.choices["reset"].add_argument(
         "--force", action="store_true", help="drop a session that can't be read, too"
