@@ -114,6 +114,7 @@ def test_nothing_is_overwritten_that_a_person_was_not_told_of(
     old = new_root(sysroot, 1)
     upper = change(sysroot, old, {"app.conf": "mine\n", "d/one": "first\n", "swap": "file\n"})
     os.mknod(upper / "d/two", 0o020000, os.makedev(0, 0))
+    os.mkfifo(upper / "fifo")
     new = new_root(sysroot, 2, {"etc/swap/inside": b"a directory by now"})
     change(sysroot, new, {"app.conf": "newer\n", "d/two": "kept\n"})
     before = by_path(sysroot, new)
@@ -129,7 +130,9 @@ def test_nothing_is_overwritten_that_a_person_was_not_told_of(
     assert by_path(sysroot, new).keys() == before.keys() | {b"etc/d/one"}
     copies = kept_copies(sysroot)
     first = next(name for name in copies if name.startswith(old))
+    capsys.readouterr()
     assert main(["config", "restore", first, "--overwrite"]) == 0
+    assert "/etc/fifo was no file, directory or link" in capsys.readouterr().err
     found = by_path(sysroot, new)
     assert (upper.parents[1] / new / "upper/app.conf").read_text() == "mine\n"
     assert found[b"etc/d/two"].new is None

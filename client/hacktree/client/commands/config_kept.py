@@ -7,10 +7,16 @@ from pathlib import Path
 from hacktree.client.edits.edits import EditKind
 from hacktree.client.edits.kept import KeptCopy, kept_copies, read_kept
 from hacktree.client.edits.places import kept_directory
-from hacktree.client.edits.restoring import Restored, find_copy, plan_restore, restore
+from hacktree.client.edits.restoring import (
+    Restored,
+    find_copy,
+    list_missing,
+    plan_restore,
+    restore,
+)
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.cli.output import complain, emit_json, say, show
+from hacktree.common.cli.output import complain, emit_json, say, show, warn
 from hacktree.common.objects.names import display_path
 
 
@@ -92,6 +98,8 @@ def run_restore(path: Path, args: argparse.Namespace) -> None:
     sysroot = open_sysroot(path)
     root = read_roots(sysroot).find(args.root).root
     copy = find_copy(sysroot, args.copy)[0]
+    for missing in list_missing(sysroot, copy, args.paths):
+        warn(f"{missing} was no file, directory or link: no copy was made of it")
     kept = None
     if args.dry_run:
         plan = plan_restore(sysroot, copy, root, args.paths)

@@ -50,8 +50,8 @@ Examples:
   hacktree enter --host -- evince report.pdf
 
 Exit statuses: that of the command, 128 + n if signal n ended it, 126 it can't be run, 127 it is not
-in the root; before it started: 2 there is no such root or user, 6 the root is being deleted, 8 the
-system refused."""
+in the root; before it started: 2 there is no such root or user, 6 the root is being deleted,
+or another session keeps this one waiting, 8 the system refused."""
 
 
 def run(args: argparse.Namespace) -> int:

@@ -145,7 +145,7 @@ def _describe_edits(foreseen: Foreseen, *, paths: bool) -> list[str]:
 
 def _is_certain(plan: DeployPlan) -> bool:
     """Whether what is left behind is known: of a new root only if it has no steps."""
-    return plan.action is DeployAction.REUSE or not plan.replay.steps
+    return plan.action is not DeployAction.CHECK_OUT or not plan.replay.steps
 
 
 def plan_document(foreseen: Foreseen, *, paths: bool) -> dict[str, object]:

@@ -87,11 +87,7 @@ def plan_restore(
             raise RestoreError(
                 f"{copy} has nothing at {text}", hint=f"`hacktree config kept {copy}` shows it."
             )
-    held = {
-        edit.path: edit.new
-        for edit in find_edits(kept_directory(sysroot) / copy / "etc", None)
-        if edit.new is not None and f"/{display_path(edit.path)}" in named
-    }
+    held = {path: node for path, node in _held(sysroot, copy).items() if _shown(path) in named}
     plan = [
         one for path, node in held.items() if (one := present.plan(path, node, held)) is not None
     ]
@@ -102,6 +98,22 @@ def plan_restore(
             removed.append(path)
             plan.append(present.plan_removal(path))
     return sorted(plan, key=lambda one: one.path)
+
+
+def list_missing(sysroot: Sysroot, copy: str, paths: Sequence[str]) -> list[str]:
+    """What was there and no copy was made of: sockets, FIFOs, devices."""
+    kept = find_copy(sysroot, copy)[1]
+    held = {_shown(path) for path in _held(sysroot, copy)}
+    return sorted(_choose([*kept.added, *kept.changed], paths) - held)
+
+
+def _held(sysroot: Sysroot, copy: str) -> dict[bytes, Node]:
+    edits = find_edits(kept_directory(sysroot) / copy / "etc", None)
+    return {edit.path: edit.new for edit in edits if edit.new is not None}
+
+
+def _shown(path: bytes) -> str:
+    return f"/{display_path(path)}"
 
 
 def _choose(shown: Sequence[str], paths: Sequence[str]) -> set[str]:
@@ -180,9 +192,9 @@ class _Present:
             above = b"/".join(parts[:count])
             node = held.get(above) or self.node(above)
             if node is None and above in self.edits:
-                return f"can't be: /{display_path(above)} was removed by hand in {self.root.name}"
+                return f"can't be: {_shown(above)} was removed by hand in {self.root.name}"
             if node is not None and not node.is_directory:
-                return f"can't be: /{display_path(above)} is no directory in {self.root.name}"
+                return f"can't be: {_shown(above)} is no directory in {self.root.name}"
         return ""
 
 
@@ -238,7 +250,7 @@ def _refuse_mounted(place: EtcPlace, root: str) -> None:
 
 def _refuse_conflicts(conflicts: Sequence[Restored]) -> None:
     if conflicts:
-        lines = [f"/{display_path(one.path)} {one.conflict}" for one in conflicts]
+        lines = [f"{_shown(one.path)} {one.conflict}" for one in conflicts]
         raise RestoreError(
             "not restored, nothing was changed:\n" + "\n".join(lines),
             hint="Name the paths that you want, or have them replaced by --overwrite; what was "
