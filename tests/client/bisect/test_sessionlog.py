@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.bisect.strategies import UNTIMED
-from client.bisect.test_state import COARSE, FINE, commands, obey, ways
+from client.bisect.strategies import COARSE, FINE, UNTIMED, Typed, commands, descend, obey, ways
 from hacktree.client.bisect.encoding import decode_session, encode_session
 from hacktree.client.bisect.model import (
     MAX_EVENTS,
     Answered,
     Candidate,
     Descended,
-    Event,
     Options,
     RangeSkipped,
     Session,
@@ -52,10 +50,10 @@ def _replay(text: str, session: Session) -> Session:
 
 
 @UNTIMED
-@given(ways, commands())
-def test_a_replayed_log_gives_the_same_session(options: Options, events: list[Event]) -> None:
+@given(ways, commands)
+def test_a_replayed_log_gives_the_same_session(options: Options, typed: list[Typed]) -> None:
     """Events, notes, times, undone answers and descents; as a file, too."""
-    session = obey(make_session(COARSE, options), events)
+    session = obey(make_session(COARSE, options), typed)
     replayed = _replay(format_log(session), session)
     assert replayed == session
     assert current_state(replayed) == current_state(session)
@@ -78,6 +76,12 @@ def test_what_was_asked_for_is_in_the_log() -> None:
     assert log.options == OPTIONS
     assert (log.remote, log.branch) == ("origin", "dailyqa")
     assert (log.oldest, log.newest) == (COARSE[0].commit, COARSE[-1].commit)
+
+
+def _descended() -> Session:
+    session = make_session(COARSE, Options(verify=Verify.NEVER))
+    session = record(session, Answered(COARSE[5].commit, Verdict.GOOD))
+    return descend(record(session, Answered(COARSE[6].commit, Verdict.BAD)))
 
 
 def _session() -> Session:
@@ -180,10 +184,7 @@ def test_a_log_of_other_builds_is_refused() -> None:
 
 def test_a_descent_needs_its_builds() -> None:
     """A replay reads them from the remote; without them it stops at that line."""
-    session = obey(
-        make_session(COARSE, Options(verify=Verify.NEVER)),
-        [Answered(COARSE[5].commit, Verdict.GOOD), Answered(COARSE[6].commit, Verdict.BAD)],
-    )
+    session = _descended()
     assert isinstance(session.events[-1], Descended)
     log = parse_log(format_log(session))
     assert log.descents == (Descent(log.descents[0].branch, FINE[25].commit, FINE[30].commit),)
@@ -201,10 +202,7 @@ def test_any_text_is_a_log_or_refused(text: str) -> None:
 
 
 def _mutated() -> st.SearchStrategy[bytes]:
-    session = obey(
-        make_session(COARSE, Options(verify=Verify.NEVER)),
-        [Answered(COARSE[5].commit, Verdict.GOOD), Answered(COARSE[6].commit, Verdict.BAD)],
-    )
+    session = _descended()
     data = encode_session(session)
     places = st.integers(0, len(data) - 1)
     pieces = st.sampled_from([b"", b"0", b"-1", b'"', b"null", b"[]", b"{}", b"\xff", b"1e400"])

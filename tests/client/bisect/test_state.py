@@ -1,12 +1,10 @@
 """A bisection is always in a state that its events explain; what makes no sense is refused."""
 
-from collections.abc import Iterable
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.bisect.strategies import UNTIMED
+from client.bisect.strategies import COARSE, FINE, STRANGER, UNTIMED, Typed, commands, obey, ways
 from hacktree.client.bisect.choice import choose
 from hacktree.client.bisect.model import (
     Answered,
@@ -42,61 +40,6 @@ from hacktree.common.objects.errors import FormatError
 from support.bisecting import make_line, make_session, search
 
 GOOD, BAD, SKIP = Verdict.GOOD, Verdict.BAD, Verdict.SKIP
-FINE = make_line(60, "fastqa")
-COARSE = make_line(12, "dailyqa", {index: FINE[5 * index].commit for index in range(12)})
-STRANGER = make_line(1, "stranger")[0]
-
-
-@st.composite
-def commands(draw: st.DrawFn) -> list[Event]:
-    """Answers, skips, undos and descents in any order, sensible or not."""
-    builds = st.sampled_from((*COARSE, *FINE[:12], STRANGER)).map(lambda build: build.commit)
-    if draw(st.booleans()):
-        builds = st.sampled_from(COARSE).map(lambda build: build.commit)
-    times = st.integers(0, 2_000_000_000)
-    notes = st.sampled_from(["", "it hangs", "it's \"# odd\" 'here'", "日本 \\ $(x)"])
-    start = st.integers(0, 11).map(lambda index: 5 * index)
-    event = st.one_of(
-        st.builds(Answered, builds, st.sampled_from(Verdict), times, notes),
-        st.builds(Answered, builds, st.sampled_from([GOOD, BAD]), times, notes),
-        st.builds(RangeSkipped, builds, builds, times, notes),
-        st.builds(Undone, times),
-        st.builds(Descended, start.map(lambda first: FINE[first : first + 6]), times),
-    )
-    return draw(st.lists(event, max_size=20))
-
-
-ways = st.builds(
-    Options,
-    find_fix=st.booleans(),
-    votes=st.sampled_from([1, 1, 3]),
-    verify=st.sampled_from(Verify),
-    terms=st.sampled_from([Terms(), Terms("fast", "slow")]),
-)
-
-
-def obey(session: Session, events: Iterable[Event]) -> Session:
-    """The session after those of the events that are not refused, and a descent where one fits."""
-    for event in events:
-        try:
-            session = record(session, event)
-        except EventRefusedError:
-            continue
-        session = descend(session)
-    return session
-
-
-def descend(session: Session) -> Session:
-    """As the driver does: into the finer branch as soon as the coarse one is searched."""
-    state = current_state(session)
-    low, high = state.before.promoted_from, state.line[state.high].promoted_from
-    if isinstance(state.outcome, Found | Inconclusive) and low and high:
-        first, last = (
-            next(i for i, build in enumerate(FINE) if build.commit == commit)
-            for commit in (low, high)
-        )
-        return record(session, Descended(FINE[first : last + 1]))
-    return session
 
 
 def explain(session: Session) -> None:
@@ -143,46 +86,42 @@ def _explain_outcome(state: State) -> None:
 
 
 @UNTIMED
-@given(ways, commands())
+@given(ways, commands)
 def test_any_commands_leave_a_state_that_its_events_explain(
-    options: Options, events: list[Event]
+    options: Options, typed: list[Typed]
 ) -> None:
     """Whatever a person types, or a file says; what is refused has changed nothing."""
     session = make_session(COARSE, options)
-    for event in events:
+    for one in typed:
         before, state = session, current_state(session)
-        session = obey(session, [event])
+        session = obey(session, [one])
         explain(session)
         if session.events == before.events:
             assert current_state(session) == state
 
 
 @UNTIMED
-@given(ways, commands(), commands())
+@given(ways, commands, commands)
 def test_undo_takes_back_what_the_last_answer_did(
-    options: Options, past: list[Event], more: list[Event]
+    options: Options, past: list[Typed], more: list[Typed]
 ) -> None:
     """After an answer and an undo all is as it was, descents included."""
     session = obey(make_session(COARSE, options), past)
-    for event in more:
-        if isinstance(event, Undone):
+    for one in more:
+        if isinstance(one.event(session), Undone | Descended):
             continue
-        after = obey(session, [event])
-        if after.events == session.events or isinstance(after.events[-1], Undone):
-            continue
-        undone = record(after, Undone())
-        if isinstance(event, Descended):
-            continue
-        assert current_state(undone) == current_state(session)
+        after = obey(session, [one])
+        if after.events != session.events:
+            assert current_state(record(after, Undone())) == current_state(session)
         session = after
 
 
 @UNTIMED
-@given(ways, commands())
-def test_undoing_everything_leads_back_to_the_start(options: Options, events: list[Event]) -> None:
+@given(ways, commands)
+def test_undoing_everything_leads_back_to_the_start(options: Options, typed: list[Typed]) -> None:
     """As often as there are answers that stand; then there is nothing to take back."""
     start = make_session(COARSE, options)
-    session = obey(start, events)
+    session = obey(start, typed)
     answers = [e for e in standing_events(session.events) if not isinstance(e, Descended)]
     for _ in answers:
         session = record(session, Undone())
