@@ -40,7 +40,14 @@ from hacktree.client.bisect.model import (
 )
 from hacktree.client.bisect.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
 from hacktree.client.bisect.reading import read_finer
-from hacktree.client.bisect.state import Found, Outcome, State, current_state, record
+from hacktree.client.bisect.state import (
+    Found,
+    Inconclusive,
+    Outcome,
+    State,
+    current_state,
+    record,
+)
 from hacktree.client.bisect.store import (
     Ahead,
     Intent,
@@ -88,8 +95,8 @@ class Listener:
     def chosen(self, choice: Choice) -> None:
         """This build is brought next, and why."""
 
-    def descended(self, found: Found, line: Sequence[Candidate]) -> None:
-        """Neighbours were found; the search goes on between what they were promoted from."""
+    def descended(self, low: Candidate, high: Candidate, line: Sequence[Candidate]) -> None:
+        """Nothing between the two is left to test; the search goes on in what they come from."""
 
     @property
     def pulling(self) -> PullReport:
@@ -297,22 +304,25 @@ def _write_answered(machine: Machine, saved: Saved, session: Session) -> Saved:
 
 
 def _descend(machine: Machine, saved: Saved) -> Saved:
-    """Into the finer branch, for as long as neighbours were found that were promoted."""
+    """Into the finer branch, for as long as nothing is left to test between two promoted builds.
+
+    Also where builds between them were skipped: in the finer branch there are others.
+    """
     while True:
         state = current_state(saved.session)
-        outcome = state.outcome
-        if not isinstance(outcome, Found):
+        if not isinstance(state.outcome, Found | Inconclusive):
             return saved
+        low, high = state.before, state.line[state.high]
         repository, remote = machine.sysroot.repository, _remote(machine, saved)
         try:
-            read = read_finer(repository, remote, outcome.before, outcome.first)
+            read = read_finer(repository, remote, low, high)
         except BuildsGoneError as error:
             machine.listener.say(f"note: {error.message}")
             return saved
         line = read.value.builds
         if not line:
             return saved
-        machine.listener.descended(outcome, line)
+        machine.listener.descended(low, high, line)
         session = record(saved.session, Descended(line, machine.now))
         keep_trees(repository, read.value.trees)
         machine.transfers.received += read.received

@@ -51,11 +51,11 @@ class ShownSteps(Listener):
         if traded := describe_choice(choice, lambda size: format_size(int(size))):
             say(self._args, f"  {traded}")
 
-    def descended(self, found: Found, line: Sequence[Candidate]) -> None:
+    def descended(self, low: Candidate, high: Candidate, line: Sequence[Candidate]) -> None:
         """Where the search goes on."""
         say(
             self._args,
-            f"{describe_build(found.before)} and {describe_build(found.first)} are neighbours; "
+            f"Nothing is left to test between {describe_build(low)} and {describe_build(high)}; "
             f"going on in {line[0].branch}, between what they were promoted from: "
             f"{count(len(line) - 1, 'build')}",
         )
@@ -167,7 +167,7 @@ def show_status(
     )
     above = state.above
     while above is not None:
-        show(f"  {above.line[0].branch}: between {describe_build(above.before)} and the next")
+        show(f"  {above.line[0].branch}: after {describe_build(above.before)}")
         above = above.above
     terms, options = session.options.terms, session.options
     ends = (
