@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hacktree.client.bisect.components.reading import read_database
 from hacktree.client.bisect.ownership import find_owners
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.errors import FormatError
@@ -67,6 +68,8 @@ def test_dpkgs_lists_say_it_in_the_trees_spelling(repository: Repository) -> Non
         b"usr/lib/libc.so": ("libc6-dev", "libc6"),
         b"top": ("libc6-dev",),
     }
+    mixed = read_database(view(repository, tree), "a build").packages.owners
+    assert mixed[b"usr/lib/libc.so"] == ("libc6-dev", "libc6")
 
 
 def test_what_dpkg_itself_installed(repository: Repository, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from hacktree.client.bisect.state import current_state, record
 from hacktree.client.bisect.verdict import (
     Difference,
     Narrowing,
+    collapse,
     compare_commits,
     group_by_package,
 )
@@ -39,6 +40,7 @@ from support.bisections import (
     skipped,
 )
 from support.pulling import make_repository
+from support.trees import Spec, make_commit
 
 GOOD, BAD, SKIP = Verdict.GOOD, Verdict.BAD, Verdict.SKIP
 OWNERS = {
@@ -95,6 +97,21 @@ def test_the_difference_names_files_packages_revisions_and_sizes(repository: Rep
         ("mesa", "24.1 → 24.2"),
         ("glibc", ""),
         ("", ""),
+    ]
+
+
+def test_what_came_or_went_as_a_whole_is_one_line(repository: Repository) -> None:
+    """A directory that only one build has stands for what it holds; its neighbours don't."""
+    first: dict[str | bytes, Spec] = {"lib/6.1/a": b"", "lib/6.1/b/c": b"", "lib/same": b""}
+    second: dict[str | bytes, Spec] = {"lib/6.2/a": b"", "lib/6.2/b/c": b"", "lib/6.2-x": b""}
+    commits = [make_commit(repository, tree) for tree in (first, second)]
+    difference = compare(repository, commits, 0, 1)[2]
+    assert len(difference.files) == 10
+    assert [(one.letter, one.path, below) for one, below in collapse(difference.files)] == [
+        ("D", "/lib/6.1", 3),
+        ("A", "/lib/6.2", 3),
+        ("A", "/lib/6.2-x", 0),
+        ("D", "/lib/same", 0),
     ]
 
 
@@ -173,7 +190,7 @@ def test_a_long_list_is_cut_and_says_so(repository: Repository) -> None:
     text = render_text(report, most=1)
     assert "M /usr/lib/libGL.so" in text
     assert "/etc/build" not in text
-    assert "and about 2 more" in text
+    assert "and 2 lines more" in text
     assert "/etc/build" in render_text(report, most=None)
 
 

@@ -22,6 +22,7 @@ from hacktree.client.bisect.state import EndpointWrong, Found, Inconclusive, Sta
 from hacktree.client.bisect.verdict import (
     Difference,
     FileChange,
+    collapse,
     describe_packages,
     group_by_package,
     metadata_text,
@@ -102,7 +103,7 @@ def render_html(report: Report) -> bytes:
         difference=difference,
         packages=describe_packages(None if difference is None else difference.packages),
         groups=groups,
-        shown=sum(len(files) for _, files in groups),
+        shown=sum(1 + below for _, files in groups for _, below in files),
         summary="" if difference is None else summarise_files(difference),
     )
     return page.encode()
@@ -141,11 +142,11 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return [(name, value) for name, value in named if value]
 
 
-def _groups(difference: Difference) -> list[tuple[str, tuple[FileChange, ...]]]:
+def _groups(difference: Difference) -> list[tuple[str, list[tuple[FileChange, int]]]]:
     """The first files, by package."""
     found, left = [], MOST_FILES
     for group in group_by_package(difference):
-        files = group.files[:left]
+        files = collapse(group.files)[:left]
         left -= len(files)
         if files:
             found.append((describe_group(group) if difference.owned else "", files))

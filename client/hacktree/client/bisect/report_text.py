@@ -12,6 +12,7 @@ from hacktree.client.bisect.verdict import (
     Difference,
     FileChange,
     Group,
+    collapse,
     describe_packages,
     group_by_package,
     metadata_text,
@@ -21,7 +22,7 @@ from hacktree.common.objects.packages import METADATA_KEY
 from hacktree.common.repository.config import format_size
 
 FEW: Final = 40
-"""Files that are listed, unless all are asked for."""
+"""Lines of files, unless all are asked for."""
 
 _MAX_VALUE: Final = 200
 _TICKS: Final = re.compile("`+")
@@ -133,19 +134,17 @@ def _changes(difference: Difference, most: int | None) -> Iterator[str]:
             yield f"  {name} {change}"
     yield ""
     yield summarise_files(difference)
-    left_over = most
+    shown = hidden = 0
     for group in group_by_package(difference):
-        shown = group.files if left_over is None else group.files[:left_over]
-        if not shown:
-            break
-        if difference.owned:
+        lines = [_file(file, below) for file, below in collapse(group.files)]
+        some = lines if most is None else lines[: most - shown]
+        if some and difference.owned:
             yield f"  {describe_group(group)}"
-        yield from (f"    {_file(file)}" for file in shown)
-        if left_over is not None:
-            left_over -= len(shown)
-    hidden = len(difference.files) - len(difference.files[:most])
+        yield from (f"    {line}" for line in some)
+        shown += len(some)
+        hidden += len(lines) - len(some)
     if hidden:
-        yield f"  and about {hidden} more"
+        yield f"  and {hidden} lines more"
 
 
 def summarise_files(difference: Difference) -> str:
@@ -161,6 +160,8 @@ def summarise_files(difference: Difference) -> str:
     if difference.patterns:
         patterns = " ".join(map(display_text, difference.patterns))
         text += f"; of {patterns} only, without {difference.other_files} others"
+    if not difference.owned:
+        text += "; whose they are is not known"
     return text
 
 
@@ -171,9 +172,11 @@ def describe_group(group: Group) -> str:
     return f"{_clip(group.name)} {group.change or '(the same version)'}:"
 
 
-def _file(file: FileChange) -> str:
+def _file(file: FileChange, below: int) -> str:
     sizes = [format_size(size) for size in (file.old_size, file.new_size) if size is not None]
     shown = " → ".join(dict.fromkeys(sizes))
+    if below:
+        return f"{file.letter} {file.path}/, {below} below"
     return f"{file.letter} {file.path}" + (f"  {shown}" if shown else "")
 
 

@@ -143,6 +143,22 @@ def group_by_package(difference: Difference) -> tuple[Group, ...]:
     return tuple(sorted(groups, key=lambda one: (not one.name, not one.change, one.name)))
 
 
+def collapse(files: Sequence[FileChange]) -> list[tuple[FileChange, int]]:
+    """The files but for those below a directory that came or went as a whole: those are counted.
+
+    `files` in the order of `Difference`: a directory before what it holds.
+    """
+    found: list[tuple[FileChange, int]] = []
+    for file in files:
+        if found and file.letter in "AD":
+            above, below = found[-1]
+            if file.letter == above.letter and file.path.startswith(above.path + "/"):
+                found[-1] = (above, below + 1)
+                continue
+        found.append((file, 0))
+    return found
+
+
 def describe_packages(packages: PackageDiff | None) -> dict[str, str]:
     """What became of each package that changed, by name: '24.1 → 24.2'; sorted by name."""
     found: dict[str, list[str]] = defaultdict(list)

@@ -17,13 +17,7 @@ from hacktree.common.objects.commit import MAX_ENTRIES
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.packages import MAX_DPKG_STATUS_SIZE
 from hacktree.common.objects.tree import DirectoryEntry, FileEntry
-
-DPKG_DATABASES: Final = (
-    b"var/lib/dpkg",
-    # Where image builders that empty /var keep it.
-    b"usr/lib/sysimage/dpkg",
-    b"usr/share/dpkg/database",
-)
+from hacktree.common.repository.packages import DPKG_DATABASES
 
 _LISTING: Final = re.compile(rb"([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?\.list")
 _MAX_LISTING: Final = 64 << 20
@@ -80,11 +74,11 @@ def _owners(view: TreeView, info: bytes) -> dict[bytes, tuple[str, ...]]:
     """Who lists which path, in the spelling that the tree has: /lib may lead to /usr/lib."""
     owners: dict[bytes, tuple[str, ...]] = {}
     places: dict[bytes, bytes] = {}
-    for name, listing in _listings(view, info):
-        for path in list_paths(listing):
+    for name, paths in list_files(view, info):
+        for path in paths:
             above, slash, last = path.rpartition(b"/")
             if above not in places:
-                places[above] = view.place(above + b"/.")
+                places[above] = view.resolve(above)[0]
             place = _join(places[above], last) if slash else path
             known = owners.get(place, ())
             if name not in known:
@@ -94,7 +88,11 @@ def _owners(view: TreeView, info: bytes) -> dict[bytes, tuple[str, ...]]:
     return owners
 
 
-def _listings(view: TreeView, info: bytes) -> Iterator[tuple[str, bytes]]:
+def list_files(view: TreeView, info: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield each package and the paths that it lists, of dpkg's directory `info` in a tree.
+
+    A list may spell a path otherwise than the tree does, /lib for /usr/lib. Raises `FormatError`.
+    """
     directory = view.resolve(info)[1]
     if not isinstance(directory, DirectoryEntry):
         return
@@ -104,7 +102,7 @@ def _listings(view: TreeView, info: bytes) -> Iterator[tuple[str, bytes]]:
             continue
         if entry.size > _MAX_LISTING:
             raise FormatError(f"dpkg's list {entry.name.decode()} is larger than {_MAX_LISTING}")
-        yield match[1].decode(), b"".join(view.repository.read_content(entry))
+        yield match[1].decode(), list_paths(b"".join(view.repository.read_content(entry)))
 
 
 def _join(above: bytes, name: bytes) -> bytes:
