@@ -25,7 +25,8 @@ from hacktree.client.bisect.deploying import (
 )
 from hacktree.client.bisect.fetching import BuildRequest, bring_build, release_builds
 from hacktree.client.bisect.holding import read_held, refuse_changes
-from hacktree.client.bisect.lease import end_lease, renew_lease
+from hacktree.client.bisect.known import forget_known
+from hacktree.client.bisect.lease import begin_lease, end_lease, renew_lease
 from hacktree.client.bisect.lines import BuildsGoneError, find_candidate, find_range
 from hacktree.client.bisect.model import (
     MAX_TEXT,
@@ -162,6 +163,7 @@ def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
     keep_trees(sysroot.repository, machine.transfers.trees)
     if keeps:
         keep_started(sysroot, local.started)
+    begin_lease(sysroot.repository, machine.token, session, machine.listener.say)
     return saved
 
 
@@ -261,6 +263,7 @@ def end(machine: Machine) -> bool:
     end_lease(sysroot.repository, machine.token, saved.session, report)
     release_builds(sysroot.repository)
     forget_trees(sysroot.repository)
+    forget_known(sysroot.repository)
     remove_bisection(sysroot)
     return swapped
 

@@ -8,16 +8,22 @@ build is tested first and never which one is found.
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from hacktree.client.bisect.model import Candidate, Verdict
+from hacktree.client.bisect.lines import MAX_BUILDS, ReadLine, as_candidate
+from hacktree.client.bisect.model import Candidate, Session, Verdict
+from hacktree.client.heads import HeadReader
 from hacktree.client.source import NotServedError, Source
+from hacktree.client.target import Target, walk_history
 from hacktree.common.errors import UserError
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.names import MAX_BRANCH_LENGTH
+from hacktree.common.objects.names import MAX_BRANCH_LENGTH, BranchName
+from hacktree.common.repository.durable import write_durably
+from hacktree.common.repository.repository import Repository
 
 MAX_DOCUMENT: Final = 4 << 20
 """Bytes: more than 4,096 verdicts take."""
@@ -26,6 +32,8 @@ _SURE: Final = 16
 """The weight that the builds between a pass and the fail after it share, against 1 for others."""
 
 _MAX_SUITES: Final = 64
+_FILE: Final = Path("bisect/verdicts.json")
+"""Relative to the repository's `state`."""
 
 CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -116,6 +124,34 @@ def known_ends(
     return line[low], line[high]
 
 
+async def read_judged_line(
+    repository: Repository,
+    source: Source,
+    heads: HeadReader,
+    branch: BranchName,
+    known: Known,
+    suite: str,
+    new: Verdict,
+) -> ReadLine:
+    """The builds of a branch between `known_ends`, both included.
+
+    Raises `NoVerdictsError`, `PeerError`.
+    """
+    targets: list[Target] = []
+    became = False
+    head = await heads.read_head(branch)
+    async for target in walk_history(repository, source, head, branch):
+        targets.append(target)
+        said = _verdict(known, as_candidate(target), suite)
+        became = became or said is new
+        if (became and said not in (None, new)) or len(targets) >= MAX_BUILDS:
+            break
+    builds = [as_candidate(target) for target in reversed(targets)]
+    low, high = known_ends(known, builds, suite, new)
+    between = range(low.sequence, high.sequence + 1)
+    return ReadLine.of([target for target in targets if target.commit.sequence in between])
+
+
 def priors_for(
     known: Known, line: Sequence[Candidate], new: Verdict = Verdict.BAD
 ) -> dict[str, int]:
@@ -145,14 +181,38 @@ def _turns(
 
 def _judged(known: Known, line: Sequence[Candidate], suite: str) -> list[tuple[int, Verdict]]:
     """Place and verdict of the builds that a suite judged; a fail counts before a pass."""
-    found = []
-    for index, build in enumerate(line):
-        outcomes = {one.outcome for one in verdicts_on(known, build) if one.suite == suite}
-        if Outcome.FAIL in outcomes:
-            found.append((index, Verdict.BAD))
-        elif Outcome.PASS in outcomes:
-            found.append((index, Verdict.GOOD))
-    return found
+    said = ((index, _verdict(known, build, suite)) for index, build in enumerate(line))
+    return [(index, verdict) for index, verdict in said if verdict is not None]
+
+
+def _verdict(known: Known, build: Candidate, suite: str) -> Verdict | None:
+    outcomes = {one.outcome for one in verdicts_on(known, build) if one.suite == suite}
+    if Outcome.FAIL in outcomes:
+        return Verdict.BAD
+    return Verdict.GOOD if Outcome.PASS in outcomes else None
+
+
+def keep_known(repository: Repository, known: Known) -> None:
+    """Keep what the farm said while the bisection lasts, in place of what was kept."""
+    write_durably(repository.state / _FILE, msgspec.json.encode(_Document("verdicts-1", {**known})))
+
+
+def kept_hints(repository: Repository, session: Session) -> dict[str, str]:
+    """`hints_for` the builds of every line, from what is kept; none if that is damaged or gone."""
+    try:
+        with (repository.state / _FILE).open("rb") as stream:
+            known = decode_known(stream.read(MAX_DOCUMENT))
+    except (FileNotFoundError, FormatError):
+        return {}
+    hints: dict[str, str] = {}
+    for line in session.lines:
+        hints |= hints_for(known, line)
+    return hints
+
+
+def forget_known(repository: Repository) -> None:
+    """Delete what is kept."""
+    (repository.state / _FILE).unlink(missing_ok=True)
 
 
 def _describe(verdict: SuiteVerdict) -> str:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 from yarl import URL
 
-from hacktree.client.bisect.model import Candidate, Descended, Session
+from hacktree.client.bisect.model import Candidate, Session
 from hacktree.client.http_source import environment_proxy, ssl_setting
 from hacktree.client.remote import Remote, load_remote
 from hacktree.common.errors import HacktreeError, UserError
@@ -141,26 +141,34 @@ def describe_lease(leased: Leased) -> str:
     return f"{text}: {leased.problem}." if leased.problem else f"{text}."
 
 
-def renew_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
-    """Lease the builds for one more step, and tell what a tester has to know.
-
-    Before the first answer that is how it stands; later only what went wrong. `given`: a token,
-    empty for that of the remote.
-    """
-    begins = not session.events
+def begin_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+    """Lease the builds, and tell how it stands. `given`: a token, empty for that of the remote."""
     try:
         remote = load_remote(repository, session.remote)
         secret = known_secret(remote, given)
     except HacktreeError as error:
         say(f"The server may prune builds meanwhile: {error.message}.")
         return
-    if not begins and not secret:
-        return
-    if begins and secret and remote.url.startswith("http:") and not remote.is_near:
+    if secret and remote.url.startswith("http:") and not remote.is_near:
         say("Without https the token can be read on its way.")
-    leased = keep_builds(remote, secret, session)
-    if begins or leased.problem:
-        say(describe_lease(leased))
+    say(describe_lease(keep_builds(remote, secret, session)))
+
+
+def renew_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+    """Lease the builds for one more step, and those of a line that is new; tells what goes wrong.
+
+    Without a token nothing was leased, and before the first answer it has just been.
+    """
+    try:
+        remote = load_remote(repository, session.remote)
+        secret = known_secret(remote, given)
+    except HacktreeError as error:
+        say(f"The server may prune builds meanwhile: {error.message}.")
+        return
+    if secret and session.events:
+        leased = keep_builds(remote, secret, session)
+        if leased.problem:
+            say(describe_lease(leased))
 
 
 def end_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
@@ -176,8 +184,7 @@ def end_lease(repository: Repository, given: str, session: Session, say: Say) ->
 
 def _ranges(session: Session) -> Iterator[Sequence[Candidate]]:
     """Each line of the session, oldest build first, in pieces that one lease can keep."""
-    lines = [session.line, *(one.line for one in session.events if isinstance(one, Descended))]
-    for line in dict.fromkeys(lines):
+    for line in session.lines:
         for start in range(0, len(line), MAX_LEASED):
             yield line[start : start + MAX_LEASED]
 

@@ -228,6 +228,12 @@ class Session(_Struct, frozen=True):
             raise FormatError("the name of a remote is one line of printable characters")
         check_line(self.line)
 
+    @property
+    def lines(self) -> tuple[tuple[Candidate, ...], ...]:
+        """Every line that was ever searched, each once; also those that an undo took back."""
+        finer = (event.line for event in self.events if isinstance(event, Descended))
+        return tuple(dict.fromkeys((self.line, *finer)))
+
 
 def check_line(line: tuple[Candidate, ...]) -> None:
     """Raise `FormatError` unless these are two or more builds of one branch, oldest first."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from hacktree.client.bisect.costs import GraphReading, read_edges
-from hacktree.client.bisect.known import Known, read_known
+from hacktree.client.bisect.known import Known, read_judged_line, read_known
 from hacktree.client.bisect.lines import (
     Name,
     ReadLine,
@@ -14,7 +14,7 @@ from hacktree.client.bisect.lines import (
     read_finer_line,
     read_line,
 )
-from hacktree.client.bisect.model import Candidate
+from hacktree.client.bisect.model import Candidate, Verdict
 from hacktree.client.connect import open_source, real_patience
 from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.remote import Remote
@@ -43,6 +43,23 @@ def read_ends(
         remote,
         lambda source: read_line(
             repository, source, _heads(repository, remote, source), branch, old, new
+        ),
+    )
+
+
+def read_judged(
+    repository: Repository,
+    remote: Remote,
+    branch: BranchName,
+    known: Known,
+    suite: str,
+    new: Verdict,
+) -> Read[ReadLine]:
+    """The builds between which a suite's verdict changed last, as `known.read_judged_line`."""
+    return _ask(
+        remote,
+        lambda source: read_judged_line(
+            repository, source, _heads(repository, remote, source), branch, known, suite, new
         ),
     )
 

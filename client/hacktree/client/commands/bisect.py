@@ -53,6 +53,7 @@ Examples:
   hacktree bisect skip 3f9c21ab7..7d20aa914
   hacktree bisect prompt
   hacktree bisect start fastqa --good 2026-11-01 --no-deploy --votes 3
+  hacktree bisect start builds --qa-endpoints fastqa
   hacktree bisect run --timeout 120 -- /usr/bin/gnome-shell --version
   hacktree bisect run --host -- sh -c 'test -e "$HACKTREE_ROOT/usr/bin/eog"'
   hacktree bisect report --paths 'usr/lib/**'
@@ -120,6 +121,16 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument("--remote", metavar="NAME", help="the remote (default: the only one)")
     action.add_argument("--good", metavar="BUILD", help="a build that was good")
     action.add_argument("--bad", metavar="BUILD", help="one that is bad (default: the newest)")
+    action.add_argument(
+        "--qa-endpoints",
+        metavar="SUITE",
+        help="the ends are the builds between which the farm's SUITE passed and then failed",
+    )
+    action.add_argument(
+        "--qa-priors",
+        action="store_true",
+        help="test first where the farm's suites passed and then failed",
+    )
     action.add_argument(
         "--find-fix",
         action="store_true",

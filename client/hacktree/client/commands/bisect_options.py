@@ -35,7 +35,7 @@ def configure_visualize(action: argparse.ArgumentParser) -> None:
 
 def _add_qa(action: argparse.ArgumentParser) -> None:
     action.add_argument(
-        "--qa", action="store_true", help="ask the remote what the farm's suites said of the builds"
+        "--qa", action="store_true", help="ask the remote again what the farm's suites said"
     )
 
 

@@ -4,8 +4,9 @@ import argparse
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from hacktree.client.bisect.choice import Choice, Purpose, describe_choice
 from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
@@ -27,6 +28,7 @@ from hacktree.common.cli.output import emit_json, format_time, say, show
 from hacktree.common.repository.config import format_size
 
 _SHOWN_SUSPECTS = 20
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class ShownSteps(Listener):
@@ -153,11 +155,15 @@ def describe_outcome(session: Session, outcome: Outcome) -> list[str]:
 
 
 def show_status(
-    args: argparse.Namespace, saved: Saved, live: str | None, running: str | None
+    args: argparse.Namespace,
+    saved: Saved,
+    live: str | None,
+    running: str | None,
+    hints: Mapping[str, str],
 ) -> None:
-    """`hacktree bisect status`."""
+    """`hacktree bisect status`; `hints`: what the farm's suites said of builds, by commit."""
     if args.json:
-        emit_json(status_document(saved, verbose=args.verbose))
+        emit_json(status_document(saved, hints, verbose=args.verbose))
         return
     session = saved.session
     state = current_state(session)
@@ -179,16 +185,24 @@ def show_status(
         show(f"  {terms.word(verdict):<8} {describe_build(state.line[index])}{known}")
     if args.verbose:
         for index, build in enumerate(state.line):
-            show(f"  {_mark(state, index):<8} {describe_build(build)}")
+            show(f"  {_mark(state, index):<8} {describe_build(build)}{_said(build, hints)}")
     show(f"  constant {describe_held(options.constant)}")
     if state.outcome is not None:
         show_outcome(args, saved, state.outcome)
         return
     show(f"  {narrowed(state)}")
-    _show_intent(saved, live, running)
+    _show_intent(saved, live, running, hints)
 
 
-def _show_intent(saved: Saved, live: str | None, running: str | None) -> None:
+def _said(build: Candidate, hints: Mapping[str, str]) -> str:
+    """What the farm's suites said of a build; foreign text, which `show` escapes."""
+    said = hints.get(build.commit, "")
+    return f" [farm: {said}]" if said else ""
+
+
+def _show_intent(
+    saved: Saved, live: str | None, running: str | None, hints: Mapping[str, str]
+) -> None:
     intent, candidate = saved.local.intent, under_test(saved)
     if intent is None or candidate is None:
         show("No build is under test: `hacktree bisect next` brings the next one.")
@@ -204,7 +218,9 @@ def _show_intent(saved: Saved, live: str | None, running: str | None) -> None:
     elif saved.session.options.deploy:
         places.append("NOT live: `hacktree bisect next` deploys it again")
     where = f" ({', '.join(places)})" if places else ""
-    show(f"Under test: {describe_build(candidate)} in {intent.root}{where}")
+    show(
+        f"Under test: {describe_build(candidate)} in {intent.root}{where}{_said(candidate, hints)}"
+    )
     show(f"How is it? {say_how(saved.session.options.terms)}")
 
 
@@ -213,8 +229,10 @@ def _mark(state: State, index: int) -> str:
     return "?" if known is None else state.options.terms.word(known)
 
 
-def status_document(saved: Saved, *, verbose: bool) -> dict[str, object]:
-    """The same for programs; with `verbose` every build of the line."""
+def status_document(
+    saved: Saved, hints: Mapping[str, str] = _NONE, *, verbose: bool
+) -> dict[str, object]:
+    """The same for programs; with `verbose` every build of the line, and what suites said."""
     session, local = saved.session, saved.local
     state = current_state(session)
     candidate = under_test(saved)
@@ -244,7 +262,11 @@ def status_document(saved: Saved, *, verbose: bool) -> dict[str, object]:
         }
     if verbose:
         document["line"] = [
-            {**build_document(build), "known": _known(state, index)}
+            {
+                **build_document(build),
+                "known": _known(state, index),
+                **({"farm": hints[build.commit]} if build.commit in hints else {}),
+            }
             for index, build in enumerate(state.line)
         ]
     return document

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from hacktree.client.bisect.drawing import draw
+from hacktree.client.bisect.known import kept_hints
 from hacktree.client.bisect.model import Session
 from hacktree.client.bisect.report import Report, as_document, suspected_ends
 from hacktree.client.bisect.report_html import render_html
@@ -64,14 +65,18 @@ def visualize(args: argparse.Namespace) -> int:
 
 
 def _hints(args: argparse.Namespace, sysroot: Sysroot, session: Session) -> dict[str, str]:
-    """What the farm's suites said, if asked for; a farm that can't be asked costs only that."""
+    """What the farm's suites said: at the start, or now, if asked for.
+
+    A farm that can't be asked costs only that.
+    """
+    kept = kept_hints(sysroot.repository, session)
     if not args.qa:
-        return {}
+        return kept
     try:
         return read_hints(load_remote(sysroot.repository, session.remote), session)
     except (PeerError, FormatError) as error:
         warn(f"what the farm's suites said is not known: {error.message}")
-        return {}
+        return kept
 
 
 def _write_page(args: argparse.Namespace, found: Report) -> None:

@@ -13,6 +13,7 @@ from hacktree.client.bisect.driver import (
     answer,
     undo,
 )
+from hacktree.client.bisect.known import kept_hints
 from hacktree.client.bisect.loop import Check, check_all
 from hacktree.client.bisect.model import Verdict
 from hacktree.client.bisect.prompt import Choice, explanation, parse_reply, question
@@ -106,7 +107,8 @@ def _ask(machine: Machine, ready: Ready | None, args: argparse.Namespace) -> boo
                 return True
             elif reply.choice is Choice.STATUS:
                 roots = read_roots(machine.sysroot)
-                show_status(args, saved, roots.current, roots.running)
+                hints = kept_hints(machine.sysroot.repository, saved.session)
+                show_status(args, saved, roots.current, roots.running, hints)
             elif ready is not None:
                 _enter(machine, ready)
             else:

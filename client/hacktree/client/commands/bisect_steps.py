@@ -16,9 +16,10 @@ from hacktree.client.bisect.driver import (
 )
 from hacktree.client.bisect.forecast import forecast
 from hacktree.client.bisect.holding import describe_held, read_held
+from hacktree.client.bisect.known import Known, keep_known, kept_hints, priors_for
 from hacktree.client.bisect.lines import branch_of_names, parse_name
 from hacktree.client.bisect.model import Options, Session, Terms, Verdict, Verify
-from hacktree.client.bisect.reading import read_ends
+from hacktree.client.bisect.reading import read_ends, read_judged, read_verdicts
 from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import (
     Ahead,
@@ -38,12 +39,12 @@ from hacktree.client.commands.bisect_output import (
     show_status,
     status_document,
 )
-from hacktree.client.remote import choose_remote
+from hacktree.client.remote import Remote, choose_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
 from hacktree.client.target import Steps, Wanted
 from hacktree.common.cli.output import emit_json, say
-from hacktree.common.errors import CorruptError, UserError
+from hacktree.common.errors import CorruptError, HacktreeError, UserError
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.config import format_size
 
@@ -64,12 +65,13 @@ def start(args: argparse.Namespace) -> int:
     sysroot = prepare_sysroot(args.sysroot)
     machine = _machine(args, sysroot)
     transfers = machine.transfers
-    session = _plan(machine, args)
+    session, known = _plan(machine, args)
     if args.dry_run:
         _show_plan(args, session, transfers)
         return 0
     with hold_bisection(sysroot):
         saved = begin(machine, session, ahead_of(args))
+        keep_known(sysroot.repository, known)
         _show_plan(args, session, transfers)
         if not args.prompt:
             show_standing(args, advance(machine, saved))
@@ -80,10 +82,12 @@ def start(args: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(machine: Machine, args: argparse.Namespace) -> Session:
+def _plan(machine: Machine, args: argparse.Namespace) -> tuple[Session, Known]:
     sysroot = machine.sysroot
     old, new = (args.bad, args.good) if args.find_fix else (args.good, args.bad)
-    if old is None:
+    if args.qa_endpoints is not None and (old or new):
+        raise UserError("--qa-endpoints names both ends", hint="Leave --good and --bad out.")
+    if old is None and args.qa_endpoints is None:
         option = "--bad" if args.find_fix else "--good"
         raise UserError(
             f"{option} is missing: which build was so before?",
@@ -100,22 +104,46 @@ def _plan(machine: Machine, args: argparse.Namespace) -> Session:
         deploy=not args.no_deploy,
         constant=read_held(sysroot),
     )
-    read = read_ends(
-        sysroot.repository,
-        remote,
-        branch,
-        parse_name(old, branch, sysroot),
-        parse_name(new or branch, branch, sysroot),
-    )
+    known = _read_known(machine, remote, args)
+    if old is None:
+        read = read_judged(
+            sysroot.repository, remote, branch, known, args.qa_endpoints, options.new
+        )
+    else:
+        read = read_ends(
+            sysroot.repository,
+            remote,
+            branch,
+            parse_name(old, branch, sysroot),
+            parse_name(new or branch, branch, sysroot),
+        )
+    line = read.value.builds
     machine.transfers.received += read.received
-    machine.transfers.learn(remote, read.value.builds, read.value.trees)
-    return Session(
+    machine.transfers.learn(remote, line, read.value.trees)
+    session = Session(
         id=secrets.token_hex(16),
         remote=remote.name,
         created=int(time.time()),
         options=options,
-        line=read.value.builds,
+        line=line,
+        priors=priors_for(known, line, options.new) if args.qa_priors else {},
     )
+    if args.qa_priors and not session.priors:
+        machine.listener.say("The farm's suites don't say where to look: nothing is likelier.")
+    return session, known
+
+
+def _read_known(machine: Machine, remote: Remote, args: argparse.Namespace) -> Known:
+    """What the farm's suites said; without it a search goes on that did not ask for it."""
+    try:
+        read = read_verdicts(remote)
+    except HacktreeError as error:
+        if args.qa_endpoints is not None or args.qa_priors:
+            raise
+        machine.listener.say(f"What the farm's suites said is not known: {error.message}")
+        return {}
+    machine.transfers.received += read.received
+    return read.value
 
 
 def _branch(
@@ -212,7 +240,8 @@ def status(args: argparse.Namespace) -> int:
     sysroot = open_sysroot(Path(args.sysroot))
     saved = read_bisection(sysroot)
     roots = read_roots(sysroot)
-    show_status(args, saved, roots.current, roots.running)
+    hints = kept_hints(sysroot.repository, saved.session)
+    show_status(args, saved, roots.current, roots.running, hints)
     return 0
 
 
