@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 from hacktree.client.bisect.components.composing import Ends, take_apart
+from hacktree.client.bisect.components.ends import Pair, found_ends, named_ends
 from hacktree.client.bisect.components.planning import REST, Component
 from hacktree.client.bisect.components.saved import (
     Question,
@@ -24,13 +25,13 @@ from hacktree.client.bisect.components.saved import (
 from hacktree.client.bisect.components.searching import Found, Search
 from hacktree.client.bisect.components.testing import RootTester
 from hacktree.client.bisect.holding import read_held
+from hacktree.client.commands.bisect_output import ShownSteps
 from hacktree.client.deploy import ArchitecturePolicy, DeployOptions
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.errors import CorruptError, UserError
-from hacktree.common.objects.ids import ObjectId, parse_object_id
-from hacktree.common.repository.revision import resolve
+from hacktree.common.objects.ids import parse_object_id
 
 _SHOWN = 8
 _STDERR = 2
@@ -43,40 +44,17 @@ class OtherSearchError(UserError):
 def run(args: argparse.Namespace) -> int:
     """Search; returns the exit status."""
     sysroot = open_sysroot(Path(args.sysroot))
-    if args.dry_run:
-        _show_plan(args, take_apart(sysroot.repository, *_builds(args, sysroot)))
-        return 0
     with hold_search(sysroot):
         if args.forget:
             _forget(args, sysroot)
             if args.good is None:
                 return 0
-        good, bad = _builds(args, sysroot)
-        tester = _tester(args, sysroot)
-        question = Question(
-            good.hex(),
-            bad.hex(),
-            tester.command,
-            tester.limit or 0.0,
-            "" if tester.person is None else tester.person.name,
-            read_held(sysroot),
-        )
-        saved = _continue(find_search(sysroot), question)
-        ends = take_apart(sysroot.repository, good, bad)
-        pin(sysroot, "good", good)
-        pin(sysroot, "bad", bad)
-        write_search(sysroot, saved)
-        say(args, _summary(ends))
-        if saved.answers:
-            say(args, f"known from before: {_tests(len(saved.answers))}")
-
-        def tell(line: str) -> None:
-            say(args, line)
-            sys.stdout.flush()
-
-        search = Search(ends, tester, saved, tell)
-        search.clear()
-        found = search.run()
+        pair = _pair(args, sysroot)
+        if args.dry_run:
+            pair.bring(sysroot, ShownSteps(args).pulling)
+            _show_plan(args, take_apart(sysroot.repository, pair.good, pair.bad))
+            return 0
+        found = _search(args, sysroot, pair)
     if args.json:
         emit_json(_document(found))
     else:
@@ -84,13 +62,49 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _builds(args: argparse.Namespace, sysroot: Sysroot) -> tuple[ObjectId, ObjectId]:
-    if args.good is None or args.bad is None:
-        raise UserError(
-            "name a build that works and one that doesn't",
-            hint="hacktree bisect packages GOOD BAD --run CMD",
-        )
-    return resolve(sysroot.repository, args.good), resolve(sysroot.repository, args.bad)
+def _pair(args: argparse.Namespace, sysroot: Sysroot) -> Pair:
+    if args.good is None:
+        return found_ends(sysroot)
+    if args.bad is None:
+        raise UserError("name the bad build, too", hint="hacktree bisect packages GOOD BAD")
+    return named_ends(sysroot, args.good, args.bad)
+
+
+def _search(args: argparse.Namespace, sysroot: Sysroot, pair: Pair) -> Found:
+    tester = _tester(args, sysroot)
+    if not tester.command:
+        raise UserError("there is nothing to run", hint="The test comes last: --run CMD [ARG ...]")
+    question = Question(
+        pair.good.hex(),
+        pair.bad.hex(),
+        tester.command,
+        tester.limit or 0.0,
+        "" if tester.person is None else tester.person.name,
+        read_held(sysroot),
+    )
+    saved = _continue(find_search(sysroot), question)
+    pin(sysroot, "good", pair.good)
+    pin(sysroot, "bad", pair.bad)
+    write_search(sysroot, saved)
+    pair.bring(sysroot, ShownSteps(args).pulling)
+    try:
+        ends = take_apart(sysroot.repository, pair.good, pair.bad)
+    except UserError:
+        # These two can't be searched: nothing of them stays.
+        if saved == Saved(question):
+            _forget(args, sysroot)
+        raise
+    say(args, _summary(ends))
+    if saved.answers:
+        say(args, f"known from before: {_tests(len(saved.answers))}")
+
+    def tell(line: str) -> None:
+        say(args, line)
+        sys.stdout.flush()
+
+    search = Search(ends, tester, saved, tell)
+    search.clear()
+    return search.run()
 
 
 def _continue(saved: Saved | None, question: Question) -> Saved:
@@ -126,8 +140,6 @@ def _forget(args: argparse.Namespace, sysroot: Sysroot) -> None:
 
 def _tester(args: argparse.Namespace, sysroot: Sysroot) -> RootTester:
     command = (*args.run, *args.command)
-    if not command and args.good is not None:
-        raise UserError("there is nothing to run", hint="The test comes last: --run CMD [ARG ...]")
     if args.host and args.user:
         raise UserError("--user is for a command in the root", hint="Leave out --host or --user.")
     person = None

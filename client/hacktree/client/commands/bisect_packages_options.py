@@ -5,13 +5,16 @@ import argparse
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the action."""
-    parser.usage = "hacktree bisect packages [options] GOOD BAD --run CMD [ARG ...]"
+    parser.usage = "hacktree bisect packages [options] [GOOD BAD] --run CMD [ARG ...]"
     parser.description = (
         "Find which package broke it: roots are made of the files of GOOD in which some packages "
         "are those of BAD, CMD is run in each, and the packages are narrowed down until none can "
-        "be left out. Both builds must be here and hold dpkg's database. Nothing is deployed."
+        "be left out. Both builds must hold dpkg's database. Nothing is deployed."
     )
-    parser.add_argument("good", metavar="GOOD", nargs="?", help="a build in which CMD passes")
+    parser.add_argument(
+        "good", metavar="GOOD", nargs="?",
+        help="a build in which CMD passes (default: both as the bisection has found them)",
+    )  # fmt: skip
     parser.add_argument("bad", metavar="BAD", nargs="?", help="a build in which it fails")
     parser.add_argument(
         "--run", metavar="CMD", nargs=argparse.REMAINDER, default=[],
@@ -44,12 +47,16 @@ Packages of one source come together; a package comes after those that it needs 
 Files that no package owns count as one package. This machine's scripts, extensions and layers are
 applied to each root alike.
 
+Builds are named as for `deploy` if they are here, or current or previous; else BRANCH~N or
+BRANCH@VERSION, and brought from the remote. Without names they are those that a bisection found.
+
 Each answer is kept: the same command goes on where an earlier one was stopped.
 
 Examples:
+  sudo hacktree bisect packages --run /usr/bin/gst-inspect-1.0 vah264dec
   hacktree bisect packages fastqa~1 fastqa --dry-run
   sudo hacktree bisect packages fastqa~1 fastqa --run ~/check-login.sh
-  sudo hacktree bisect packages 3f9c21ab 5d0e77c1 --timeout 60 --run gst-inspect-1.0 vah264dec
+  sudo hacktree bisect packages previous current --timeout 60 --run gnome-shell --version
   sudo hacktree bisect packages --forget
 
 Exit statuses: 0 found, 1 CMD was aborted or a root can't be made, 2 there is no such build, it
