@@ -109,7 +109,9 @@ def test_a_replay_ends_where_the_log_does(
         search.status["tests"],
     )
     assert find_bisection(sysroot) is None
-    assert "Replayed" in say(capsys, "replay", str(file))
+    printed = say(capsys, "replay", str(file))
+    assert "Replayed" in printed
+    assert "First bad build: fastqa 8 47.8 (" in printed
     assert ask(capsys, "status")["outcome"] == search.status["outcome"]
     assert say(capsys, "log") == search.log
     assert read_roots(sysroot).records == {}

@@ -14,7 +14,12 @@ from hacktree.client.bisect.sessionlog import MAX_LOG_SIZE, Log, format_log, par
 from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.bisect.transfers import Transfers
-from hacktree.client.commands.bisect_output import ShownSteps, narrowed, status_document
+from hacktree.client.commands.bisect_output import (
+    ShownSteps,
+    narrowed,
+    show_outcome,
+    status_document,
+)
 from hacktree.client.commands.bisect_steps import ahead_of, machine_of
 from hacktree.client.remote import Remote, choose_remote, list_remotes
 from hacktree.client.sysroot import Sysroot, prepare_sysroot
@@ -56,11 +61,14 @@ def replay(args: argparse.Namespace) -> int:
     state = current_state(session)
     if args.json:
         emit_json(status_document(saved, verbose=args.verbose))
-    else:
-        say(args, f"Replayed {len(session.events)} events over {len(session.line)} builds.")
-        say(args, narrowed(state))
-        if not args.dry_run:
-            say(args, "`hacktree bisect next` goes on with it.")
+        return 0
+    say(args, f"Replayed {len(session.events)} events over {len(session.line)} builds.")
+    if state.outcome is not None:
+        show_outcome(args, saved, state.outcome)
+        return 0
+    say(args, narrowed(state))
+    if not args.dry_run:
+        say(args, "`hacktree bisect next` goes on with it.")
     return 0
 
 
