@@ -29,7 +29,7 @@ from hacktree.client.commands.bisect_output import ShownSteps
 from hacktree.client.deploy import ArchitecturePolicy, DeployOptions
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, say, show
+from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.errors import CorruptError, UserError
 from hacktree.common.objects.ids import parse_object_id
 
@@ -154,7 +154,7 @@ def _tester(args: argparse.Namespace, sysroot: Sysroot) -> RootTester:
 
     def report(line: str) -> None:
         if args.verbose:
-            print(f"  {line}", file=sys.stderr)
+            tell(f"  {line}")
 
     output = _STDERR if args.json else None
     return RootTester(sysroot, command, person, args.timeout, options, report, output)

@@ -12,7 +12,7 @@ from hacktree.client.scripts.difference import StepChange
 from hacktree.client.scripts.failure import ask_on_terminal, shown_log
 from hacktree.client.scripts.trial import Tried, try_scripts
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import emit_json, say, show
+from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
@@ -34,7 +34,7 @@ def run_test(args: argparse.Namespace) -> int:
     except StepFailedError as error:
         if ask is None:
             for line in shown_log(error.log):
-                print(line, file=sys.stderr)
+                tell(line)
         raise
     if args.json:
         emit_json([_document(one) for one in trial.tried])
@@ -44,7 +44,7 @@ def run_test(args: argparse.Namespace) -> int:
     for one in trial.tried:
         _show(one)
     for name in trial.skipped:
-        print(f"{name} failed and was skipped")
+        show(f"{name} failed and was skipped")
     return 1 if trial.skipped else 0
 
 

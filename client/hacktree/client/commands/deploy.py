@@ -21,7 +21,7 @@ from hacktree.client.replay.step import AskAfterFailure, StepFailedError
 from hacktree.client.scripts.failure import ask_on_terminal, shown_log
 from hacktree.client.scripts.store import describe_unused
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import say, warn
+from hacktree.common.cli.output import say, tell, warn
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
 
@@ -95,7 +95,7 @@ def _deploy(
     except StepFailedError as error:
         if options.ask is None:
             for line in shown_log(error.log):
-                print(line, file=sys.stderr)
+                tell(line)
         raise
     for note in (*result.notes, *describe_unused(sysroot.path)):
         warn(note)

@@ -28,7 +28,7 @@ from hacktree.client.remote import Remote, choose_remote
 from hacktree.client.source import Source, Traffic
 from hacktree.client.target import Wanted
 from hacktree.common.cli.context import repository_path
-from hacktree.common.cli.output import emit_json, say, show
+from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import UserError
 from hacktree.common.objects.names import parse_branch_name
@@ -190,11 +190,11 @@ class _LineProgress(PullReport):
     def planned(self, plan: PullPlan) -> None:
         fetches = len(plan.content.fetches)
         size = format_size(plan.content.fetch_bytes)
-        print(f"{fetches} files to fetch ({size} unpacked)", file=sys.stderr)
+        tell(f"{fetches} files to fetch ({size} unpacked)")
 
     def progressed(self, progress: Progress) -> None:
         if progress.objects_done == progress.objects_total:
-            print(f"{progress.objects_done} objects done", file=sys.stderr)
+            tell(f"{progress.objects_done} objects done")
 
 
 def _choose_report(args: argparse.Namespace) -> PullReport:

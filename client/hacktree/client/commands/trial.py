@@ -11,7 +11,7 @@ from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.layers.trying import trial_of
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.cli.output import complain, warn
+from hacktree.common.cli.output import complain, tell, warn
 from hacktree.common.errors import UserError
 
 
@@ -54,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
         if "warning: " in line:
             warn(line.strip().removeprefix("warning: "))
         elif args.verbose:
-            print(line, file=sys.stderr)
+            tell(line)
 
     with trial_of(sysroot, directory, int(time.time()), report) as trial:
         if not args.command and sys.stdin.isatty() and not args.quiet:
-            print(f"in {trial.root} with {directory}; `exit` leaves it", file=sys.stderr)
+            tell(f"in {trial.root} with {directory}; `exit` leaves it")
         sys.stdout.flush()
         request = Request(
             args.command,

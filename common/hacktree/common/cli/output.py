@@ -41,6 +41,11 @@ def say(args: argparse.Namespace, text: str) -> None:
         show(text)
 
 
+def tell(text: str) -> None:
+    """A line on standard error, where standard output is a program's."""
+    print(display_text(text, keep=_LAYOUT), file=sys.stderr)
+
+
 def warn(text: str) -> None:
     """A warning on standard error."""
     complain(f"warning: {text}")

@@ -1,12 +1,11 @@
 """`hacktree token`: what lets peers push, report verdicts and promote."""
 
 import argparse
-import sys
 import textwrap
 import time
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, format_time, say, show
+from hacktree.common.cli.output import emit_json, format_time, say, show, tell
 from hacktree.common.errors import UserError
 from hacktree.common.repository.retention import parse_duration
 from hacktree.server.database import Database, open_database
@@ -83,7 +82,7 @@ def _create(args: argparse.Namespace, now: int) -> None:
         return
     if not args.quiet:
         # Beside standard output, so that a script can take that as the secret.
-        print(f"token {token.id}: keep the secret now, it can't be shown again", file=sys.stderr)
+        tell(f"token {token.id}: keep the secret now, it can't be shown again")
     show(secret)
 
 
