@@ -1,5 +1,6 @@
 """A bisection is always in a state that its events explain; what makes no sense is refused."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -341,6 +342,7 @@ LINES = {
     "one build": COARSE[:1],
     "newest first": COARSE[::-1],
     "a build twice": (COARSE[0], COARSE[0]),
+    "a commit twice": (COARSE[0], msgspec.structs.replace(COARSE[1], commit=COARSE[0].commit)),
     "two branches": (COARSE[0], FINE[5]),
     "no branch": make_line(2, "../up"),
 }
