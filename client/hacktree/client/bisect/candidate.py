@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
-from hacktree.client.beneath import Attributes, replace_file
+from hacktree.client.beneath import Attributes, replace_file, replace_link
 from hacktree.client.bisect.model import Candidate, Terms
+from hacktree.client.bisect.unattended import DIRECTORY, LINK_TARGET, UNIT, WANTS
 from hacktree.client.replay.replay import StepsOf
 from hacktree.client.replay.step import Build, Root, Step
 
@@ -25,28 +26,39 @@ _FILE: Final = Attributes(0o644, None)
 
 @dataclass(frozen=True, slots=True)
 class MessageStep:
-    """Leaves the message in the root."""
+    """Leaves the message in the root, and the unit that goes on with a run, if there is one."""
 
     script: str
+    unit: str = ""
     name: str = STEP
 
     @property
     def digest(self) -> bytes:
         """As `Step.digest`."""
-        return sha256(_VERSION + self.script.encode()).digest()
+        whole = f"{self.script}\0{self.unit}"
+        return sha256(_VERSION + whole.encode()).digest()
 
     def apply(self, root: Root) -> None:
         """As `Step.apply`."""
         replace_file(root.path, MESSAGE_PATH, self.script.encode(), _FILE)
+        if self.unit:
+            replace_file(root.path, f"{DIRECTORY}/{UNIT}", self.unit.encode(), _FILE)
+            replace_link(root.path, f"{DIRECTORY}/{WANTS}/{UNIT}", LINK_TARGET)
 
 
-def with_message(steps_of: StepsOf, candidate: Candidate, terms: Terms) -> StepsOf:
+def with_message(steps_of: StepsOf, candidate: Candidate, terms: Terms, unit: str = "") -> StepsOf:
     """The machine's steps and, behind them, the message that this is a build under test."""
 
     def steps(build: Build) -> Sequence[Step]:
-        return [*steps_of(build), MessageStep(message_script(candidate, terms))]
+        return [*steps_of(build), MessageStep(message_script(candidate, terms), unit)]
 
     return steps
+
+
+def how_to_answer(terms: Terms) -> str:
+    """What to type: 'hacktree bisect good, bad or skip'."""
+    word = "" if terms == Terms() else "answer "
+    return f"hacktree bisect {word}{terms.good}, {terms.bad} or skip"
 
 
 def message_script(candidate: Candidate, terms: Terms) -> str:
@@ -61,8 +73,7 @@ def message_script(candidate: Candidate, terms: Terms) -> str:
         'case "$-" in *i*) cat <<\'' + _END + "'",
         f"This is build {called}({candidate.branch} {candidate.sequence}, "
         f"{candidate.commit[:9]}), under test: a bisection is going on.",
-        f"How is it? hacktree bisect {terms.good}, {terms.bad} or skip; "
-        "`hacktree bisect status` says where you are.",
+        f"How is it? {how_to_answer(terms)}; `hacktree bisect status` says where you are.",
         _END,
         ";; esac",
         "",

@@ -45,13 +45,15 @@ UNTESTABLE = (BuildGoneError, StepFailedError, ArchitectureError, LayerConflictE
 class Roots:
     """How roots of one bisection are made; `report` is told what is done, a line at a time.
 
-    `booted`: people may log in to them, and are told that they are under test.
+    `booted`: people may log in to them, and are told that they are under test. `unit`: the systemd
+    unit that goes on with a run, if there is one: it comes into such roots, too.
     """
 
     sysroot: Sysroot
     options: Options
     report: Report
     booted: bool
+    unit: str = ""
 
 
 def make_root(roots: Roots, candidate: Candidate, announce: Callable[[str], None]) -> str:
@@ -66,7 +68,7 @@ def make_root(roots: Roots, candidate: Candidate, announce: Callable[[str], None
         # Others boot into nothing; and to lay the message they need namespaces.
         options = DeployOptions(
             retention=RetentionPolicy.KEEP_ALL,
-            steps_of=with_message(steps_of, candidate, roots.options.terms),
+            steps_of=with_message(steps_of, candidate, roots.options.terms, roots.unit),
         )
     plan = plan_deploy(sysroot, commit, options)
     if plan.action is DeployAction.CHECK_OUT:

@@ -61,6 +61,7 @@ from hacktree.client.bisect.store import (
     write_bisection,
 )
 from hacktree.client.bisect.transfers import Transfers, forget_trees, keep_trees
+from hacktree.client.bisect.unattended import read_unit, remove_unit
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.pull import PullReport
 from hacktree.client.remote import Remote, load_remote
@@ -149,11 +150,7 @@ Standing = Ready | Finished
 def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
     """Write the session down, and keep the root that is live. Raises `BisectionExistsError`."""
     sysroot = machine.sysroot
-    if find_bisection(sysroot) is not None:
-        raise BisectionExistsError(
-            "a bisection is under way already",
-            hint="`hacktree bisect status` shows it, `hacktree bisect reset` ends it.",
-        )
+    refuse_second(sysroot)
     live = read_roots(sysroot).live
     keeps = session.options.deploy and live is not None and not live.pinned
     started = "" if live is None else live.root
@@ -165,6 +162,15 @@ def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
         keep_started(sysroot, local.started)
     begin_lease(sysroot.repository, machine.token, session, machine.listener.say)
     return saved
+
+
+def refuse_second(sysroot: Sysroot) -> None:
+    """Raise `BisectionExistsError` if a bisection is under way."""
+    if find_bisection(sysroot) is not None:
+        raise BisectionExistsError(
+            "a bisection is under way already",
+            hint="`hacktree bisect status` shows it, `hacktree bisect reset` ends it.",
+        )
 
 
 def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> Standing:
@@ -262,6 +268,7 @@ def end(machine: Machine) -> bool:
         release_started(sysroot, local.started)
     end_lease(sysroot.repository, machine.token, saved.session, report)
     release_builds(sysroot.repository)
+    remove_unit(sysroot)
     forget_trees(sysroot.repository)
     forget_known(sysroot.repository)
     remove_bisection(sysroot)
@@ -392,7 +399,8 @@ def _remote(machine: Machine, saved: Saved) -> Remote:
 def _deploy(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
     options = saved.session.options
     booted = options.deploy and bool(saved.local.started)
-    roots = Roots(machine.sysroot, options, machine.listener.say, booted)
+    unit = read_unit(machine.sysroot)
+    roots = Roots(machine.sysroot, options, machine.listener.say, booted, unit)
     commit = candidate.commit
 
     def announce(name: str) -> None:

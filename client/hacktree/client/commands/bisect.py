@@ -218,6 +218,11 @@ def _configure_run(action: argparse.ArgumentParser) -> None:
     )
     action.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="the limit of one test")
     action.add_argument("--host", action="store_true", help="run it on this machine")
+    action.add_argument(
+        "--unattended",
+        action="store_true",
+        help="go on by itself after a reboot, by a systemd unit in etc/systemd/system",
+    )
     action.add_argument("--user", metavar="NAME", help="as somebody else (as root only)")
 
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 
+from hacktree.client.bisect.candidate import how_to_answer
 from hacktree.client.bisect.choice import Choice, Purpose, describe_choice
 from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
 from hacktree.client.bisect.holding import describe_held
-from hacktree.client.bisect.model import Candidate, Session, Terms, Verdict
+from hacktree.client.bisect.model import Candidate, Session, Verdict
 from hacktree.client.bisect.state import (
     EndpointWrong,
     Evidence,
@@ -87,12 +88,6 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def say_how(terms: Terms) -> str:
-    """What to type: 'hacktree bisect good, bad or skip'."""
-    plain = terms == Terms()
-    return f"hacktree bisect {'' if plain else 'answer '}{terms.good}, {terms.bad} or skip"
-
-
 def show_narrowed(args: argparse.Namespace, saved: Saved) -> None:
     """After an answer: how many builds and tests are left."""
     state = current_state(saved.session)
@@ -120,7 +115,7 @@ def _show_ready(args: argparse.Namespace, ready: Ready) -> None:
     terms = ready.saved.session.options.terms
     where = "is live" if ready.saved.session.options.deploy else "is ready"
     say(args, f"{ready.root} {where}: {describe_build(ready.candidate)}")
-    say(args, f"Test it, then: {say_how(terms)}. A shell in it: hacktree enter {ready.root}")
+    say(args, f"Test it, then: {how_to_answer(terms)}. A shell in it: hacktree enter {ready.root}")
 
 
 def show_outcome(args: argparse.Namespace, saved: Saved, outcome: Outcome) -> None:
@@ -221,7 +216,7 @@ def _show_intent(
     show(
         f"Under test: {describe_build(candidate)} in {intent.root}{where}{_said(candidate, hints)}"
     )
-    show(f"How is it? {say_how(saved.session.options.terms)}")
+    show(f"How is it? {how_to_answer(saved.session.options.terms)}")
 
 
 def _mark(state: State, index: int) -> str:

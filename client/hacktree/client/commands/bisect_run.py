@@ -20,6 +20,7 @@ from hacktree.client.bisect.prompt import Choice, explanation, parse_reply, ques
 from hacktree.client.bisect.running import CommandRun
 from hacktree.client.bisect.state import Found
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
+from hacktree.client.bisect.unattended import install_unit, remove_unit, render_unit
 from hacktree.client.commands.bisect_output import (
     describe_build,
     show_narrowed,
@@ -31,6 +32,7 @@ from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.output import complain, say, show
 from hacktree.common.errors import HacktreeError, UserError
 
@@ -55,10 +57,30 @@ def run(args: argparse.Namespace) -> int:
         show_narrowed(args, saved)
         sys.stdout.flush()
 
-    with hold_bisection(machine.sysroot):
-        finished = check_all(machine, read_bisection(machine.sysroot), check, tested)
+    sysroot = machine.sysroot
+    with hold_bisection(sysroot):
+        saved = read_bisection(sysroot)
+        if args.unattended:
+            path = install_unit(sysroot, _unit(sysroot, args))
+            say(args, f"{path} goes on after a reboot")
+        finished = check_all(machine, saved, check, tested)
+        remove_unit(sysroot)
     show_standing(args, finished)
     return 0 if isinstance(finished.outcome, Found) else 1
+
+
+def _unit(sysroot: Sysroot, args: argparse.Namespace) -> str:
+    """The unit that runs what this process runs."""
+    program = os.path.abspath(sys.argv[0])
+    words = [program] if os.access(program, os.X_OK) else [sys.executable, program]
+    words += ["--sysroot", str(sysroot.path), "bisect", "run", "--unattended"]
+    if args.timeout is not None:
+        words += ["--timeout", f"{args.timeout:g}"]
+    if args.host:
+        words.append("--host")
+    if args.user:
+        words += ["--user", args.user]
+    return render_unit(sysroot, [*words, "--", *args.command], os.getcwd())
 
 
 def prompt(args: argparse.Namespace) -> int:
