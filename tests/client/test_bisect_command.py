@@ -1,8 +1,10 @@
 """`hacktree bisect` as a person and as a program use it: from start to reset."""
 
+import io
 import json
 import os
 import select
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +15,9 @@ from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.main import main
 from hacktree.common.repository.repository import Repository
 from support.bisectfarm import add_build, bisect, make_farm, make_tester, versions
+from support.documents import commands_in
 from support.enterable import shell_tree
+from support.trees import File, Spec
 
 NEVER = ("--no-deploy", "--verify", "never")
 HOST = ("--host", "--", "sh", "-c")
@@ -43,6 +47,7 @@ class Printed(NamedTuple):
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     """One action in this process, as JSON."""
+    capsys.readouterr()
     assert main(["bisect", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
@@ -322,3 +327,58 @@ def test_a_damaged_session_is_named(sysroot: Sysroot, capsys: pytest.CaptureFixt
     assert main(["bisect", "reset", "--force"]) == 0
     assert main(["bisect", "reset"]) == 0
     assert open_sysroot(sysroot.path)
+
+
+def test_a_person_is_asked(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single letters answer, take back and leave; a note may follow; nothing else is taken."""
+    said = "what?\nb black screen\nu\ns\nt\ng\nq\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(said))
+    out = call(capsys, "start", "fastqa", "--good", "47.1", "--bad", "47.5", *NEVER, "--prompt").out
+    assert "  s  skip: this build can't be tested" in out, "what letters mean"
+    assert "Bisecting fastqa of farm" in out
+    assert "`hacktree bisect prompt` goes on" in out
+    monkeypatch.setattr("sys.stdin", io.StringIO("bad\n"))
+    # 3 was bad, which was taken back, and skipped; then 2 was good, and 4 bad.
+    assert "only skipped builds" in call(capsys, "prompt").out
+    outcome = ask(capsys, "status")["outcome"]
+    assert versions(outcome["suspects"]) == ["47.3", "47.4"]
+
+
+def test_roots_name_builds_of_other_branches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`current` on the promoted branch means the build with the same tree; BRANCH~N tells it."""
+    farm = make_farm(tmp_path / "farm", 5, 4, branch="builds")
+    add_build(farm, 5, broken=True, branch="fastqa")
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
+    assert main(["pull", "fastqa"]) == 0
+    plan = ask(capsys, "start", "builds", "--good", "builds@2023-11-16", "--bad", "current", "-n")
+    assert (plan["old"]["version"], plan["new"]["version"]) == ("47.2", "47.5")
+    plan = ask(capsys, "start", "--good", "builds~3", "-n")
+    assert (plan["branch"], plan["old"]["version"], plan["new"]["version"]) == (
+        "builds",
+        "47.2",
+        "47.5",
+    )
+
+
+def test_what_operations_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every command of the chapter works, one after the other."""
+    farm = make_farm(tmp_path / "farm", 0, 0)
+    for number in range(1, 8):
+        program: dict[str | bytes, Spec] = {"usr/bin/eog": File(b"#!", 0o755)}
+        add_build(farm, number, broken=False, tree=program if number < 5 else {})
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
+    assert main(["pull", "fastqa~6"]) == 0
+    assert main(["pull", "fastqa"]) == 0
+    for command in commands_in("Bisection") + commands_in("By a command"):
+        program_name, *words = shlex.split(command)
+        assert (program_name, main(words)) == ("hacktree", 0), command
+        if words[1] == "run":
+            assert "First bad build: fastqa 5 47.5 (" in capsys.readouterr().out

@@ -105,8 +105,10 @@ def remove_roots(
 
 
 def keep_started(sysroot: Sysroot, root: str) -> None:
-    """Pin the root that was live at the start."""
-    pin_root(sysroot, root)
+    """Pin the root that was live at the start, if it is still there."""
+    record = read_roots(sysroot).records.get(root)
+    if record is not None and not record.pinned:
+        pin_root(sysroot, root)
 
 
 def go_back(sysroot: Sysroot, started: str, made: Sequence[str], report: Report) -> bool:

@@ -148,7 +148,7 @@ Standing = Ready | Finished
 
 
 def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
-    """Write the session down, and keep the root that is live. Raises `BisectionExistsError`."""
+    """Write the session down; `advance` does the rest. Raises `BisectionExistsError`."""
     sysroot = machine.sysroot
     refuse_second(sysroot)
     live = read_roots(sysroot).live
@@ -158,8 +158,6 @@ def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
     saved = Saved(session, local)
     write_bisection(sysroot, saved)
     keep_trees(sysroot.repository, machine.transfers.trees)
-    if keeps:
-        keep_started(sysroot, local.started)
     begin_lease(sysroot.repository, machine.token, session, machine.listener.say)
     return saved
 
@@ -179,6 +177,8 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     Goes on where an earlier call was cut off. Raises `CandidateFailedError`, of which `saved`
     holds which build; `ChangedMeanwhileError`; and what bringing and deploying raise.
     """
+    if saved.local.keeps_started:
+        keep_started(machine.sysroot, saved.local.started)
     saved = _descend(machine, saved)
     state = current_state(saved.session)
     if state.outcome is not None:
@@ -273,6 +273,16 @@ def end(machine: Machine) -> bool:
     forget_known(sysroot.repository)
     remove_bisection(sysroot)
     return swapped
+
+
+def drop(machine: Machine) -> None:
+    """Delete a session that can't be read, and what keeps its builds; roots stay as they are."""
+    sysroot = machine.sysroot
+    stop_prefetch(sysroot.repository)
+    release_builds(sysroot.repository)
+    remove_unit(sysroot)
+    forget_trees(sysroot.repository)
+    remove_bisection(sysroot)
 
 
 def one_line(note: str) -> str:

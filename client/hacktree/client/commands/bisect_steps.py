@@ -11,7 +11,9 @@ from hacktree.client.bisect.driver import (
     advance,
     answer,
     begin,
+    drop,
     end,
+    refuse_second,
     undo,
 )
 from hacktree.client.bisect.forecast import forecast
@@ -27,7 +29,6 @@ from hacktree.client.bisect.store import (
     find_bisection,
     hold_bisection,
     read_bisection,
-    remove_bisection,
 )
 from hacktree.client.bisect.transfers import Transfers
 from hacktree.client.commands.bisect_output import (
@@ -65,6 +66,8 @@ def start(args: argparse.Namespace) -> int:
     sysroot = prepare_sysroot(args.sysroot)
     machine = _machine(args, sysroot)
     transfers = machine.transfers
+    if not args.dry_run:
+        refuse_second(sysroot)
     session, known = _plan(machine, args)
     if args.dry_run:
         _show_plan(args, session, transfers)
@@ -254,7 +257,7 @@ def reset(args: argparse.Namespace) -> int:
         except CorruptError:
             if not args.force:
                 raise
-            remove_bisection(machine.sysroot)
+            drop(machine)
             say(args, "the damaged session is dropped; `hacktree rollback` swaps roots")
             return 0
         if saved is None:
