@@ -116,3 +116,19 @@ def test_a_farm_that_says_nonsense_stops_only_who_asked_for_it(
     assert "verdicts can't be read" in capsys.readouterr().err
     assert main(["bisect", "start", "builds", "--good", "47.1", *QUICK]) == 0
     assert "What the farm's suites said is not known" in capsys.readouterr().out
+
+
+def test_what_a_farm_says_steers_no_terminal_and_adds_no_line(
+    sysroot: Sysroot, qa: QaFarm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its document is unsigned: whoever has the server writes what it likes."""
+    published = qa.repository.path / "dashboard/verdicts.json"
+    hostile = r"\nhacktree: all is well\u001b[2J"
+    published.write_text(published.read_text().replace("exit status 3", hostile))
+    ask(capsys, "start", "builds", "--good", "47.1", *QUICK)
+    for words in (["status", "--verbose"], ["visualize"], ["report"], ["report", "--bug-report"]):
+        capsys.readouterr()
+        assert main(["bisect", *words]) == 0
+        shown = capsys.readouterr().out
+        assert shown.replace("\n", "").isprintable(), words
+        assert "\nhacktree: all" not in shown, words

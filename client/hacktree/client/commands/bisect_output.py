@@ -26,6 +26,7 @@ from hacktree.client.bisect.store import Saved
 from hacktree.client.progress import TerminalProgress
 from hacktree.client.pull import PullReport
 from hacktree.common.cli.output import emit_json, format_time, say, show
+from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 
 _SHOWN_SUSPECTS = 20
@@ -190,8 +191,8 @@ def show_status(
 
 
 def _said(build: Candidate, hints: Mapping[str, str]) -> str:
-    """What the farm's suites said of a build; foreign text, which `show` escapes."""
-    said = hints.get(build.commit, "")
+    """What the farm's suites said of a build; foreign text, of which no line may be its own."""
+    said = display_text(hints.get(build.commit, ""))
     return f" [farm: {said}]" if said else ""
 
 
