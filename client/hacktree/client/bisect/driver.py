@@ -108,16 +108,12 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a bisection goes on. `clock` is in seconds since 1970 UTC.
-
-    `token`: what builds are leased from the server with, empty for that of the remote.
-    """
+    """Where a bisection goes on. `clock` is in seconds since 1970 UTC."""
 
     sysroot: Sysroot
     transfers: Transfers
     listener: Listener = field(default_factory=Listener)
     clock: Callable[[], float] = time.time
-    token: str = field(default="", repr=False)
 
     @property
     def now(self) -> int:
@@ -158,7 +154,7 @@ def begin(machine: Machine, session: Session, ahead: Ahead) -> Saved:
     saved = Saved(session, local)
     write_bisection(sysroot, saved)
     keep_trees(sysroot.repository, machine.transfers.trees)
-    begin_lease(sysroot.repository, machine.token, session, machine.listener.say)
+    begin_lease(sysroot.repository, session, machine.listener.say)
     return saved
 
 
@@ -187,7 +183,7 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     saved = _hold_constant(machine, saved, accept=accept_changes)
     stop_prefetch(machine.sysroot.repository)
     saved = _choose(machine, saved, state)
-    renew_lease(machine.sysroot.repository, machine.token, saved.session, machine.listener.say)
+    renew_lease(machine.sysroot.repository, saved.session, machine.listener.say)
     candidate = under_test(saved)
     assert candidate is not None  # noqa: S101
     try:
@@ -266,7 +262,7 @@ def end(machine: Machine) -> bool:
         report(f"{name} stays: it is in use, or pinned")
     if local.keeps_started:
         release_started(sysroot, local.started)
-    end_lease(sysroot.repository, machine.token, saved.session, report)
+    end_lease(sysroot.repository, saved.session, report)
     release_builds(sysroot.repository)
     remove_unit(sysroot)
     forget_trees(sysroot.repository)

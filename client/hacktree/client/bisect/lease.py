@@ -74,13 +74,14 @@ class _Leases(msgspec.Struct, frozen=True):
     leases: Annotated[list[_Lease], Meta(max_length=4096)]
 
 
-def known_secret(remote: Remote, given: str = "") -> str:
-    """The token to lease with: `given`, else what is in the remote's `token-file`; empty for none.
+def known_secret(remote: Remote) -> str:
+    """The token to lease with, from the remote's `token-file`; empty for none.
 
-    Raises `UserError` for a file that can't be read or holds no token.
+    Not from the environment: a token for one farm must not be shown to another. Raises `UserError`
+    for a file that can't be read or holds no token.
     """
-    if given or remote.token_file is None:
-        return given
+    if remote.token_file is None:
+        return ""
     try:
         with Path(remote.token_file).open(encoding="ascii", errors="replace") as stream:
             secret = stream.read(_MAX_SECRET).strip()
@@ -141,11 +142,11 @@ def describe_lease(leased: Leased) -> str:
     return f"{text}: {leased.problem}." if leased.problem else f"{text}."
 
 
-def begin_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
-    """Lease the builds, and tell how it stands. `given`: a token, empty for that of the remote."""
+def begin_lease(repository: Repository, session: Session, say: Say) -> None:
+    """Lease the builds with the remote's token, and tell how it stands."""
     try:
         remote = load_remote(repository, session.remote)
-        secret = known_secret(remote, given)
+        secret = known_secret(remote)
     except HacktreeError as error:
         say(f"The server may prune builds meanwhile: {error.message}.")
         return
@@ -154,14 +155,14 @@ def begin_lease(repository: Repository, given: str, session: Session, say: Say) 
     say(describe_lease(keep_builds(remote, secret, session)))
 
 
-def renew_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+def renew_lease(repository: Repository, session: Session, say: Say) -> None:
     """Lease the builds for one more step, and those of a line that is new; tells what goes wrong.
 
     Without a token nothing was leased, and before the first answer it has just been.
     """
     try:
         remote = load_remote(repository, session.remote)
-        secret = known_secret(remote, given)
+        secret = known_secret(remote)
     except HacktreeError as error:
         say(f"The server may prune builds meanwhile: {error.message}.")
         return
@@ -171,11 +172,11 @@ def renew_lease(repository: Repository, given: str, session: Session, say: Say) 
             say(describe_lease(leased))
 
 
-def end_lease(repository: Repository, given: str, session: Session, say: Say) -> None:
+def end_lease(repository: Repository, session: Session, say: Say) -> None:
     """Give the builds back; what goes wrong is told, and the lease ends by itself."""
     try:
         remote = load_remote(repository, session.remote)
-        problem = give_back(remote, known_secret(remote, given), session)
+        problem = give_back(remote, known_secret(remote), session)
     except HacktreeError as error:
         problem = error.message
     if problem:

@@ -1,7 +1,6 @@
 """The steps of `hacktree bisect` that a person takes: start, answers, next, undo, status, reset."""
 
 import argparse
-import os
 import secrets
 import time
 from pathlib import Path
@@ -57,8 +56,7 @@ def machine_of(args: argparse.Namespace) -> Machine:
 
 
 def _machine(args: argparse.Namespace, sysroot: Sysroot) -> Machine:
-    token = os.environ.get("HACKTREE_TOKEN", "")
-    return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args), token=token)
+    return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
 
 
 def start(args: argparse.Namespace) -> int:
