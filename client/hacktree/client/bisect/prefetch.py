@@ -24,6 +24,7 @@ from hacktree.client.connect import open_source, real_patience
 from hacktree.client.pace import Pace
 from hacktree.client.pull import PullPlan, PullReport, decoders
 from hacktree.client.remote import Remote, load_remote
+from hacktree.client.source import NotServedError
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import BranchName, parse_branch_name
@@ -205,7 +206,10 @@ async def _bring_all(
     pool: DecoderPool,
     say: Callable[[str], None],
 ) -> bool:
-    """Bring one after the other; returns whether all came."""
+    """Bring one after the other; returns whether all came.
+
+    One that is gone or too large is left out. What would fail for others as well is raised.
+    """
     patience = real_patience()
     pace = None if limits.rate is None else Pace(limits.rate, time.monotonic, asyncio.sleep)
     budget = _Budget(limits.space)
@@ -217,7 +221,7 @@ async def _bring_all(
             begun, before = time.monotonic(), source.traffic.bytes
             try:
                 await bring_from(repository, remote.name, request, source, budget, pool)
-            except (HacktreeError, OSError) as error:
+            except (NotServedError, PrefetchSpaceError) as error:
                 say(f"{branch}@{commit.hex()[:16]}: {error}")
                 good = False
                 continue
