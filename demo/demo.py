@@ -1,4 +1,4 @@
-"""The main job on this machine's own userland: push, test, promote, pull, swap, roll back.
+"""The main job on this machine's own userland: push, test, promote, pull, swap, roll back, bisect.
 
 Runs the real commands in a temporary directory, as whoever runs it. `demo.py DIR` uses DIR as the
 tree instead.
@@ -91,6 +91,7 @@ def make_second_build(tree: Path) -> None:
     (tree / "etc").mkdir(exist_ok=True)
     (tree / "etc/os-release").unlink(missing_ok=True)
     (tree / "etc/os-release").write_text('NAME="Demo OS"\nVERSION=2\n')
+    (tree / "etc/wallpaper").write_text("mountains\n")
 
 
 @contextlib.contextmanager
@@ -194,21 +195,28 @@ def found(demo: Demo, farm: Path, keys: Path) -> str:
     return demo.run("a token for CI", *repo, *create, secret=True).strip()
 
 
+def push_build(demo: Demo, url: str, farm: Path, tree: Path, keys: Path, version: str) -> None:
+    """CI pushes a build to the server at the URL."""
+    # What it signs on top of is verified, from the root that it is told.
+    root = hashlib.sha256((farm / "trust/1.root.json").read_bytes()).hexdigest()
+    key = ("--sign-with", str(keys / "builds"), "--root-fingerprint", root)
+    push = ("push", "builds", str(tree), "--version", version, "--server", url, *key)
+    demo.run(f"push build {version}", "hacktree", *push)
+
+
 def build_and_judge(demo: Demo, farm: Path, tree: Path, keys: Path, version: str) -> None:
     """CI pushes a build, a runner judges it, and the signer promotes it if it passed."""
     with hacktree_serve(farm, "--api") as url:
-        # What it signs on top of is verified, from the root that it is told.
-        root = hashlib.sha256((farm / "trust/1.root.json").read_bytes()).hexdigest()
-        key = ("--sign-with", str(keys / "builds"), "--root-fingerprint", root)
-        push = ("push", "builds", str(tree), "--version", version, "--server", url, *key)
-        demo.run(f"push build {version}", "hacktree", *push)
+        push_build(demo, url, farm, tree, keys, version)
     repo = ("hacktree", "--repo", str(farm))
     demo.run(f"test build {version}", *repo, "qa", "run", "fastqa")
     demo.run("promote what passed", *repo, "qa", "sign", "fastqa", "--key", str(keys / "fastqa"))
 
 
 def story(demo: Demo, given: Path | None) -> None:
-    """Three builds, pushed and judged; two promoted, pulled, swapped; one rolled back."""
+    """Three builds, pushed and judged; two promoted, pulled, swapped; one rolled back; the search
+    for what a later build broke.
+    """
     work = demo.work
     tree, farm, machine, keys = work / "build", work / "farm", work / "machine", work / "keys"
     machine.mkdir()
@@ -221,7 +229,7 @@ def story(demo: Demo, given: Path | None) -> None:
         copy_userland(tree)
     else:
         shutil.copytree(given, tree, symlinks=True)
-    build_and_judge(demo, farm, tree, keys, "1")
+    build_and_judge(demo, farm, tree, keys, "47.1")
     repo = ("hacktree", "--repo", str(farm))
     shown = json.loads(demo.run("who signs what", *repo, "trust", "status", "--json", secret=True))
     with serving(farm) as (server, url):
@@ -232,7 +240,7 @@ def story(demo: Demo, given: Path | None) -> None:
         demo.run("first pull and deploy", "hacktree-pull", *root, "fastqa")
         demo.heading("4. The farm: the next build, and a pack of deltas")
         make_second_build(tree)
-        build_and_judge(demo, farm, tree, keys, "2")
+        build_and_judge(demo, farm, tree, keys, "47.2")
         demo.run("make packs", *repo, "jobs", "run")
         demo.heading("5. The tester: upgrade")
         demo.run("upgrade", "hacktree-pull", *root, "fastqa")
@@ -240,14 +248,32 @@ def story(demo: Demo, given: Path | None) -> None:
         after = (machine / "gnomeos").readlink()
         demo.heading("6. A broken build gets no further than QA")
         (tree / "etc/broken").write_text("oops")
-        build_and_judge(demo, farm, tree, keys, "3")
+        build_and_judge(demo, farm, tree, keys, "47.3")
         demo.run("why it does not move", *repo, "branch", "status", "fastqa")
         demo.run("nothing to do", "hacktree-pull", *root, "fastqa", "--pull-only")
         demo.heading("7. The tester does not like build 2 either: roll back")
         demo.run("roll back", "hacktree", *root, "rollback")
         before = (machine / "gnomeos").readlink()
         demo.run("status", "hacktree", *root, "status")
+        demo.heading("8. CI goes on; since when is there no wallpaper?")
+        (tree / "etc/broken").unlink()
+        with hacktree_serve(farm, "--api") as api:
+            for number in range(4, 9):
+                (tree / "etc/build").write_text(f"{number}\n")
+                if number == 6:
+                    (tree / "etc/wallpaper").unlink()
+                push_build(demo, api, farm, tree, keys, f"47.{number}")
+        demo.run("make packs", *repo, "jobs", "run")
+        demo.run(
+            "begin to bisect", "hacktree", *root, "bisect", "start", "builds", "--good", "47.2"
+        )
+        test = ("--host", "--", "sh", "-c", "test -e $HACKTREE_ROOT/etc/wallpaper")
+        demo.run("bisect", "hacktree", *root, "bisect", "run", *test)
+        report = demo.run("what broke it", "hacktree", *root, "bisect", "report")
+        demo.run("back to where it began", "hacktree", *root, "bisect", "reset")
         demo.run("verify everything", "hacktree", *root, "fsck")
+    if not re.search(r"first bad: +builds 6 ", report):
+        sys.exit("demo: the bisection did not find build 6")
     if before == after:
         sys.exit("demo: the rollback did not move the link")
     demo.heading("How long it took")
