@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hacktree.client.bisect.drawing import draw
@@ -293,6 +293,7 @@ def test_every_line_of_a_descent_is_drawn() -> None:
 
 
 @given(st.data())
+@settings(max_examples=50)
 def test_stretches_cover_the_line_and_say_what_the_state_says(data: st.DataObject) -> None:
     """Whatever was answered, each build is in one stretch, with the verdict that is known of it."""
     votes = data.draw(st.sampled_from([1, 3]))

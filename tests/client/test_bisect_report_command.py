@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from hacktree.client.remote import Remote, add_remote
-from hacktree.client.sysroot import Sysroot
+from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.main import main
 from hacktree.common.repository.repository import Repository, open_repository
 from support.bisectfarm import add_build, make_farm, make_tester
 from support.pulling import make_repository
 from support.trees import Spec
 
-NEVER = ("--no-deploy", "--verify", "never")
+NEVER = ("--no-deploy", "--no-prefetch", "--verify", "never")
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,24 @@ def make_machine(path: Path, farm: Repository, monkeypatch: pytest.MonkeyPatch) 
     return sysroot
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory, farm: Repository) -> Path:
+    """The sysroot of a machine whose search found build 5."""
+    with pytest.MonkeyPatch.context() as patch:
+        sysroot = make_machine(tmp_path_factory.mktemp("searched") / "sysroot", farm, patch)
+        assert main(["bisect", "start", "fastqa", "--good", "47.1", *NEVER]) == 0
+        for verdict in ("good", "bad", "bad"):
+            assert main(["bisect", verdict, "--note", "seen <here>"]) == 0
+    return sysroot.path
+
+
 @pytest.fixture
-def found(tmp_path: Path, farm: Repository, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
-    """A machine whose search found build 5."""
-    sysroot = make_machine(tmp_path / "sysroot", farm, monkeypatch)
-    assert main(["bisect", "start", "fastqa", "--good", "47.1", *NEVER]) == 0
-    for verdict in ("good", "bad", "bad"):
-        assert main(["bisect", verdict, "--note", "seen <here>"]) == 0
-    return sysroot
+def found(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sysroot:
+    """A copy of it."""
+    path = shutil.copytree(searched, tmp_path / "sysroot", symlinks=True)
+    monkeypatch.delenv("HACKTREE_REPO", raising=False)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(path))
+    return open_sysroot(path)
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
