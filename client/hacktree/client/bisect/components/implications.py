@@ -45,10 +45,11 @@ def group(count: int, needs: Needs) -> list[list[int]]:
                     above = path[-1][0]
                     lowest[above] = min(lowest[above], lowest[number])
                 if lowest[number] == index[number]:
-                    position = open_.index(number)
-                    groups.append(sorted(open_[position:]))
-                    is_open.difference_update(open_[position:])
-                    del open_[position:]
+                    members = [open_.pop()]
+                    while members[-1] != number:
+                        members.append(open_.pop())
+                    is_open.difference_update(members)
+                    groups.append(sorted(members))
     return groups
 
 

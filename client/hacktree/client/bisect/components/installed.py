@@ -4,7 +4,7 @@ Pure. dpkg's and rpm's databases are told in these terms, each with its own orde
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -79,10 +79,15 @@ class Providers:
             self._by_name[package.name].append((package.name, package.version))
             for name, version in package.provides:
                 self._by_name[name].append((package.name, version))
+        self._known: dict[tuple[Relation, ...], list[str]] = {}
 
-    def of(self, relations: Sequence[Relation]) -> list[str]:
+    def of(self, relations: tuple[Relation, ...]) -> list[str]:
         """The names of packages that fit one of these, those of the first relation first."""
-        return list(dict.fromkeys(name for one in relations for name in self._fitting(one)))
+        found = self._known.get(relations)
+        if found is None:
+            found = list(dict.fromkeys(name for one in relations for name in self._fitting(one)))
+            self._known[relations] = found
+        return found
 
     def _fitting(self, relation: Relation) -> Iterator[str]:
         for name, version in self._by_name.get(relation.name, ()):

@@ -237,7 +237,9 @@ class _Planner:
                 if fitting and not set(fitting) & set(there.of(relations)):
                     imply(package.name, fitting[0])
             for relation in package.against:
-                for other in set(there.of([relation])) - set(here.of([relation])) - {package.name}:
+                for other in (
+                    set(there.of((relation,))) - set(here.of((relation,))) - {package.name}
+                ):
                     imply(package.name, other)
 
     def _follow_replacements(self, old: Providers, new: Providers) -> None:
