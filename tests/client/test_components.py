@@ -33,6 +33,7 @@ from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.packages import METADATA_KEY, packages_from_metadata
 from hacktree.common.repository.fsck import fsck
 from support.debsystem import Deb, base_system, commit_tree, install
+from support.documents import commands_in
 from support.enterable import hacktree, require_root
 from support.pulling import make_repository
 from support.sysroots import assert_nothing_left_over, deploy, make_build, make_sysroot
@@ -292,7 +293,8 @@ def test_the_command_shows_the_plan_finds_the_package_and_remembers(
 
 def test_what_the_bisection_found_is_brought_and_searched(sysroot: Sysroot, shelf: Path) -> None:
     farm = make_repository(sysroot.path.with_name("farm"))
-    program = app('[ "$one" = 1 ]')
+    shown, searched = commands_in("In which package")
+    program = Deb("app", files={"usr/bin/check-login": f'{APP}[ "$one" = 1 ]\n'})
     for at, debs in enumerate(([program, ONE, TWO], [program.at("2"), *NEWER[:2]])):
         tree = sysroot.path.with_name(f"tree-{at}")
         install([*base_system(), *debs], tree, shelf)
@@ -300,7 +302,7 @@ def test_what_the_bisection_found_is_brought_and_searched(sysroot: Sysroot, shel
     assert (
         hacktree(sysroot, "remote", "add", "--unsigned", "farm", farm.path.as_uri()).returncode == 0
     )
-    nothing = hacktree(sysroot, "bisect", "packages", "--dry-run")
+    nothing = hacktree(sysroot, *shown.split()[1:])
     assert nothing.returncode == 2
     assert "no bisection has found them" in nothing.stderr
     named = hacktree(sysroot, "bisect", "packages", "fastqa~1", "fastqa~0", "--dry-run")
@@ -309,7 +311,8 @@ def test_what_the_bisection_found_is_brought_and_searched(sysroot: Sysroot, shel
 
     start = ("bisect", "start", "fastqa", "--good", "fastqa~1", "--no-deploy", "--verify", "never")
     assert hacktree(sysroot, *start).returncode == 0
-    found = hacktree(sysroot, "bisect", "packages", "--json", "--run", "/usr/bin/app")
+    assert "3 packages differ" in hacktree(sysroot, *shown.split()[1:]).stdout
+    found = hacktree(sysroot, "--json", *searched.split()[1:])
     assert json.loads(found.stdout)["culprits"] == [
         {"packages": [{"name": "one", "old": "1", "new": "2"}]}
     ]
