@@ -83,7 +83,6 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `started`: the root that was live at the start, empty for none. `roots`: those that were made
     for the session and are still there. `keeps_started`: `started` was pinned for the session.
     `received`: bytes that bringing builds took, but for those that came `ahead` of their test.
-    `lease`: the server's name of the lease, empty for none.
     """
 
     started: Text = ""
@@ -92,7 +91,6 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keeps_started: bool = False
     received: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
     ahead: Ahead = Ahead()
-    lease: Text = ""
 
 
 class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
