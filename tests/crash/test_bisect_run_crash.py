@@ -25,7 +25,8 @@ MOST_CALLS = 500
 PROGRAM = """
 import os, shutil, signal, subprocess, sys, traceback
 from pathlib import Path
-from hacktree.client.bisect.driver import Machine, end
+from hacktree.client.bisect.driver import Machine
+from hacktree.client.bisect.ending import end
 from hacktree.client.bisect.loop import Check, check_all
 from hacktree.client.bisect.store import find_bisection, hold_bisection, read_bisection
 from hacktree.client.bisect.transfers import Transfers

@@ -16,28 +16,19 @@ from hacktree.client.bisect.ahead import builds_ahead
 from hacktree.client.bisect.choice import Choice, choose
 from hacktree.client.bisect.deploying import (
     Roots,
-    go_back,
     is_about_build,
     keep_started,
     make_root,
-    release_started,
     remove_roots,
 )
-from hacktree.client.bisect.fetching import BuildRequest, bring_build, release_builds
+from hacktree.client.bisect.fetching import BuildRequest, bring_build
 from hacktree.client.bisect.holding import read_held, refuse_changes
-from hacktree.client.bisect.known import forget_known
-from hacktree.client.bisect.lease import begin_lease, end_lease, renew_lease
-from hacktree.client.bisect.lines import BuildsGoneError, find_candidate, find_range
+from hacktree.client.bisect.lease import begin_lease, renew_lease
+from hacktree.client.bisect.lines import BuildsGoneError
 from hacktree.client.bisect.model import (
-    MAX_TEXT,
-    Answered,
     Candidate,
     Descended,
-    Event,
-    RangeSkipped,
     Session,
-    Undone,
-    Verdict,
 )
 from hacktree.client.bisect.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
 from hacktree.client.bisect.reading import read_finer
@@ -56,12 +47,10 @@ from hacktree.client.bisect.store import (
     Saved,
     Step,
     find_bisection,
-    read_bisection,
-    remove_bisection,
     write_bisection,
 )
-from hacktree.client.bisect.transfers import Transfers, forget_trees, keep_trees
-from hacktree.client.bisect.unattended import read_unit, remove_unit
+from hacktree.client.bisect.transfers import Transfers, keep_trees
+from hacktree.client.bisect.unattended import read_unit
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.pull import PullReport
 from hacktree.client.remote import Remote, load_remote
@@ -78,10 +67,6 @@ _SKIP_HINT: Final = (
 
 class BisectionExistsError(UserError):
     """A bisection is under way already."""
-
-
-class NothingUnderTestError(UserError):
-    """No build waits for an answer."""
 
 
 class CandidateFailedError(HacktreeError):
@@ -210,111 +195,8 @@ def under_test(saved: Saved) -> Candidate | None:
     return state.line[state.find(intent.commit)]
 
 
-def answer(
-    machine: Machine, saved: Saved, verdict: Verdict, names: Sequence[str] = (), note: str = ""
-) -> Saved:
-    """Take a verdict on the build under test, or on those that are named; SKIP takes ranges A..B.
-
-    All or none of them are taken. Raises `NothingUnderTestError`, `NoSuchBuildError`,
-    `EventRefusedError`.
-    """
-    note = one_line(note)
-    line = current_state(saved.session).line
-    events: list[Event] = []
-    for text in names:
-        first, last = find_range(line, text) if verdict is Verdict.SKIP else (None, None)
-        if first is not None and last is not None and first != last:
-            events.append(RangeSkipped(first.commit, last.commit, machine.now, note))
-        else:
-            commit = find_candidate(line, text).commit
-            events.append(Answered(commit, verdict, machine.now, note))
-    if not names:
-        asked = _asked(machine, saved, verdict)
-        events.append(Answered(asked.commit, verdict, machine.now, note))
-    session = saved.session
-    for event in events:
-        session = record(session, event)
-    return _write_answered(machine, saved, session)
-
-
-def undo(machine: Machine, saved: Saved) -> Saved:
-    """Take the last answer back; raises `EventRefusedError` if there is none."""
-    return _write_answered(machine, saved, record(saved.session, Undone(machine.now)))
-
-
-def previous_verdict(session: Session) -> Verdict | None:
-    """The last answer that was given, taken back or not."""
-    answers = [event.verdict for event in session.events if isinstance(event, Answered)]
-    return answers[-1] if answers else None
-
-
-def end(machine: Machine) -> bool:
-    """Go back to the root that was live at the start, remove what was made; whether it swapped.
-
-    Killed half way, it may be called again: the session goes last.
-    """
-    sysroot, report = machine.sysroot, machine.listener.say
-    saved = read_bisection(sysroot)
-    local = saved.local
-    stop_prefetch(sysroot.repository)
-    swapped = go_back(sysroot, local.started, local.roots, report)
-    for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
-        report(f"{name} stays: it is in use, or pinned")
-    if local.keeps_started:
-        release_started(sysroot, local.started)
-    end_lease(sysroot.repository, saved.session, report)
-    release_builds(sysroot.repository)
-    remove_unit(sysroot)
-    forget_trees(sysroot.repository)
-    forget_known(sysroot.repository)
-    remove_bisection(sysroot)
-    return swapped
-
-
-def drop(machine: Machine) -> None:
-    """Delete a session that can't be read, and what keeps its builds; roots stay as they are."""
-    sysroot = machine.sysroot
-    stop_prefetch(sysroot.repository)
-    release_builds(sysroot.repository)
-    remove_unit(sysroot)
-    forget_trees(sysroot.repository)
-    remove_bisection(sysroot)
-
-
-def one_line(note: str) -> str:
-    """A note as an event may hold it."""
-    shown = "".join(c if c.isprintable() else " " for c in note)
-    return shown[:MAX_TEXT]
-
-
-def _asked(machine: Machine, saved: Saved, verdict: Verdict) -> Candidate:
-    """The build that an answer is about which names none."""
-    candidate = under_test(saved)
-    if candidate is None:
-        raise NothingUnderTestError(
-            "no build waits for an answer",
-            hint="`hacktree bisect next` brings the next one; or name the build.",
-        )
-    intent = _intent(saved)
-    if verdict is Verdict.SKIP:
-        return candidate
-    if intent.step is not Step.TESTING:
-        raise NothingUnderTestError(
-            f"{candidate} is not deployed yet",
-            hint="`hacktree bisect next` goes on with it, `hacktree bisect skip` leaves it out.",
-        )
-    if saved.session.options.deploy:
-        live = read_roots(machine.sysroot).current
-        if live != intent.root:
-            raise NothingUnderTestError(
-                f"{live} is live, not {intent.root} with the build under test",
-                hint="`hacktree bisect next` deploys it again; or name the build that you tested: "
-                f"hacktree bisect … {candidate.commit[:12]}",
-            )
-    return candidate
-
-
-def _write_answered(machine: Machine, saved: Saved, session: Session) -> Saved:
+def write_answered(machine: Machine, saved: Saved, session: Session) -> Saved:
+    """Write a session down that has another event: what was begun with a build is no more."""
     local = msgspec.structs.replace(saved.local, intent=None)
     return _write(machine, msgspec.structs.replace(saved, session=session, local=local))
 
@@ -342,7 +224,7 @@ def _descend(machine: Machine, saved: Saved) -> Saved:
         session = record(saved.session, Descended(line, machine.now))
         keep_trees(repository, read.value.trees)
         machine.transfers.received += read.received
-        saved = _write_answered(machine, saved, session)
+        saved = write_answered(machine, saved, session)
 
 
 def _hold_constant(machine: Machine, saved: Saved, *, accept: bool) -> Saved:

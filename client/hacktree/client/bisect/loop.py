@@ -4,14 +4,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hacktree.client.bisect.answering import answer, previous_verdict
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
     Finished,
     Machine,
     Ready,
     advance,
-    answer,
-    previous_verdict,
 )
 from hacktree.client.bisect.model import Verdict
 from hacktree.client.bisect.running import (

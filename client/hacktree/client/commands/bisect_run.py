@@ -4,14 +4,13 @@ import argparse
 import os
 import sys
 
+from hacktree.client.bisect.answering import answer, undo
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
     Finished,
     Machine,
     Ready,
     advance,
-    answer,
-    undo,
 )
 from hacktree.client.bisect.known import kept_hints
 from hacktree.client.bisect.loop import Check, check_all

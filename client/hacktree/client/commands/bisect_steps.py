@@ -5,16 +5,14 @@ import secrets
 import time
 from pathlib import Path
 
+from hacktree.client.bisect.answering import answer, undo
 from hacktree.client.bisect.driver import (
     Machine,
     advance,
-    answer,
     begin,
-    drop,
-    end,
     refuse_second,
-    undo,
 )
+from hacktree.client.bisect.ending import drop, end
 from hacktree.client.bisect.forecast import forecast
 from hacktree.client.bisect.holding import describe_held, read_held
 from hacktree.client.bisect.known import Known, keep_known, kept_hints, priors_for

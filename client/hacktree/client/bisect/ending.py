@@ -1,0 +1,46 @@
+"""Ending a bisection: back to the root of the start, and nothing of the search is left."""
+
+from hacktree.client.bisect.deploying import go_back, release_started, remove_roots
+from hacktree.client.bisect.driver import Machine
+from hacktree.client.bisect.fetching import release_builds
+from hacktree.client.bisect.known import forget_known
+from hacktree.client.bisect.lease import end_lease
+from hacktree.client.bisect.prefetch import stop_prefetch
+from hacktree.client.bisect.store import read_bisection, remove_bisection
+from hacktree.client.bisect.transfers import forget_trees
+from hacktree.client.bisect.unattended import remove_unit
+from hacktree.client.keeping import PreviousPolicy
+from hacktree.client.sysroot import Sysroot
+
+
+def end(machine: Machine) -> bool:
+    """Go back to the root that was live at the start, remove what was made; whether it swapped.
+
+    Killed half way, it may be called again: the session goes last.
+    """
+    sysroot, report = machine.sysroot, machine.listener.say
+    saved = read_bisection(sysroot)
+    local = saved.local
+    stop_prefetch(sysroot.repository)
+    swapped = go_back(sysroot, local.started, local.roots, report)
+    for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
+        report(f"{name} stays: it is in use, or pinned")
+    if local.keeps_started:
+        release_started(sysroot, local.started)
+    end_lease(sysroot.repository, saved.session, report)
+    _forget(sysroot)
+    return swapped
+
+
+def drop(machine: Machine) -> None:
+    """Delete a session that can't be read, and what keeps its builds; roots stay as they are."""
+    stop_prefetch(machine.sysroot.repository)
+    _forget(machine.sysroot)
+
+
+def _forget(sysroot: Sysroot) -> None:
+    release_builds(sysroot.repository)
+    remove_unit(sysroot)
+    forget_trees(sysroot.repository)
+    forget_known(sysroot.repository)
+    remove_bisection(sysroot)
