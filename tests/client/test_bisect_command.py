@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pexpect
 import pytest
 
 from hacktree.client.roots import read_roots
@@ -16,7 +17,7 @@ from hacktree.common.cli.main import main
 from hacktree.common.repository.repository import Repository
 from support.bisectfarm import add_build, bisect, make_farm, make_tester, versions
 from support.documents import commands_in
-from support.enterable import shell_tree
+from support.enterable import hacktree_command, shell_tree
 from support.trees import File, Spec
 
 NEVER = ("--no-deploy", "--verify", "never")
@@ -382,3 +383,24 @@ def test_what_operations_shows(
         assert (program_name, main(words)) == ("hacktree", 0), command
         if words[1] == "run":
             assert "First bad build: fastqa 5 47.5 (" in capsys.readouterr().out
+
+
+def test_a_person_looks_around_in_each_root(tmp_path: Path) -> None:
+    """`e` gives a shell in the build's root, as often as wanted; then the question comes again."""
+    farm = make_farm(tmp_path / "farm", 0, 0)
+    for number in range(1, 5):
+        add_build(farm, number, broken=number >= 3, tree=shell_tree(number))
+    sysroot = make_tester(tmp_path / "sysroot", farm)
+    words = hacktree_command(sysroot, "bisect", "start", "fastqa", "--good", "~3", *NEVER)
+    person = pexpect.spawn(words[0], [*words[1:], "--prompt"], encoding="utf-8", timeout=120)
+    for state, letter in (("fine", "g"), ("broken", "b")):
+        person.expect_exact("[?] > ")
+        person.sendline("e")
+        person.expect("[#$] ")
+        person.sendline("cat /usr/share/state; exit")
+        person.expect(f"\n{state}\r\n")
+        person.expect_exact("[?] > ")
+        person.sendline(letter)
+    person.expect(pexpect.EOF)
+    assert "First bad build: fastqa 3 47.3 (" in (person.before or "")
+    person.close()

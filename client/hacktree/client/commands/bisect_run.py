@@ -147,6 +147,18 @@ def _read_line(text: str) -> str | None:
 
 
 def _enter(machine: Machine, ready: Ready) -> None:
-    """A shell in the root; what it writes is thrown away."""
+    """A shell in the root; what it writes is thrown away.
+
+    In a process of its own: without root, one that has entered can start no others afterwards.
+    """
     request = Request((), invoking_person(os.environ), dict(os.environ), Writes.THROWN_AWAY)
-    enter_root(machine.sysroot, ready.root, request)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            enter_root(machine.sysroot, ready.root, request)
+        except HacktreeError as error:
+            complain(error.message, error.hint)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
