@@ -18,7 +18,9 @@ from hacktree.common.repository.repository import Repository
 from support.bisectfarm import add_build, bisect, make_farm, make_tester, versions
 from support.documents import commands_in
 from support.enterable import hacktree_command, shell_tree
+from support.sysroots import make_sysroot
 from support.trees import File, Spec
+from support.trusting import FASTQA, SignedFarm, trusting_remote
 
 NEVER = ("--no-deploy", "--verify", "never")
 HOST = ("--host", "--", "sh", "-c")
@@ -404,3 +406,21 @@ def test_a_person_looks_around_in_each_root(tmp_path: Path) -> None:
     person.expect(pexpect.EOF)
     assert "First bad build: fastqa 3 47.3 (" in (person.before or "")
     person.close()
+
+
+def test_only_signed_builds_are_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The line ends at the head that the remote's keys sign, whatever else the server has."""
+    farm = SignedFarm(make_farm(tmp_path / "farm", 0, 0))
+    for number in range(1, 5):
+        farm.sign(add_build(farm.repository, number, broken=number >= 3), FASTQA)
+    add_build(farm.repository, 5, broken=True)
+    sysroot = make_sysroot(tmp_path / "sysroot")
+    (sysroot.repository.path / "config.toml").write_text('min-free-space = "0"\n')
+    trusting_remote(sysroot.repository, farm)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(sysroot.path))
+    assert ask(capsys, "start", "fastqa", "--good", "~3", "-n")["new"]["version"] == "47.4"
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--bad", "47.5"]) == 2
+    call(capsys, "start", "fastqa", "--good", "47.1", *NEVER)
+    assert "First bad build: fastqa 3 47.3 (" in call(capsys, "run", *HOST_TEST).out
