@@ -29,8 +29,8 @@ def builds_ahead(
 
     `builds`: of the line, by commit. `held`: trees that are here, with that of the build under
     test. The builds that follow the two verdicts come first, the cheaper of them before the other,
-    as there may be time for one alone; then the one that a skip leads to; then those of the tests
-    after the next that cost next to nothing.
+    as there may be time for one alone; then those of the test after the next that cost next to
+    nothing, and the one that a skip leads to; then those of later tests, if they are as cheap.
     """
     edges, held = list(edges), set(held)
     found: dict[Candidate, None] = {}
@@ -45,7 +45,7 @@ def builds_ahead(
         ]
         following.sort(key=lambda pair: pair[1].cost or 0)
         places = [(after, choice.index) for after, choice in following]
-        if step == 0:
+        if step == 1:
             following += _follow(state, index, (Verdict.SKIP,), costs, priors)
         for _, choice in following:
             if choice.cost != 0:
