@@ -16,7 +16,7 @@ from hacktree.client.bisect.known import kept_hints
 from hacktree.client.bisect.loop import Check, check_all
 from hacktree.client.bisect.model import Verdict
 from hacktree.client.bisect.prompt import Choice, explanation, parse_reply, question
-from hacktree.client.bisect.running import CommandRun
+from hacktree.client.bisect.running import CommandRun, fork
 from hacktree.client.bisect.state import Found
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.bisect.unattended import install_unit, remove_unit, render_unit
@@ -153,7 +153,7 @@ def _enter(machine: Machine, ready: Ready) -> None:
     """
     request = Request((), invoking_person(os.environ), dict(os.environ), Writes.THROWN_AWAY)
     sys.stdout.flush()
-    child = os.fork()
+    child = fork()
     if child == 0:
         try:
             enter_root(machine.sysroot, ready.root, request)
