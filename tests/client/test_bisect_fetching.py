@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hacktree.common.delta.graph import decode_segment
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.layout import Mode, NotARepositoryError
+from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.objectnames import meta_name
 from hacktree.common.repository.prune import prune, read_pins
 from hacktree.common.repository.refs import list_refs
@@ -170,3 +172,21 @@ def test_an_unreachable_server_leaves_what_is_here(client: Repository, farm: Far
     with pytest.raises(NotARepositoryError):
         bring_build(client, nowhere, request(farm.commits[1]))
     assert_whole(client, farm.commits[0])
+
+
+def test_a_build_that_is_here_is_taken_only_when_no_prune_is_deleting_it(
+    farm: Farm, client: Repository
+) -> None:
+    commit = farm.commits[0]
+    bring_build(client, farm.remote, request(commit))
+    release_builds(client)
+    # As a prune does that was planned before the pin: it deletes under the exclusive lock.
+    with ThreadPoolExecutor(1) as executor:
+        with client.lock(LockKind.EXCLUSIVE):
+            bringing = executor.submit(bring_build, client, farm.remote, request(commit))
+            while commit not in read_pins(client).values():
+                assert not bringing.done()
+            (client.objects / meta_name(commit)).unlink()
+        _, traffic = bringing.result()
+    assert traffic.requests > 0
+    assert_whole(client, commit)

@@ -38,6 +38,7 @@ from hacktree.common.repository.objectnames import archive_name, meta_name
 from hacktree.common.repository.prune import read_pins
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
+from support.bisectfarm import bisect, make_farm, make_tester
 from support.faulty_server import faulty_server, stall
 from support.packmaking import publish_packs
 from support.pulling import FakeTime, assert_whole, make_repository, patience, remote_at
@@ -181,6 +182,12 @@ def test_a_pace_too_slow_for_connections_is_refused() -> None:
     time = FakeTime()
     with pytest.raises(UserError):
         Pace(MIN_RATE - 1, time.clock, time.sleep)
+
+
+def test_a_rate_too_slow_for_connections_is_refused_at_the_start(tmp_path: Path) -> None:
+    tester = make_tester(tmp_path / "tester", make_farm(tmp_path / "farm", 3, 2))
+    slow = ("start", "fastqa", "--good", "47.1", "--no-deploy", "--prefetch-rate", "1kB")
+    assert "64000 or more" in bisect(tester, *slow, status=2).stderr
 
 
 def line(count: int) -> tuple[Candidate, ...]:

@@ -12,6 +12,16 @@ _BURST: Final = 0.25
 """Seconds at the rate that may be read at once after a pause."""
 
 
+def check_rate(rate: int) -> int:
+    """The rate; raises `UserError` for one that no connection lasts at."""
+    if rate < MIN_RATE:
+        raise UserError(
+            f"{rate} bytes a second is too slow for a connection to last",
+            hint=f"Give {MIN_RATE} or more.",
+        )
+    return rate
+
+
 class Pace:
     """`rate` bytes a second for all who spend together; raises `UserError` for less than 64 kB."""
 
@@ -21,12 +31,7 @@ class Pace:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
-        if rate < MIN_RATE:
-            raise UserError(
-                f"{rate} bytes a second is too slow for a connection to last",
-                hint=f"Give {MIN_RATE} or more, or switch it off.",
-            )
-        self._rate = rate
+        self._rate = check_rate(rate)
         self._clock = clock
         self._sleep = sleep
         self._paid_until = clock()

@@ -37,6 +37,7 @@ from hacktree.common.repository.durable import (
     sync_directory,
     write_durably,
 )
+from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.objectnames import meta_name
 from hacktree.common.repository.repository import Repository
 
@@ -74,8 +75,7 @@ def bring_build(
     (docs/adr/0002). Interrupted anywhere, the next call continues. Raises `BuildGoneError`, other
     `PeerError`s, `SpaceError`, `CorruptError` and `OSError`.
     """
-    pin_build(repository, request.commit)
-    if repository.has_meta(request.commit):
+    if _keep_if_here(repository, request.commit):
         return unchanged(_read_here(repository, request)), Traffic()
     with decoders() as pool:
         # Forked now, before there are threads; else each starts at its first job.
@@ -105,13 +105,22 @@ async def bring_from(
     pool: DecoderPool,
 ) -> PullResult:
     """As `bring_build`, from a source that is open, with decoders that are there."""
-    pin_build(repository, request.commit)
-    if repository.has_meta(request.commit):
+    if _keep_if_here(repository, request.commit):
         return unchanged(_read_here(repository, request))
     target = await _read_target(request, source)
     wanted = Wanted(remote, request.branch, IdPrefix(request.commit.hex()))
     pull = PullRequest(remote, wanted, request.connections, request.prefer, request.edges)
     return await pull_target(repository, pull, target, [source], report, pool, ref=None)
+
+
+def _keep_if_here(repository: Repository, commit_id: ObjectId) -> bool:
+    """Pin the build; whether it is here.
+
+    Looked at under the lock: a prune that had not seen the pin yet has ended then.
+    """
+    pin_build(repository, commit_id)
+    with repository.lock(LockKind.SHARED):
+        return repository.has_meta(commit_id)
 
 
 def _read_here(repository: Repository, request: BuildRequest) -> Target:

@@ -37,6 +37,7 @@ from hacktree.client.commands.bisect_output import (
     show_status,
     status_document,
 )
+from hacktree.client.pace import check_rate
 from hacktree.client.remote import Remote, choose_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
@@ -168,7 +169,8 @@ def _branch(
 
 def ahead_of(args: argparse.Namespace) -> Ahead:
     """What was said about bringing builds while others are tested."""
-    return Ahead(not args.no_prefetch, args.prefetch_rate or 0, args.prefetch_space)
+    rate = 0 if args.prefetch_rate is None else check_rate(args.prefetch_rate)
+    return Ahead(not args.no_prefetch, rate, args.prefetch_space)
 
 
 def _show_plan(args: argparse.Namespace, session: Session, transfers: Transfers) -> None:
