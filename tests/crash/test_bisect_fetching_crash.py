@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.remote import add_remote
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import parse_branch_name
@@ -24,7 +24,7 @@ from support.trees import Spec, make_commit
 PROGRAM = """
 import sys
 from pathlib import Path
-from hacktree.client.bisect.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.remote import load_remote
 from hacktree.common.objects.ids import parse_object_id
 from hacktree.common.repository.repository import open_repository

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.state import Found, current_state
+from hacktree.client.bisect.core.state import Found, current_state
 from hacktree.client.bisect.store import find_bisection, read_bisection
 from hacktree.client.recovery import find_leftovers
 from hacktree.client.roots import read_roots
@@ -29,7 +29,7 @@ from hacktree.client.bisect.driver import Machine
 from hacktree.client.bisect.ending import end
 from hacktree.client.bisect.loop import Check, check_all
 from hacktree.client.bisect.store import find_bisection, hold_bisection, read_bisection
-from hacktree.client.bisect.transfers import Transfers
+from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.sysroot import open_sysroot
 from hacktree.common.repository import durable, transaction
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.model import Answered, Verdict
-from hacktree.client.bisect.state import record
+from hacktree.client.bisect.core.model import Answered, Verdict
+from hacktree.client.bisect.core.state import record
 from hacktree.client.bisect.store import (
     Saved,
     find_bisection,
@@ -22,8 +22,8 @@ from support.sysroots import make_sysroot
 STEP = """
 import sys
 from pathlib import Path
-from hacktree.client.bisect.model import Answered, Verdict
-from hacktree.client.bisect.state import record
+from hacktree.client.bisect.core.model import Answered, Verdict
+from hacktree.client.bisect.core.state import record
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection, write_bisection
 from hacktree.client.sysroot import open_sysroot
 sysroot = open_sysroot(Path(sys.argv[1]))

@@ -3,15 +3,15 @@
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 
-from hacktree.client.bisect.choice import choose
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.choice import choose
+from hacktree.client.bisect.core.model import (
     Answered,
     Candidate,
     Options,
     Session,
     Verdict,
 )
-from hacktree.client.bisect.state import State, current_state, record
+from hacktree.client.bisect.core.state import State, current_state, record
 
 
 def make_line(

@@ -1,6 +1,6 @@
 """Sessions for tests of what is shown of a bisection, over real commits with hostile texts."""
 
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.model import (
     Answered,
     Candidate,
     RangeSkipped,
@@ -8,7 +8,7 @@ from hacktree.client.bisect.model import (
     Terms,
     Verdict,
 )
-from hacktree.client.bisect.state import record
+from hacktree.client.bisect.core.state import record
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
 from support.trees import File, Spec, make_commit

@@ -8,10 +8,10 @@ import pytest
 from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
-from hacktree.client.bisect.model import Verdict
-from hacktree.client.bisect.report import Report, headline, suspected_ends
-from hacktree.client.bisect.report_html import render_html
-from hacktree.client.bisect.verdict import compare_commits
+from hacktree.client.bisect.core.model import Verdict
+from hacktree.client.bisect.report.html import render_html
+from hacktree.client.bisect.report.result import Report, headline, suspected_ends
+from hacktree.client.bisect.report.verdict import compare_commits
 from hacktree.common.objects.names import display_text
 from support.bisecting import make_session
 from support.bisections import ATTACK, answered, candidates, make_history, skipped

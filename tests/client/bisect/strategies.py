@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.model import (
     Answered,
     Candidate,
     Descended,
@@ -21,7 +21,7 @@ from hacktree.client.bisect.model import (
     Verdict,
     Verify,
 )
-from hacktree.client.bisect.state import (
+from hacktree.client.bisect.core.state import (
     EventRefusedError,
     Found,
     Inconclusive,

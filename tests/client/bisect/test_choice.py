@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.bisect.strategies import UNTIMED, History, histories, searches
-from hacktree.client.bisect.choice import (
+from hacktree.client.bisect.core.choice import (
     SAME_BYTES,
     SAME_SHARE,
     Purpose,
@@ -13,8 +13,8 @@ from hacktree.client.bisect.choice import (
     choose,
     describe_choice,
 )
-from hacktree.client.bisect.model import Answered, Options, Session, Verdict, Verify
-from hacktree.client.bisect.state import (
+from hacktree.client.bisect.core.model import Answered, Options, Session, Verdict, Verify
+from hacktree.client.bisect.core.state import (
     Found,
     Inconclusive,
     State,

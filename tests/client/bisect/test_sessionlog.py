@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.bisect.strategies import COARSE, FINE, UNTIMED, Typed, commands, descend, obey, ways
-from hacktree.client.bisect.encoding import decode_session, encode_session
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.encoding import decode_session, encode_session
+from hacktree.client.bisect.core.model import (
     MAX_EVENTS,
     Answered,
     Candidate,
@@ -24,14 +24,14 @@ from hacktree.client.bisect.model import (
     Verdict,
     Verify,
 )
-from hacktree.client.bisect.sessionlog import (
+from hacktree.client.bisect.core.sessionlog import (
     Descent,
     LogInvalidError,
     format_log,
     parse_log,
     replay_log,
 )
-from hacktree.client.bisect.state import current_state, record
+from hacktree.client.bisect.core.state import current_state, record
 from hacktree.common.objects.errors import FormatError
 from support.bisecting import make_line, make_session
 

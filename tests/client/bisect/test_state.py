@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.bisect.strategies import COARSE, FINE, STRANGER, UNTIMED, Typed, commands, obey, ways
-from hacktree.client.bisect.choice import choose
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.choice import choose
+from hacktree.client.bisect.core.model import (
     Answered,
     Candidate,
     Descended,
@@ -22,7 +22,7 @@ from hacktree.client.bisect.model import (
     Verdict,
     Verify,
 )
-from hacktree.client.bisect.state import (
+from hacktree.client.bisect.core.state import (
     End,
     EndpointWrong,
     EventRefusedError,

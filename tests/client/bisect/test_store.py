@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.model import Answered, Verdict
-from hacktree.client.bisect.state import record
+from hacktree.client.bisect.core.model import Answered, Verdict
+from hacktree.client.bisect.core.state import record
 from hacktree.client.bisect.store import (
     Intent,
     Local,

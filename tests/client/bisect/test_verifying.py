@@ -5,11 +5,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hacktree.client.bisect.lines import Name, NoSuchBuildError
-from hacktree.client.bisect.model import Candidate, Descended, Options, Session, Verify
-from hacktree.client.bisect.reading import read_ends, read_finer
-from hacktree.client.bisect.state import Found, current_state, record
-from hacktree.client.bisect.verifying import ForgedSessionError, verify_lines
+from hacktree.client.bisect.core.model import Candidate, Descended, Options, Session, Verify
+from hacktree.client.bisect.core.state import Found, current_state, record
+from hacktree.client.bisect.farm.lines import Name, NoSuchBuildError
+from hacktree.client.bisect.farm.reading import read_ends, read_finer
+from hacktree.client.bisect.farm.verifying import ForgedSessionError, verify_lines
 from hacktree.client.remote import Remote, load_remote
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName

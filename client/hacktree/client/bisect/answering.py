@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from hacktree.client.bisect.driver import Machine, under_test, write_answered
-from hacktree.client.bisect.lines import find_candidate, find_range
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.model import (
     MAX_TEXT,
     Answered,
     Candidate,
@@ -14,7 +12,9 @@ from hacktree.client.bisect.model import (
     Undone,
     Verdict,
 )
-from hacktree.client.bisect.state import current_state, record
+from hacktree.client.bisect.core.state import current_state, record
+from hacktree.client.bisect.driver import Machine, under_test, write_answered
+from hacktree.client.bisect.farm.lines import find_candidate, find_range
 from hacktree.client.bisect.store import Saved, Step
 from hacktree.client.roots import read_roots
 from hacktree.common.errors import UserError

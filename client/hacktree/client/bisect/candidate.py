@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Final
 
 from hacktree.client.beneath import Attributes, replace_file, replace_link
-from hacktree.client.bisect.model import Candidate, Terms
+from hacktree.client.bisect.core.model import Candidate, Terms
 from hacktree.client.bisect.unattended import DIRECTORY, LINK_TARGET, UNIT, WANTS
 from hacktree.client.replay.replay import StepsOf
 from hacktree.client.replay.step import Build, Root, Step

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hacktree.client.bisect.candidate import with_message
-from hacktree.client.bisect.fetching import BuildGoneError
-from hacktree.client.bisect.model import Candidate, Options
+from hacktree.client.bisect.core.model import Candidate, Options
+from hacktree.client.bisect.farm.fetching import BuildGoneError
 from hacktree.client.deploy import (
     ArchitectureError,
     DeployAction,

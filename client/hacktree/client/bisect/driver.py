@@ -12,27 +12,13 @@ from typing import Final
 
 import msgspec
 
-from hacktree.client.bisect.ahead import builds_ahead
-from hacktree.client.bisect.choice import Choice, choose
-from hacktree.client.bisect.deploying import (
-    Roots,
-    is_about_build,
-    keep_started,
-    make_root,
-    remove_roots,
-)
-from hacktree.client.bisect.fetching import BuildRequest, bring_build
-from hacktree.client.bisect.holding import read_held, refuse_changes
-from hacktree.client.bisect.lease import begin_lease, renew_lease
-from hacktree.client.bisect.lines import BuildsGoneError
-from hacktree.client.bisect.model import (
+from hacktree.client.bisect.core.choice import Choice, choose
+from hacktree.client.bisect.core.model import (
     Candidate,
     Descended,
     Session,
 )
-from hacktree.client.bisect.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
-from hacktree.client.bisect.reading import read_finer
-from hacktree.client.bisect.state import (
+from hacktree.client.bisect.core.state import (
     Found,
     Inconclusive,
     Outcome,
@@ -40,6 +26,21 @@ from hacktree.client.bisect.state import (
     current_state,
     record,
 )
+from hacktree.client.bisect.deploying import (
+    Roots,
+    is_about_build,
+    keep_started,
+    make_root,
+    remove_roots,
+)
+from hacktree.client.bisect.farm.ahead import builds_ahead
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.lease import begin_lease, renew_lease
+from hacktree.client.bisect.farm.lines import BuildsGoneError
+from hacktree.client.bisect.farm.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
+from hacktree.client.bisect.farm.reading import read_finer
+from hacktree.client.bisect.farm.transfers import Transfers, keep_trees
+from hacktree.client.bisect.holding import read_held, refuse_changes
 from hacktree.client.bisect.store import (
     Ahead,
     Intent,
@@ -49,7 +50,6 @@ from hacktree.client.bisect.store import (
     find_bisection,
     write_bisection,
 )
-from hacktree.client.bisect.transfers import Transfers, keep_trees
 from hacktree.client.bisect.unattended import read_unit
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.pull import PullReport

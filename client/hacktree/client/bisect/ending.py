@@ -2,12 +2,12 @@
 
 from hacktree.client.bisect.deploying import go_back, release_started, remove_roots
 from hacktree.client.bisect.driver import Machine
-from hacktree.client.bisect.fetching import release_builds
-from hacktree.client.bisect.known import forget_known
-from hacktree.client.bisect.lease import end_lease
-from hacktree.client.bisect.prefetch import stop_prefetch
+from hacktree.client.bisect.farm.fetching import release_builds
+from hacktree.client.bisect.farm.known import forget_known
+from hacktree.client.bisect.farm.lease import end_lease
+from hacktree.client.bisect.farm.prefetch import stop_prefetch
+from hacktree.client.bisect.farm.transfers import forget_trees
 from hacktree.client.bisect.store import read_bisection, remove_bisection
-from hacktree.client.bisect.transfers import forget_trees
 from hacktree.client.bisect.unattended import remove_unit
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.sysroot import Sysroot

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hacktree.client.bisect.answering import answer, previous_verdict
+from hacktree.client.bisect.core.model import Verdict
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
     Finished,
@@ -12,7 +13,6 @@ from hacktree.client.bisect.driver import (
     Ready,
     advance,
 )
-from hacktree.client.bisect.model import Verdict
 from hacktree.client.bisect.running import (
     CommandRun,
     Finding,

@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass
 
-from hacktree.client.bisect.model import Terms, Verdict
+from hacktree.client.bisect.core.model import Terms, Verdict
 
 
 class Choice(enum.Enum):

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from hacktree.client.bisect.lines import Name
-from hacktree.client.bisect.model import Candidate, Session
-from hacktree.client.bisect.reading import read_again, read_ends
-from hacktree.client.bisect.sessionlog import Descent, Log, replay_log
+from hacktree.client.bisect.core.model import Candidate, Session
+from hacktree.client.bisect.core.sessionlog import Descent, Log, replay_log
+from hacktree.client.bisect.farm.lines import Name
+from hacktree.client.bisect.farm.reading import read_again, read_ends
 from hacktree.client.remote import Remote
 from hacktree.common.repository.repository import Repository
 

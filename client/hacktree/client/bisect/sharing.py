@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from hacktree.client.bisect.encoding import check_events, decode_struct, encode_struct
-from hacktree.client.bisect.model import Session
+from hacktree.client.bisect.core.encoding import check_events, decode_struct, encode_struct
+from hacktree.client.bisect.core.model import Session
 from hacktree.client.remote import Remote
 from hacktree.common.errors import UserError
 

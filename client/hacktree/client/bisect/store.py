@@ -17,13 +17,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from hacktree.client.bisect.encoding import (
+from hacktree.client.bisect.core.encoding import (
     MAX_SESSION_SIZE,
     check_events,
     decode_struct,
     encode_struct,
 )
-from hacktree.client.bisect.model import CommitId, Session, Text, Time
+from hacktree.client.bisect.core.model import CommitId, Session, Text, Time
 from hacktree.client.sysroot import Sysroot, refuse_other_owner
 from hacktree.common.errors import CorruptError, UserError
 from hacktree.common.objects.errors import FormatError

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Final
 
-from hacktree.client.bisect.model import MAX_VOTES, Verify
+from hacktree.client.bisect.core.model import MAX_VOTES, Verify
 from hacktree.client.bisect.store import Ahead
 from hacktree.client.commands import bisect_options, bisect_packages_options
 from hacktree.common.errors import UserError

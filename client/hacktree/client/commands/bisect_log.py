@@ -7,13 +7,13 @@ import time
 
 import msgspec
 
+from hacktree.client.bisect.core.sessionlog import MAX_LOG_SIZE, Log, format_log, parse_log
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.driver import Machine, begin
+from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.bisect.holding import read_held
 from hacktree.client.bisect.replaying import read_replayed
-from hacktree.client.bisect.sessionlog import MAX_LOG_SIZE, Log, format_log, parse_log
-from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
-from hacktree.client.bisect.transfers import Transfers
 from hacktree.client.commands.bisect_output import (
     ShownSteps,
     narrowed,

@@ -9,11 +9,9 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 
 from hacktree.client.bisect.candidate import how_to_answer
-from hacktree.client.bisect.choice import Choice, Purpose, describe_choice
-from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
-from hacktree.client.bisect.holding import describe_held
-from hacktree.client.bisect.model import Candidate, Session, Verdict
-from hacktree.client.bisect.state import (
+from hacktree.client.bisect.core.choice import Choice, Purpose, describe_choice
+from hacktree.client.bisect.core.model import Candidate, Session, Verdict
+from hacktree.client.bisect.core.state import (
     EndpointWrong,
     Evidence,
     Found,
@@ -22,6 +20,8 @@ from hacktree.client.bisect.state import (
     State,
     current_state,
 )
+from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
+from hacktree.client.bisect.holding import describe_held
 from hacktree.client.bisect.store import Saved
 from hacktree.client.progress import TerminalProgress
 from hacktree.client.pull import PullReport

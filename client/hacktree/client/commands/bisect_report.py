@@ -5,13 +5,18 @@ import os
 import shutil
 from pathlib import Path
 
-from hacktree.client.bisect.drawing import draw
-from hacktree.client.bisect.known import kept_hints
-from hacktree.client.bisect.model import Session
-from hacktree.client.bisect.report import Report, as_document, suspected_ends
-from hacktree.client.bisect.report_html import render_html
-from hacktree.client.bisect.report_text import FEW, render_bug_report, render_text
-from hacktree.client.bisect.reporting import MAX_PATTERNS, bring_ends, gather_report, read_hints
+from hacktree.client.bisect.core.model import Session
+from hacktree.client.bisect.farm.known import kept_hints
+from hacktree.client.bisect.report.drawing import draw
+from hacktree.client.bisect.report.gathering import (
+    MAX_PATTERNS,
+    bring_ends,
+    gather_report,
+    read_hints,
+)
+from hacktree.client.bisect.report.html import render_html
+from hacktree.client.bisect.report.result import Report, as_document, suspected_ends
+from hacktree.client.bisect.report.text import FEW, render_bug_report, render_text
 from hacktree.client.bisect.store import hold_bisection, read_bisection
 from hacktree.client.commands.bisect_output import ShownSteps
 from hacktree.client.remote import load_remote

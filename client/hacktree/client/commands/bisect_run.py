@@ -5,6 +5,8 @@ import os
 import sys
 
 from hacktree.client.bisect.answering import answer, undo
+from hacktree.client.bisect.core.model import Verdict
+from hacktree.client.bisect.core.state import Found
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
     Finished,
@@ -12,12 +14,10 @@ from hacktree.client.bisect.driver import (
     Ready,
     advance,
 )
-from hacktree.client.bisect.known import kept_hints
+from hacktree.client.bisect.farm.known import kept_hints
 from hacktree.client.bisect.loop import Check, check_all
-from hacktree.client.bisect.model import Verdict
 from hacktree.client.bisect.prompt import Choice, explanation, parse_reply, question
 from hacktree.client.bisect.running import CommandRun, fork
-from hacktree.client.bisect.state import Found
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.bisect.unattended import install_unit, remove_unit, render_unit
 from hacktree.client.commands.bisect_output import (

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import msgspec
 
-from hacktree.client.bisect.drawing import describe_build
+from hacktree.client.bisect.core.encoding import MAX_SESSION_SIZE
+from hacktree.client.bisect.core.model import Session
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.driver import Machine, begin
-from hacktree.client.bisect.encoding import MAX_SESSION_SIZE
+from hacktree.client.bisect.farm.transfers import Transfers
+from hacktree.client.bisect.farm.verifying import verify_lines
 from hacktree.client.bisect.holding import describe_held, read_held
-from hacktree.client.bisect.model import Session
+from hacktree.client.bisect.report.drawing import describe_build
 from hacktree.client.bisect.sharing import (
     export_session,
     find_remote,
     import_session,
 )
-from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import hold_bisection, read_bisection
-from hacktree.client.bisect.transfers import Transfers
-from hacktree.client.bisect.verifying import verify_lines
 from hacktree.client.commands.bisect_output import ShownSteps
 from hacktree.client.commands.bisect_steps import ahead_of
 from hacktree.client.remote import list_remotes, load_remote

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 
 from hacktree.client.bisect.answering import answer, undo
+from hacktree.client.bisect.core.model import Options, Session, Terms, Verdict, Verify
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.driver import (
     Machine,
     advance,
@@ -13,13 +15,12 @@ from hacktree.client.bisect.driver import (
     refuse_second,
 )
 from hacktree.client.bisect.ending import drop, end
-from hacktree.client.bisect.forecast import forecast
+from hacktree.client.bisect.farm.forecast import forecast
+from hacktree.client.bisect.farm.known import Known, keep_known, kept_hints, priors_for
+from hacktree.client.bisect.farm.lines import branch_of_names, parse_name
+from hacktree.client.bisect.farm.reading import read_ends, read_judged, read_verdicts
+from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.bisect.holding import describe_held, read_held
-from hacktree.client.bisect.known import Known, keep_known, kept_hints, priors_for
-from hacktree.client.bisect.lines import branch_of_names, parse_name
-from hacktree.client.bisect.model import Options, Session, Terms, Verdict, Verify
-from hacktree.client.bisect.reading import read_ends, read_judged, read_verdicts
-from hacktree.client.bisect.state import current_state
 from hacktree.client.bisect.store import (
     Ahead,
     Saved,
@@ -27,7 +28,6 @@ from hacktree.client.bisect.store import (
     hold_bisection,
     read_bisection,
 )
-from hacktree.client.bisect.transfers import Transfers
 from hacktree.client.commands.bisect_output import (
     ShownSteps,
     count,

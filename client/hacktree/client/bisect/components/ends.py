@@ -5,11 +5,11 @@ those that the bisection over builds has found.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hacktree.client.bisect.fetching import BuildRequest, bring_build
-from hacktree.client.bisect.lines import branch_of_names, parse_name
-from hacktree.client.bisect.model import Candidate
-from hacktree.client.bisect.reading import read_ends
-from hacktree.client.bisect.state import Found, current_state
+from hacktree.client.bisect.core.model import Candidate
+from hacktree.client.bisect.core.state import Found, current_state
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.lines import branch_of_names, parse_name
+from hacktree.client.bisect.farm.reading import read_ends
 from hacktree.client.bisect.store import find_bisection
 from hacktree.client.pull import PullReport
 from hacktree.client.remote import choose_remote, load_remote

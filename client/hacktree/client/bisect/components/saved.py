@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta
 
 from hacktree.client.bisect.components.minimising import Outcome
-from hacktree.client.bisect.encoding import MAX_SESSION_SIZE, decode_struct, encode_struct
-from hacktree.client.bisect.model import CommitId, Text
+from hacktree.client.bisect.core.encoding import MAX_SESSION_SIZE, decode_struct, encode_struct
+from hacktree.client.bisect.core.model import CommitId, Text
 from hacktree.client.bisect.store import DIRECTORY
 from hacktree.client.sysroot import Sysroot, refuse_other_owner
 from hacktree.common.errors import CorruptError

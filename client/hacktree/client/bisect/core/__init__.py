@@ -1,0 +1,1 @@
+"""What a bisection is, how it stands and which build is tested next: pure."""

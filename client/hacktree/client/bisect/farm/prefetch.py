@@ -1,0 +1,265 @@
+"""Bringing builds ahead: a process of its own, of lowest priority, while somebody tests.
+
+It holds `.ht/state/bisect/prefetch.lock` from before it exists until it has ended, so whoever sees
+that lock free knows that nothing is brought any more. It is stopped by killing it: what it has
+published is whole and kept by a pin, and the rest is staged, where the next pull finds it.
+Whatever fails in it is a line in `prefetch.log` and nothing else. docs/bisect.md, "Bringing ahead".
+"""
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_from
+from hacktree.client.connect import open_source, real_patience
+from hacktree.client.pace import Pace
+from hacktree.client.pull import PullPlan, PullReport, decoders
+from hacktree.client.remote import Remote, load_remote
+from hacktree.client.source import NotServedError
+from hacktree.common.errors import BusyError, HacktreeError, SpaceError
+from hacktree.common.objects.ids import ObjectId, parse_object_id
+from hacktree.common.objects.names import BranchName, parse_branch_name
+from hacktree.common.repository.config import format_size
+from hacktree.common.repository.decoding import DecoderPool
+from hacktree.common.repository.durable import make_directories
+from hacktree.common.repository.locks import LockKind, try_lock
+from hacktree.common.repository.repository import Repository, open_repository
+
+_PROGRAM: Final = "hacktree.client.bisect.farm.prefetch"
+_LOCK: Final = "prefetch.lock"
+_LOG: Final = "prefetch.log"
+_NICENESS: Final = 19
+_CONNECTIONS: Final = 4
+_END_SECONDS: Final = 60
+"""How long a killed process may be in the middle of a sync."""
+
+_started: list[subprocess.Popen[bytes]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class PrefetchLimits:
+    """`rate`: bytes a second from the network, None for no limit. `space`: bytes on disk that the
+    builds of one run may take beside what is here.
+    """
+
+    rate: int | None = None
+    space: int = 2 << 30
+
+
+class PrefetchSpaceError(SpaceError):
+    """A build would take more than the space for builds that are brought ahead."""
+
+
+Wish = tuple[BranchName, ObjectId]
+"""A build to bring: its branch and its commit."""
+
+
+def start_prefetch(
+    repository: Repository, remote: str, wishes: Sequence[Wish], limits: PrefetchLimits
+) -> bool:
+    """Begin to bring `wishes`, in this order, in the background; returns at once.
+
+    It outlives this process. False if there is nothing to bring or it is running already.
+    """
+    directory = _directory(repository)
+    make_directories(repository.state, Path(directory.name), mode=0o700)
+    flags = os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    lock = os.open(directory / _LOCK, flags, 0o600)
+    try:
+        if not wishes or not try_lock(lock, LockKind.EXCLUSIVE):
+            return False
+        os.ftruncate(lock, 0)
+        words = [f"{branch}@{commit.hex()}" for branch, commit in wishes]
+        numbers = [str(lock), str(limits.rate or 0), str(limits.space)]
+        with (directory / _LOG).open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-m", _PROGRAM, *numbers, repository.path, remote, *words],
+                pass_fds=[lock],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+            )
+        _started.append(process)
+        os.pwrite(lock, _line(process.pid), 0)
+        return True
+    finally:
+        os.close(lock)
+
+
+def stop_prefetch(repository: Repository) -> bool:
+    """End what brings builds ahead; returns whether anything did. Nothing is left half published.
+
+    Raises `BusyError` in the odd case that it can't be ended: pulling beside it does no harm.
+    """
+    with suppress(FileNotFoundError):
+        lock = os.open(_directory(repository) / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return _end_holder(lock)
+        finally:
+            os.close(lock)
+    return False
+
+
+def is_prefetching(repository: Repository) -> bool:
+    """Whether builds are being brought ahead at this moment."""
+    with suppress(FileNotFoundError):
+        lock = os.open(_directory(repository) / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return not try_lock(lock, LockKind.SHARED)
+        finally:
+            os.close(lock)
+    return False
+
+
+def read_prefetch_log(repository: Repository) -> str:
+    """What the last run said of each build; empty if there was none."""
+    with suppress(FileNotFoundError):
+        return (_directory(repository) / _LOG).read_text(errors="replace")
+    return ""
+
+
+def _end_holder(lock: int) -> bool:
+    deadline = time.monotonic() + _END_SECONDS
+    found = False
+    while not try_lock(lock, LockKind.EXCLUSIVE):
+        found = True
+        pid = _read_pid(lock)
+        if time.monotonic() > deadline:
+            raise BusyError(
+                f"process {pid}, which brings builds ahead, does not end",
+                hint="The disk may be stuck. Try again.",
+            )
+        if pid is not None:
+            _kill(lock, pid)
+        else:
+            # Its parent died right after starting it: it will say who it is itself.
+            time.sleep(0.02)
+    for process in list(_started):
+        if process.poll() is not None:
+            _started.remove(process)
+    return found
+
+
+def _kill(lock: int, pid: int) -> None:
+    """Kill the holder of the lock, whose pid can't be another's while the lock is held."""
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if try_lock(lock, LockKind.EXCLUSIVE) or _read_pid(lock) != pid:
+            return
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(descriptor, select.POLLIN)
+        poller.poll(_END_SECONDS * 1000)
+    finally:
+        os.close(descriptor)
+
+
+def _line(pid: int) -> bytes:
+    return b"%d\n" % pid
+
+
+def _read_pid(lock: int) -> int | None:
+    text = os.pread(lock, 32, 0)
+    return int(text) if text.endswith(b"\n") and text[:-1].isdigit() else None
+
+
+def _directory(repository: Repository) -> Path:
+    return repository.state / "bisect"
+
+
+class _Budget(PullReport):
+    """Refuses a build that takes more space than is left, before its contents are fetched."""
+
+    def __init__(self, space: int) -> None:
+        self.left = space
+
+    def planned(self, plan: PullPlan) -> None:
+        """Take the build's share."""
+        needed = plan.space_needed
+        if needed > self.left:
+            raise PrefetchSpaceError(
+                f"{format_size(needed)} needed, {format_size(self.left)} left for bringing ahead"
+            )
+        self.left -= needed
+
+
+async def _bring_all(
+    repository: Repository,
+    remote: Remote,
+    wishes: Sequence[Wish],
+    limits: PrefetchLimits,
+    pool: DecoderPool,
+    say: Callable[[str], None],
+) -> bool:
+    """Bring one after the other; returns whether all came.
+
+    One that is gone or too large is left out. What would fail for others as well is raised.
+    """
+    patience = real_patience()
+    pace = None if limits.rate is None else Pace(limits.rate, time.monotonic, asyncio.sleep)
+    budget = _Budget(limits.space)
+    good = True
+    async with open_source(remote, patience, _CONNECTIONS, pace) as source:
+        source.traffic.tells_speed = False
+        for branch, commit in wishes:
+            request = BuildRequest(branch, commit, _CONNECTIONS)
+            begun, before = time.monotonic(), source.traffic.bytes
+            try:
+                await bring_from(repository, remote.name, request, source, budget, pool)
+            except (NotServedError, PrefetchSpaceError) as error:
+                say(f"{branch}@{commit.hex()[:16]}: {error}")
+                good = False
+                continue
+            received = format_size(source.traffic.bytes - before)
+            seconds = time.monotonic() - begun
+            say(f"{branch}@{commit.hex()[:16]}: here, {received} in {seconds:.1f} s")
+    return good
+
+
+def main() -> int:
+    """The process. Arguments: the lock's descriptor, rate (0: none), space, repository, remote,
+    then BRANCH@COMMIT for each build.
+    """
+    lock, rate, space, path, name, *words = sys.argv[1:]
+    os.set_inheritable(int(lock), False)
+    os.pwrite(int(lock), _line(os.getpid()), 0)
+    os.nice(_NICENESS)
+    repository = open_repository(Path(path))
+    limits = PrefetchLimits(int(rate) or None, int(space))
+    wishes = []
+    for word in words:
+        branch, _, commit = word.partition("@")
+        wishes.append((parse_branch_name(branch), parse_object_id(commit)))
+
+    def say(line: str) -> None:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    try:
+        remote = load_remote(repository, name)
+        with decoders() as pool:
+            pool.fork()  # Now, before there are threads.
+            done = asyncio.run(_bring_all(repository, remote, wishes, limits, pool, say))
+    except (HacktreeError, OSError) as error:
+        say(str(error))
+        return 1
+    return 0 if done else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What was found, and what changed in it, for people and programs."""

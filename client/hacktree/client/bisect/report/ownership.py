@@ -1,0 +1,51 @@
+"""Whose a path of a build is, from the dpkg or rpm database in its tree.
+
+The tree is as untrusted as whoever built it: everything is bounded, nothing of it is run.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+
+from hacktree.client.bisect.components.reading import list_files
+from hacktree.client.bisect.report.verdict import Owners
+from hacktree.client.extensions.rpmfile import list_header_files
+from hacktree.client.extensions.treeview import TreeView
+from hacktree.common.objects.packages import parse_rpm_header
+from hacktree.common.objects.tree import FileEntry
+from hacktree.common.repository.packages import DPKG_DATABASES, find_rpm_database, rpm_headers
+
+
+def find_owners(view: TreeView, wanted: Collection[bytes]) -> Owners | None:
+    """Who lists these paths of the tree; None if it has no database that names files.
+
+    A list may spell a path otherwise than the tree does, /lib for /usr/lib. Raises `FormatError`
+    for a damaged database, `UnreadablePackagesError` for one in a form that can't be read.
+    """
+    names = {path.rpartition(b"/")[2] for path in wanted}
+    owners: dict[bytes, dict[str, None]] = defaultdict(dict)
+    places: dict[bytes, bytes] = {}
+    found = False
+    for package, paths in _listings(view):
+        found = True
+        for path in paths:
+            above, slash, name = path.rpartition(b"/")
+            if name not in names:
+                continue
+            if above not in places:
+                places[above] = view.resolve(above)[0]
+            place = b"/".join((places[above], name)) if slash and places[above] else name
+            if place in wanted:
+                owners[place][package] = None
+    return {path: tuple(some) for path, some in owners.items()} if found else None
+
+
+def _listings(view: TreeView) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield each package and the paths that it lists, relative."""
+    for directory in DPKG_DATABASES:
+        if isinstance(view.resolve(directory + b"/status")[1], FileEntry):
+            yield from list_files(view, directory + b"/info")
+            break
+    database = find_rpm_database(view.read)
+    if database is not None:
+        for header in rpm_headers(database):
+            yield parse_rpm_header(header).name, list_header_files(header)
