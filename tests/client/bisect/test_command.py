@@ -285,9 +285,8 @@ def test_a_build_that_cannot_be_deployed_is_skipped(
     script.parent.mkdir()
     script.write_text("#!/bin/sh\nexit 1\n")
     script.chmod(0o755)
-    assert (
-        main(["bisect", "start", "fastqa", "--good", "47.1", "--bad", "47.3", "--no-deploy"]) == 1
-    )
+    ends = ("--good", "47.1", "--bad", "47.3", "--verify", "never")
+    assert main(["bisect", "start", "fastqa", *ends, "--no-deploy"]) == 1
     error = capsys.readouterr().err
     assert "can't be tested" in error
     assert "hacktree bisect skip" in error
@@ -295,6 +294,25 @@ def test_a_build_that_cannot_be_deployed_is_skipped(
     assert "not deployed yet" in capsys.readouterr().err
     done = call(capsys, "run", *HOST_TEST, status=1)
     assert "only skipped builds are left" in done.out
+
+
+def test_a_run_that_can_deploy_nothing_stops(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the third build: what is wrong is hardly theirs. Mended, the run goes on."""
+    script = sysroot.path / "etc/hacktree/config.d/10-refuse"
+    script.parent.mkdir()
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 1
+    done = call(capsys, "run", *HOST_TEST, status=1)
+    assert "3 builds one after another can't be deployed" in done.err
+    assert ask(capsys, "status")["tests"] == 2, "which were skipped"
+    script.write_text("#!/bin/sh\nexit 0\n")
+    for _ in range(2):
+        call(capsys, "undo", status=2)  # The script is another one now.
+    call(capsys, "next", "--accept-changes")
+    assert "First bad build" in call(capsys, "run", *HOST_TEST).out
 
 
 def test_from_coarse_to_fine(

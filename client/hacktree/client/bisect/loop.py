@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hacktree.client.bisect.answering import answer, previous_verdict
 from hacktree.client.bisect.core.model import Verdict
@@ -33,6 +34,9 @@ _VERDICTS = {
     Finding.SKIPPED: Verdict.SKIP,
 }
 
+MOST_FAILED: Final = 3
+"""Builds that can't be deployed, one after another, end a run."""
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -56,17 +60,28 @@ def check_all(
 ) -> Finished:
     """Bring, deploy and test builds until the search has ended; `tested` is told each verdict.
 
-    A build that can't be deployed is skipped. Raises `RunAbortedError`, `CommandMissingError`, and
-    what `advance` raises otherwise: the bisection stays as it was before that build.
+    A build that can't be deployed is skipped, unless it is the third one after another: then it
+    is hardly the build's fault. Raises `CandidateFailedError`, `RunAbortedError`,
+    `CommandMissingError`, and what `advance` raises otherwise: the bisection stays as it was before
+    that build.
     """
+    failed = 0
     while True:
         try:
             standing = advance(machine, saved)
         except CandidateFailedError as error:
+            failed += 1
+            if failed == MOST_FAILED:
+                raise CandidateFailedError(
+                    f"{failed} builds one after another can't be deployed: {error.message}",
+                    hint="If it is not the builds' fault, mend it and run this again. Answers that "
+                    "skip are taken back by `hacktree bisect undo`.",
+                ) from error
             machine.listener.say(error.message)
             saved = read_bisection(machine.sysroot)
             saved = answer(machine, saved, Verdict.SKIP, note=error.message)
             continue
+        failed = 0
         if isinstance(standing, Finished):
             return standing
         run = run_check(machine.sysroot, standing, check)
