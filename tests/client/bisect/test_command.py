@@ -308,9 +308,9 @@ def test_a_run_that_can_deploy_nothing_stops(
     done = call(capsys, "run", *HOST_TEST, status=1)
     assert "3 builds one after another can't be deployed" in done.err
     assert ask(capsys, "status")["tests"] == 2, "which were skipped"
-    script.write_text("#!/bin/sh\nexit 0\n")
+    script.unlink()
     for _ in range(2):
-        call(capsys, "undo", status=2)  # The script is another one now.
+        call(capsys, "undo", status=2)  # Without the script it is not what it was.
     call(capsys, "next", "--accept-changes")
     assert "First bad build" in call(capsys, "run", *HOST_TEST).out
 
