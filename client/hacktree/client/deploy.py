@@ -6,9 +6,9 @@ At every instant the live link resolves to a complete root. docs/architecture.md
 import enum
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -155,6 +155,8 @@ def plan_commit(
     existing = None
     if options.reuse is ReusePolicy.REUSE:
         existing = _find_equal(roots, commit_id, replay.inputs)
+    else:
+        replay = replace(replay, steps=tuple(replace(s, cached=False) for s in replay.steps))
     if existing is None:
         action = DeployAction.CHECK_OUT
         record = RootRecord(
@@ -183,8 +185,16 @@ def _refuse_other_architecture(commit: Commit, machine: str) -> None:
         )
 
 
-def _with_steps(record: RootRecord, replay: ReplayPlan) -> RootRecord:
-    steps = tuple(StepRecord(planned.step.name, planned.key) for planned in replay.steps)
+def _with_steps(
+    record: RootRecord, replay: ReplayPlan, seconds: Mapping[str, float] | None = None
+) -> RootRecord:
+    """The record of a root on which these steps are replayed, of which some took `seconds`."""
+    took = seconds or {}
+    steps = tuple(
+        StepRecord(name, planned.key, round(took[name], 4) if name in took else None)
+        for planned in replay.steps
+        for name in [planned.step.name]
+    )
     return msgspec.structs.replace(record, inputs=replay.inputs, steps=steps)
 
 
@@ -279,7 +289,10 @@ def _make_root(
         staged: list[str] = []
         if plan.replay.steps:
             replayed = result.replayed = _replay(plan, result, temporary, options, report)
-            record, staged = _with_steps(record, replayed.plan), replayed.staged
+            record = _with_steps(record, replayed.plan, dict(replayed.seconds))
+            staged = replayed.staged
+        seconds = {name: round(took, 4) for name, took in result.steps}
+        record = msgspec.structs.replace(record, seconds=seconds)
         with result.step("sync"):
             write_record(sysroot, record)
             sync_staging(sysroot.roots)

@@ -33,16 +33,20 @@ class ForeignLinkError(UserError):
 
 
 class StepRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A step that was replayed on a root: `key` names its layer in `.ht/replay`."""
+    """A step that was replayed on a root: `key` names its layer in `.ht/replay`.
+
+    `seconds` that it took; None: its layer was there already.
+    """
 
     name: str
     key: str
+    seconds: float | None = None
 
 
 class RootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a root was made of. `created` is in seconds since 1970 UTC; `inputs` is the digest of
     local changes, empty when there are none: with `commit` it decides whether a root is reused. It
-    is the last key of `steps`.
+    is the last key of `steps`. `seconds`: what making it took, by phase, without sync and swap.
     """
 
     root: str
@@ -54,6 +58,7 @@ class RootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inputs: str = ""
     pinned: bool = False
     steps: tuple[StepRecord, ...] = ()
+    seconds: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if not ROOT_NAME.fullmatch(self.root):

@@ -78,7 +78,10 @@ def _document(sysroot: Sysroot, roots: Roots, name: str) -> dict[str, object]:
         "created": record.created,
         "pinned": record.pinned,
         "inputs": record.inputs,
-        "steps": [{"name": step.name, "key": step.key} for step in record.steps],
+        "steps": [
+            {"name": step.name, "key": step.key, "seconds": step.seconds} for step in record.steps
+        ],
+        "seconds": record.seconds,
         "path": str(sysroot.roots / name),
     }
 
@@ -99,3 +102,8 @@ def _show(args: argparse.Namespace, sysroot: Sysroot, roots: Roots) -> None:
             say(args, f"    with {', '.join(step.name for step in record.steps)}")
         if args.verbose:
             say(args, f"    made {format_time(record.created)}, {sysroot.roots / name}")
+            for phase, seconds in record.seconds.items():
+                say(args, f"      {phase}: {seconds:.1f} s")
+            for step in record.steps:
+                took = "cached" if step.seconds is None else f"{step.seconds:.1f} s"
+                say(args, f"      step {step.name}: {took}")
