@@ -41,6 +41,7 @@ look_for() {
         need openssl openssl command -v openssl
         need dpkg dpkg command -v dpkg-query
         need rpm rpm-build command -v rpmbuild
+        need db-util libdb-utils command -v db_load
         need gcc gcc command -v gcc
         need g++ gcc-c++ command -v g++
         need passwd shadow-utils command -v grpck

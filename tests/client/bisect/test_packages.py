@@ -13,9 +13,9 @@ from zlib import crc32
 import pytest
 
 from hacktree.client.bisect.components.composing import Ends, compose, store, take_apart
+from hacktree.client.bisect.components.database import NoPackagesError
 from hacktree.client.bisect.components.minimising import Outcome
 from hacktree.client.bisect.components.planning import REST
-from hacktree.client.bisect.components.reading import NoPackagesError
 from hacktree.client.bisect.components.saved import (
     Question,
     Saved,
@@ -208,7 +208,7 @@ done
 
 def test_builds_without_packages_are_refused(sysroot: Sysroot) -> None:
     commits = [make_build(sysroot, number) for number in (1, 2)]
-    with pytest.raises(NoPackagesError, match="no dpkg database"):
+    with pytest.raises(NoPackagesError, match="no packages in a database"):
         take_apart(sysroot.repository, *commits)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hacktree.client.bisect.components.dpkg import compare_versions
+from hacktree.client.bisect.components.dpkg import fits
 from hacktree.client.bisect.components.installed import Installed, PackageSet, Relation
 from hacktree.client.bisect.components.mixing import Mixer
 from hacktree.client.bisect.components.planning import REST, Plan, Sides, plan_components
@@ -64,8 +64,8 @@ def plan(
         for side in (owners, owners if new_owners is None else new_owners)
     )
     sides = Sides(
-        PackageSet(tuple(old), before, compare_versions),
-        PackageSet(tuple(new), after, compare_versions),
+        PackageSet(tuple(old), before, fits),
+        PackageSet(tuple(new), after, fits),
         INFO,
     )
     return plan_components(sides, list(changes))

@@ -30,7 +30,7 @@ from hacktree.client.deploy import ArchitecturePolicy, DeployOptions
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, show, tell
-from hacktree.common.errors import CorruptError, UserError
+from hacktree.common.errors import CorruptError, HacktreeError, UserError
 from hacktree.common.objects.ids import parse_object_id
 
 _SHOWN = 8
@@ -89,8 +89,8 @@ def _search(args: argparse.Namespace, sysroot: Sysroot, pair: Pair) -> Found:
     pair.bring(sysroot, ShownSteps(args).pulling)
     try:
         ends = take_apart(sysroot.repository, pair.good, pair.bad)
-    except UserError:
-        # These two can't be searched: nothing of them stays.
+    except HacktreeError:
+        # These two can't be searched here: nothing of them stays.
         if saved == Saved(question):
             _forget(args, sysroot)
         raise
@@ -167,7 +167,7 @@ def _summary(ends: Ends) -> str:
     return (
         f"{packages} packages differ, {len(components)} of them or groups of them by themselves: "
         f"about {tests} tests"
-    )
+    ) + (f"\n{ends.form.caveat}" if ends.form.caveat else "")
 
 
 def _show_plan(args: argparse.Namespace, ends: Ends) -> None:

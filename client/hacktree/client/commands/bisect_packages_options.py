@@ -9,7 +9,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Find which package broke it: roots are made of the files of GOOD in which some packages "
         "are those of BAD, CMD is run in each, and the packages are narrowed down until none can "
-        "be left out. Both builds must hold dpkg's database. Nothing is deployed."
+        "be left out. Both builds must hold dpkg's or rpm's database. Nothing is deployed."
     )
     parser.add_argument(
         "good", metavar="GOOD", nargs="?",
@@ -44,8 +44,9 @@ signal, stops the search. HACKTREE_ROOT, HACKTREE_BUILD, HACKTREE_BRANCH and
 HACKTREE_PREVIOUS_VERDICT are in its environment.
 
 Packages of one source come together; a package comes after those that it needs in this version.
-Files that no package owns count as one package. This machine's scripts, extensions and layers are
-applied to each root alike.
+Files that no package owns count as one package. rpm's database is written with this machine's rpm;
+where that can't, mixed roots keep the one of GOOD, and it is said. This machine's scripts,
+extensions and layers are applied to each root alike.
 
 Builds are named as for `deploy` if they are here, or current or previous; else BRANCH~N or
 BRANCH@VERSION, and brought from the remote. Without names they are those that a bisection found.
@@ -60,8 +61,8 @@ Examples:
   sudo hacktree bisect packages --forget
 
 Exit statuses: 0 found, 1 CMD was aborted or a root can't be made, 2 there is no such build, it
-holds no package database, GOOD doesn't pass or BAD doesn't fail, 6 another search is running, 7 no
-space, 8 the system refused."""
+holds no package database, GOOD doesn't pass or BAD doesn't fail, 5 a package database is damaged, 6
+another search is running, 7 no space, 8 the system refused, or rpm is missing here."""
 
 
 def _seconds(text: str) -> float:

@@ -18,6 +18,7 @@ from hacktree.client.extensions.rpmbase import make_base
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.errors import UserError
+from hacktree.common.repository.packages import RPM_DATABASES
 
 DATABASE: Final = "usr/lib/sysimage/rpm"
 """Where a root gets its database if the build has none. Not in /var, which roots share."""
@@ -26,7 +27,6 @@ BASE: Final = "hacktree-base.rpm"
 LEFTOVERS: Final = (".rpm.lock", "rpmdb.sqlite-wal", "rpmdb.sqlite-shm")
 SCRIPTLET_FAILED: Final = re.compile(r"scriptlet failed")
 
-_DATABASES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
 _FILE: Final = b"rpmdb.sqlite"
 _MAX_DATABASE: Final = 512 << 20
 _UNMET: Final = re.compile(r"^\s+(\S+)(?: \S+ \S+)? is needed by ", re.MULTILINE)
@@ -34,7 +34,7 @@ _UNMET: Final = re.compile(r"^\s+(\S+)(?: \S+ \S+)? is needed by ", re.MULTILINE
 
 def database_of(view: TreeView) -> str:
     """The directory of the build's rpm database, without links in its path, or `DATABASE`."""
-    for directory in _DATABASES:
+    for directory in RPM_DATABASES:
         place, entry = view.resolve(directory + b"/" + _FILE)
         if entry is not None:
             return place.rpartition(b"/")[0].decode()

@@ -10,13 +10,12 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from hacktree.client.extensions.rpmfile import (
+from hacktree.client.extensions.rpmfile import LEAD, LEAD_MAGIC
+from hacktree.client.extensions.rpmheader import (
     BINARY,
     ENTRY,
     HEADER_MAGIC,
     INT32,
-    LEAD,
-    LEAD_MAGIC,
     SIZES,
     STRING,
     STRINGS,

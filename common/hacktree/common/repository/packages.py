@@ -39,7 +39,9 @@ DPKG_DATABASES: Final = (
 )
 """Directories of which the first that holds `status` counts."""
 
-_RPM_DIRECTORIES: Final = (b"usr/lib/sysimage/rpm/", b"var/lib/rpm/", b"usr/share/rpm/")
+RPM_DATABASES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
+"""Directories of which the first that holds a database counts."""
+
 _RPM_SQLITE: Final = b"rpmdb.sqlite"
 _RPM_UNREADABLE: Final = {b"Packages.db": "ndb", b"Packages": "Berkeley DB"}
 
@@ -79,8 +81,8 @@ def _detect_rpm(read: ReadFile) -> tuple[Package, ...] | None:
 
 def find_rpm_database(read: ReadFile) -> bytes | None:
     """The tree's `rpmdb.sqlite`; None without one. Raises `UnreadablePackagesError`."""
-    for directory in _RPM_DIRECTORIES:
-        path = directory + _RPM_SQLITE
+    for directory in RPM_DATABASES:
+        path = directory + b"/" + _RPM_SQLITE
         database = read(path, MAX_RPM_DATABASE_SIZE)
         if database is None:
             continue
@@ -95,10 +97,10 @@ def find_rpm_database(read: ReadFile) -> bytes | None:
 
 
 def _refuse_unreadable_rpm(read: ReadFile) -> None:
-    for directory in _RPM_DIRECTORIES:
+    for directory in RPM_DATABASES:
         for name, kind in _RPM_UNREADABLE.items():
-            if read(directory + name, MAX_RPM_DATABASE_SIZE) is not None:
-                path = display_path(directory + name)
+            if read(directory + b"/" + name, MAX_RPM_DATABASE_SIZE) is not None:
+                path = display_path(directory + b"/" + name)
                 raise UnreadablePackagesError(
                     f"an rpm database in {kind} format was found ({path}) that hacktree can't read",
                     hint="rpm 4.16 or newer converts it to SQLite: `rpm --root TREE --rebuilddb`.",

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from typing import Final
 
-from hacktree.client.bisect.components.installed import OPERATORS, Installed, Relation
+from hacktree.client.bisect.components.installed import OPERATORS, Installed, Relation, holds
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.packages import MAX_DPKG_STATUS_SIZE, MAX_PACKAGES
 
@@ -19,6 +19,7 @@ _RELATION: Final = re.compile(
 _RUN: Final = re.compile(r"([^0-9]*)([0-9]*)")
 _OLD_OPERATORS: Final = {"<": "<=", ">": ">="}
 _FIELD: Final = re.compile(rb"^([A-Za-z-]+):[ \t]*(.*(?:\n[ \t].*)*)", re.MULTILINE)
+_Number = tuple[int, str]
 _WANTED: Final = frozenset(
     {
         "package", "version", "architecture", "source", "status", "depends", "pre-depends",
@@ -89,6 +90,13 @@ def list_paths(listing: bytes) -> list[bytes]:
     return [path for path in paths if path and path != b"."]
 
 
+def fits(version: str, relation: Relation) -> bool:
+    """As `installed.Fits`: what has no version meets no operator (Debian Policy 7.5)."""
+    if not relation.operator:
+        return True
+    return bool(version) and holds(relation.operator, compare_versions(version, relation.version))
+
+
 def compare_versions(first: str, second: str) -> int:
     """As `dpkg --compare-versions`: Debian Policy 5.6.12."""
     one, other = _split(first), _split(second)
@@ -97,15 +105,15 @@ def compare_versions(first: str, second: str) -> int:
     return _compare_part(one[1], other[1]) or _compare_part(one[2], other[2])
 
 
-def _split(version: str) -> tuple[int, str, str]:
+def _split(version: str) -> tuple[_Number, str, str]:
     epoch, colon, rest = version.rpartition(":")
     upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "")
-    return int(epoch) if colon and epoch.isdecimal() else 0, upstream, revision
+    return _number(epoch if colon and epoch.isdecimal() else ""), upstream, revision
 
 
 def _compare_part(first: str, second: str) -> int:
     """Texts and numbers take turns, a text first, which may be empty."""
-    for one, other in zip_longest(_runs(first), _runs(second), fillvalue=("", 0)):
+    for one, other in zip_longest(_runs(first), _runs(second), fillvalue=("", _number(""))):
         texts = zip_longest(map(_order, one[0]), map(_order, other[0]), fillvalue=0)
         for left, right in texts:
             if left != right:
@@ -115,8 +123,14 @@ def _compare_part(first: str, second: str) -> int:
     return 0
 
 
-def _runs(part: str) -> list[tuple[str, int]]:
-    return [(text, int(number or 0)) for text, number in _RUN.findall(part) if text or number]
+def _runs(part: str) -> list[tuple[str, _Number]]:
+    return [(text, _number(number)) for text, number in _RUN.findall(part) if text or number]
+
+
+def _number(digits: str) -> _Number:
+    """Ordered as the numbers are, of any length: Python's own refuse hostile ones."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def _order(character: str) -> int:

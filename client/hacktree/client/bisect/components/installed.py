@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-Compare = Callable[[str, str], int]
-"""Negative, 0 or positive: the first version is older than, equal to, newer than the second."""
+Fits = Callable[[str, "Relation"], bool]
+"""Whether something of this version, "" if it has none, is what the relation asks for."""
 
 _HOLDS: Final[Mapping[str, Callable[[int], bool]]] = {
     "<<": lambda order: order < 0,
@@ -19,6 +19,13 @@ _HOLDS: Final[Mapping[str, Callable[[int], bool]]] = {
     ">>": lambda order: order > 0,
 }
 OPERATORS: Final = frozenset(_HOLDS)
+
+
+def holds(operator: str, order: int) -> bool:
+    """Whether a version meets an operator of `OPERATORS`: `order` is negative, 0 or positive where
+    it is older than, equal to, newer than the relation's.
+    """
+    return _HOLDS[operator](order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +57,14 @@ class Installed:
 class PackageSet:
     """What is installed in one build: `owners` are the names of whoever lists a path.
 
-    `stanzas`: what a package's part of the database is, by name, for composing another database;
-    of all architectures of that name.
+    `parts`: what the database holds of each name, of all architectures and versions together, for
+    composing another database (`database.Form`).
     """
 
     packages: tuple[Installed, ...]
     owners: Mapping[bytes, tuple[str, ...]]
-    compare: Compare
-    stanzas: Mapping[str, bytes] = field(default_factory=dict)
+    fits: Fits
+    parts: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def versions(self) -> dict[str, str]:
@@ -73,7 +80,7 @@ class Providers:
     """Answers which installed packages fit a relation."""
 
     def __init__(self, packages: PackageSet) -> None:
-        self._compare = packages.compare
+        self._fits = packages.fits
         self._by_name: dict[str, list[tuple[str, str]]] = defaultdict(list)
         for package in packages.packages:
             self._by_name[package.name].append((package.name, package.version))
@@ -91,9 +98,5 @@ class Providers:
 
     def _fitting(self, relation: Relation) -> Iterator[str]:
         for name, version in self._by_name.get(relation.name, ()):
-            if not relation.operator:
+            if self._fits(version, relation):
                 yield name
-            elif version:
-                order = self._compare(version, relation.version)
-                if _HOLDS[relation.operator](order):
-                    yield name

@@ -54,12 +54,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both builds' packages. `info` as `Database.info`; `database`: paths that are made anew."""
+    """Both builds' packages. `info` as `Form.info`."""
 
     old: PackageSet
     new: PackageSet
-    info: bytes
-    database: frozenset[bytes] = frozenset()
+    info: bytes = b""
 
 
 def plan_components(sides: Sides, changes: Sequence[Change]) -> Plan:
@@ -70,7 +69,7 @@ def plan_components(sides: Sides, changes: Sequence[Change]) -> Plan:
 class _Planner:
     def __init__(self, sides: Sides, changes: Sequence[Change]) -> None:
         self._sides = sides
-        self._changes = [change for change in changes if change.path not in sides.database]
+        self._changes = changes
         old, new = sides.old.versions, sides.new.versions
         self._versions = {
             name: (old.get(name, ""), new.get(name, "")) for name in old.keys() | new.keys()
@@ -136,8 +135,9 @@ class _Planner:
         if names:
             # Of several a changed one: a directory belongs to all that have something in it.
             return next((name for name in names if name in self._changed), names[0])
-        if change.path.startswith(self._sides.info):
-            name = change.path.removeprefix(self._sides.info).rpartition(b".")[0].split(b":")[0]
+        info = self._sides.info
+        if info and change.path.startswith(info):
+            name = change.path.removeprefix(info).rpartition(b".")[0].split(b":")[0]
             text = name.decode("utf-8", "replace")
             return text if text in self._versions else None
         return None

@@ -6,9 +6,9 @@ The tree is as untrusted as whoever built it: everything is bounded, nothing of 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 
-from hacktree.client.bisect.components.reading import list_files
+from hacktree.client.bisect.components.dpkgreading import list_files
 from hacktree.client.bisect.report.verdict import Owners
-from hacktree.client.extensions.rpmfile import list_header_files
+from hacktree.client.extensions.rpmheader import list_header_files
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.packages import parse_rpm_header
 from hacktree.common.objects.tree import FileEntry

@@ -1,0 +1,138 @@
+"""The host's rpmdb: reading headers out of a database, and making one of headers.
+
+It works in a scratch directory. No package's script runs: headers are only stored. What it reads
+may be hostile, so it gets a time, and its output a limit.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
+from threading import Timer
+from typing import Final
+
+from hacktree.client.bisect.components.rpm import split_export
+from hacktree.client.extensions.programs import ENVIRONMENT, SEARCHED, ProgramMissingError
+from hacktree.common.errors import SystemFault
+from hacktree.common.objects.names import display_path
+from hacktree.common.repository.packages import MAX_RPM_DATABASE_SIZE, rpm_headers
+
+SQLITE: Final = "sqlite"
+KINDS: Final = {
+    SQLITE: (b"rpmdb.sqlite",),
+    "ndb": (b"Packages.db", b"Index.db"),
+    "bdb": (b"Packages",),
+}
+"""The files of each kind of database, by rpm's name for it; the first holds the headers."""
+
+_SECONDS: Final = 600.0
+_MAX_SAID: Final = 64 << 10
+
+
+def require_rpmdb(name: str) -> None:
+    """Raises `ProgramMissingError` unless the host has it; `name`: the build that needs it."""
+    if which("rpmdb", path=SEARCHED) is None:
+        raise ProgramMissingError(
+            f"{name} has an rpm database, and this machine has no rpmdb, which mixes them",
+            hint="Install the package rpm.",
+        )
+
+
+def can_write(kind: str) -> bool:
+    """Whether the host's rpm can make a database of this kind."""
+    with _scratch() as name:
+        try:
+            _run(kind, Path(name), "--initdb")
+        except SystemFault:
+            return False
+        # An unknown kind is a warning to rpm, which then writes nothing.
+        return (Path(name) / os.fsdecode(KINDS[kind][0])).exists()
+
+
+def read_headers(kind: str, files: Mapping[bytes, bytes]) -> list[bytes]:
+    """The headers in a database's files, given by name.
+
+    Raises `FormatError` for a damaged database, `SystemFault` if rpm can't read it, or, where it is
+    not SQLite, finds nothing.
+    """
+    if kind == SQLITE:
+        return list(rpm_headers(files[KINDS[kind][0]]))
+    with _scratch() as name:
+        for file, data in files.items():
+            (Path(name) / os.fsdecode(file)).write_bytes(data)
+        stream = _run(kind, Path(name), "--exportdb")
+    if not stream:
+        # To read a kind that it doesn't know is a success to rpm.
+        raise SystemFault("rpmdb --exportdb found nothing in it")
+    return split_export(stream)
+
+
+def write_database(kind: str, stream: bytes) -> dict[bytes, bytes]:
+    """The files, by name, of a database of the headers in `stream`, as `rpmdb --exportdb` has them.
+
+    They are read again: raises `SystemFault` unless rpm has taken every header as it was.
+    """
+    with _scratch() as name:
+        scratch = Path(name)
+        (scratch / "export").write_bytes(stream)
+        _run(kind, scratch, "--importdb", scratch / "export")
+        paths = {file: scratch / os.fsdecode(file) for file in KINDS[kind]}
+        files = {file: path.read_bytes() for file, path in paths.items() if path.exists()}
+    taken = read_headers(kind, files) if KINDS[kind][0] in files else []
+    if sorted(taken) != sorted(split_export(stream)):
+        raise SystemFault(
+            "rpm on this machine did not take the headers of both builds as they are",
+            hint="A newer rpm may: look at `rpm --version` here and in the builds.",
+        )
+    return files
+
+
+def _scratch() -> TemporaryDirectory[str]:
+    return TemporaryDirectory(prefix="hacktree-rpmdb-")
+
+
+def _run(kind: str, database: Path, action: str, stdin: Path | None = None) -> bytes:
+    """What it prints; raises `SystemFault` with what it says."""
+    defined = {
+        "_dbpath": database,
+        "_db_backend": kind,
+        "_rpmlock_path": database / ".rpm.lock",
+    }
+    words = [word for name, value in defined.items() for word in ("--define", f"{name} {value}")]
+    said = database / "said"
+    with (
+        open(stdin or os.devnull, "rb") as source,
+        open(said, "wb") as complaints,
+        subprocess.Popen(
+            ["rpmdb", *words, action],
+            env=ENVIRONMENT,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+        ) as process,
+    ):
+        assert process.stdout is not None  # noqa: S101 - it is a pipe
+        watchdog = Timer(_SECONDS, process.kill)
+        watchdog.start()
+        try:
+            data = process.stdout.read(MAX_RPM_DATABASE_SIZE + 1)
+            if len(data) > MAX_RPM_DATABASE_SIZE:
+                process.kill()
+            status = process.wait()
+        finally:
+            watchdog.cancel()
+    problems = _errors(said)
+    # It ends with 0 though it could not read on.
+    if status or problems:
+        raise SystemFault(f"rpmdb {action} failed ({status}): {problems or 'it does not say why'}")
+    return data
+
+
+def _errors(said: Path) -> str:
+    """Its errors, without its warnings; escaped, since they may quote the build."""
+    with open(said, "rb") as stream:
+        lines = stream.read(_MAX_SAID).splitlines()
+    errors = [line.removeprefix(b"error: ") for line in lines if line.startswith(b"error:")]
+    return display_path(b"; ".join(errors)[:500])
