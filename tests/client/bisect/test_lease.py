@@ -103,6 +103,17 @@ async def test_builds_are_kept_while_it_asks_and_given_back(farm: Farm) -> None:
     assert farm.left() == [8]
 
 
+async def test_a_url_with_a_password_leases_too(farm: Farm) -> None:
+    """The token goes in its place: a request has one Authorization."""
+    secret = farm.secret("lease:**")
+    remote = remote_at(farm.remote.url.replace("//", "//tester:password@"))
+    one = session(farm.builds[1:5])
+    leased = await asyncio.to_thread(keep_builds, remote, secret, one)
+    assert leased == Leased(4, 4, START + LEASE_SECONDS)
+    assert await asyncio.to_thread(give_back, remote, secret, one) == ""
+    assert list_leases(farm.database, START) == []
+
+
 async def test_each_line_of_a_descent_is_kept_and_other_sessions_stay(farm: Farm) -> None:
     secret = farm.secret("lease:**")
     fine = Descended(tuple(farm.builds[3:6]))

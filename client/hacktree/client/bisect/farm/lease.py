@@ -217,7 +217,8 @@ class _Server:
 
     def __init__(self, remote: Remote, session: aiohttp.ClientSession) -> None:
         self._session = session
-        self._base = remote.url.rstrip("/") + API_PREFIX
+        # Without a password: its header is the token's.
+        self._base = remote.shown_url.rstrip("/") + API_PREFIX
         self._shown = remote.shown_url
         self._proxy = remote.proxy or environment_proxy(remote.url)
 
