@@ -275,6 +275,32 @@ async def test_a_whole_bisection_leases_and_gives_back(
     assert farm.left() == [8]
 
 
+async def test_a_colleague_who_ends_an_imported_session_ends_no_lease_but_his(
+    farm: Farm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Testers share a token, or one of them administers the branch."""
+    (tmp_path / "token").write_text(farm.secret("lease:**"))
+    remote = Remote("farm", farm.remote.url, "unsigned", token_file=str(tmp_path / "token"))
+    file = str(tmp_path / "session.json")
+
+    async def call(tester: str, *words: str) -> str:
+        base = ["--sysroot", str(tmp_path / tester), "bisect"]
+        assert await asyncio.to_thread(main, [*base, *words]) == 0
+        return capsys.readouterr().out
+
+    for tester in ("one", "other"):
+        add_remote(make_sysroot(tmp_path / tester).repository, remote)
+    ends = ("--good", "~6", "--bad", "~1", "--no-deploy", "--no-prefetch", "--verify", "never")
+    await call("one", "start", "builds", *ends)
+    await call("one", "export", file)
+    assert "The server keeps all 6 builds until" in await call("other", "import", file)
+    assert len(list_leases(farm.database, START)) == 2
+    await call("other", "reset")
+    assert farm.left() == [2, 3, 4, 5, 6, 7, 8]
+    await call("one", "reset")
+    assert farm.left() == [8]
+
+
 async def test_a_bisection_without_a_token_says_so_once(
     farm: Farm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import secrets
 import sys
 from pathlib import Path
 
@@ -76,13 +77,17 @@ def _read(name: str) -> bytes:
 
 
 def _adopt(sysroot: Sysroot, session: Session, remote: str, *, keep_live: bool) -> Session:
-    """The session as this machine goes on with it."""
+    """The session as this machine goes on with it.
+
+    Its id is its own: whose bisection ends gives back what is leased under its id.
+    """
     options = msgspec.structs.replace(
         session.options,
         constant=read_held(sysroot),
         deploy=session.options.deploy and not keep_live,
     )
-    return msgspec.structs.replace(session, remote=remote, options=options)
+    own = secrets.token_hex(16)
+    return msgspec.structs.replace(session, id=own, remote=remote, options=options)
 
 
 def _show(args: argparse.Namespace, session: Session) -> None:
