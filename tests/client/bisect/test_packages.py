@@ -29,6 +29,7 @@ from hacktree.client.deploy import DeployOptions
 from hacktree.client.entering.person import named_person
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot
+from hacktree.common.cli.main import main
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.packages import METADATA_KEY, packages_from_metadata
 from hacktree.common.repository.fsck import fsck
@@ -267,19 +268,20 @@ def test_a_search_that_is_killed_goes_on_to_the_same_end(sysroot: Sysroot, shelf
 
 
 def test_the_command_shows_the_plan_finds_the_package_and_remembers(
-    sysroot: Sysroot, shelf: Path
+    sysroot: Sysroot, shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program = app('[ "$one" = 1 ]')
     make_ends(sysroot, shelf, [program, ONE, TWO], [program.at("2"), *NEWER[:2]])
     packages = ("bisect", "packages", "fastqa~1", "fastqa")
-    shown = hacktree(sysroot, *packages, "--dry-run")
-    assert "3 packages differ" in shown.stdout
-    assert "one 1 -> 2: 2 paths" in shown.stdout
+    here = ["--sysroot", str(sysroot.path), *packages]
+    assert main([*here, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "3 packages differ" in shown
+    assert "one 1 -> 2: 2 paths" in shown
     assert find_search(sysroot) is None
 
-    refused = hacktree(sysroot, *packages, "--run", "/usr/bin/no-such-program")
-    assert refused.returncode == 2
-    assert "no-such-program" in refused.stderr
+    assert main([*here, "--run", "/usr/bin/no-such-program"]) == 2
+    assert "no-such-program" in capsys.readouterr().err
     # On this machine, which looks into the root.
     looking = 'grep -q 1 "$HACKTREE_ROOT/usr/share/one" && exit 129'
     aborted = hacktree(sysroot, *packages, "--host", "--run", "sh", "-c", looking)
@@ -291,7 +293,13 @@ def test_the_command_shows_the_plan_finds_the_package_and_remembers(
     assert_nothing_left(sysroot)
 
 
-def test_what_the_bisection_found_is_brought_and_searched(sysroot: Sysroot, shelf: Path) -> None:
+def test_what_the_bisection_found_is_brought_and_searched(
+    sysroot: Sysroot, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*words: str, status: int = 0) -> str:
+        assert main(["--sysroot", str(sysroot.path), *words]) == status
+        return "".join(capsys.readouterr())
+
     farm = make_repository(sysroot.path.with_name("farm"))
     shown, searched = commands_in("In which package")
     program = Deb("app", files={"usr/bin/check-login": f'{APP}[ "$one" = 1 ]\n'})
@@ -299,24 +307,20 @@ def test_what_the_bisection_found_is_brought_and_searched(sysroot: Sysroot, shel
         tree = sysroot.path.with_name(f"tree-{at}")
         install([*base_system(), *debs], tree, shelf)
         commit_tree(farm, tree)
-    assert (
-        hacktree(sysroot, "remote", "add", "--unsigned", "farm", farm.path.as_uri()).returncode == 0
-    )
-    nothing = hacktree(sysroot, *shown.split()[1:])
-    assert nothing.returncode == 2
-    assert "no bisection has found them" in nothing.stderr
-    named = hacktree(sysroot, "bisect", "packages", "fastqa~1", "fastqa~0", "--dry-run")
-    assert "3 packages differ" in named.stdout, named.stderr
+    told("remote", "add", "--unsigned", "farm", farm.path.as_uri())
+    assert "no bisection has found them" in told(*shown.split()[1:], status=2)
+    named = told("bisect", "packages", "fastqa~1", "fastqa~0", "--dry-run")
+    assert "3 packages differ" in named
     assert not os.listdir(sysroot.pins)
 
-    start = ("bisect", "start", "fastqa", "--good", "fastqa~1", "--no-deploy", "--verify", "never")
-    assert hacktree(sysroot, *start).returncode == 0
-    assert "3 packages differ" in hacktree(sysroot, *shown.split()[1:]).stdout
+    told("bisect", "start", "fastqa", "--good", "fastqa~1", "--no-deploy", "--verify", "never")
+    assert "3 packages differ" in told(*shown.split()[1:])
+    # As people run it: a process of its own, which has read nothing yet.
     found = hacktree(sysroot, "--json", *searched.split()[1:])
     assert json.loads(found.stdout)["culprits"] == [
         {"packages": [{"name": "one", "old": "1", "new": "2"}]}
     ]
-    assert hacktree(sysroot, "bisect", "reset").returncode == 0
+    told("bisect", "reset")
     assert_nothing_left(sysroot)
 
 
