@@ -4,7 +4,9 @@ import json
 import shlex
 import subprocess
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from hacktree.common.cli.main import main
+from hacktree.common.errors import BusyError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.checkout import LinkPolicy
 from hacktree.common.repository.condemned import read_condemned
 from hacktree.common.repository.fsck import fsck
 from hacktree.common.repository.leases import LeaseUnreadableError, lease_names, read_lease
+from hacktree.common.repository.locks import LockKind
 from hacktree.common.repository.packs import list_edges
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.repository import Repository, open_repository
@@ -32,6 +36,7 @@ from hacktree.server.leasing.leases import (
     LEASE_SECONDS,
     MAX_LEASES_OF_TOKEN,
     Range,
+    RangeInvalidError,
     TooManyLeasesError,
     end_lease,
     lease_range,
@@ -184,24 +189,36 @@ def test_a_lease_between_what_a_prune_marks_and_deletes_is_honoured(
     assert farm.prune() == [3, 4, 5, 6, 11]
 
 
-def test_of_a_prune_and_a_lease_at_once_the_answer_holds(farm: Farm) -> None:
-    """Real processes: whoever is first, each build of the answer is here, and whole."""
+def test_nothing_is_promised_while_a_prune_deletes(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hacktree.server.leasing.leases._LOCK_SECONDS", 0.1)
+    with farm.repository.lock(LockKind.EXCLUSIVE), pytest.raises(BusyError):
+        farm.lease(3, 6)
+    assert lease_names(farm.repository) == []
+
+
+def test_wherever_a_prune_is_what_was_promised_is_here(farm: Farm) -> None:
+    """A real prune, of all but the head, while builds are leased and given back all the time."""
     program = [hacktree_program(), "--repo", str(farm.repository.path), "prune", "--no-grace"]
     farm.clock.now = 4_000_000_000  # Later than the prune's clock, which is the machine's.
-    for depth in (8, 4):
-        pruning = subprocess.Popen([*program, "--quiet", "--keep-depth", str(depth)])
-        leases = []
-        while pruning.poll() is None:
-            wanted = farm.range(11 - depth - 2, 11, f"{depth:08d}")
-            leases.append(
-                lease_range(farm.repository, farm.database, "t", wanted, int(farm.clock.now))
-            )
-        assert pruning.returncode == 0
-        assert leases, "the prune was over before anybody asked"
-        for build in leases[0].builds:
-            assert_whole(farm.repository, build)
-        assert len(leases[0].builds) >= depth + 1
-        end_lease(farm.repository, farm.database, leases[0].id)
+    held: dict[int, str] = {}
+    asked = 0
+    pruning = subprocess.Popen([*program, "--quiet", "--keep-depth", "0"])
+    for number in cycle(range(11)):
+        if pruning.poll() is not None:
+            break
+        if number in held:
+            assert number in farm.left()
+            end_lease(farm.repository, farm.database, held.pop(number))
+        else:
+            with suppress(RangeInvalidError):
+                held[number] = farm.lease(number, number, session=f"{number:08d}")
+                asked += 1
+    assert pruning.returncode == 0
+    assert asked, "the prune was over before anybody asked"
+    for number in held:
+        assert_whole(farm.repository, farm.builds[number])
     assert fsck(farm.repository).intact
 
 
@@ -383,10 +400,6 @@ async def test_a_range_is_no_longer_than_one_lease_keeps(
 
 
 # Packs on demand
-
-
-def job_states(farm: Farm) -> list[State]:
-    return [job.state for job in list_jobs(farm.database) if job.kind is Kind.LEASES]
 
 
 def test_a_leased_range_gets_the_packs_that_a_bisection_takes(farm: Farm) -> None:
