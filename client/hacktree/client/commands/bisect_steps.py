@@ -85,7 +85,7 @@ def start(args: argparse.Namespace) -> int:
 def _plan(machine: Machine, args: argparse.Namespace) -> tuple[Session, Known]:
     sysroot = machine.sysroot
     old, new = (args.bad, args.good) if args.find_fix else (args.good, args.bad)
-    if args.qa_endpoints is not None and (old or new):
+    if args.qa_endpoints is not None and (old is not None or new is not None):
         raise UserError("--qa-endpoints names both ends", hint="Leave --good and --bad out.")
     if old is None and args.qa_endpoints is None:
         option = "--bad" if args.find_fix else "--good"
@@ -115,7 +115,7 @@ def _plan(machine: Machine, args: argparse.Namespace) -> tuple[Session, Known]:
             remote,
             branch,
             parse_name(old, branch, sysroot),
-            parse_name(new or branch, branch, sysroot),
+            parse_name(branch if new is None else new, branch, sysroot),
         )
     line = read.value.builds
     machine.transfers.received += read.received

@@ -94,6 +94,7 @@ def parse_name(text: str, branch: BranchName, sysroot: Sysroot | None) -> Name:
 
     Raises `UserError`.
     """
+    _require_name(text.partition("@")[2] if "@" in text else text)
     if text in _ROOTS:
         if sysroot is None:
             raise UserError(f"there is no {text} root with --repo", hint="Name a build.")
@@ -112,6 +113,15 @@ def parse_name(text: str, branch: BranchName, sysroot: Sysroot | None) -> Name:
     if moment is not None:
         return Name(text, until=moment)
     return Name(text, prefix=text if _ID_PREFIX.fullmatch(text) else "", version=text)
+
+
+def _require_name(text: str) -> None:
+    """An empty word, as of an unset variable, would name the builds without a version."""
+    if not text:
+        raise NoSuchBuildError(
+            "an empty word names no build",
+            hint="Builds are named by id, version, date, BRANCH~N, current or previous.",
+        )
 
 
 def _same_branch(named: str, branch: BranchName, text: str) -> None:
@@ -265,6 +275,7 @@ def find_candidate(line: Sequence[Candidate], text: str) -> Candidate:
 
     A date means the newest build until then. Raises `NoSuchBuildError`.
     """
+    _require_name(text)
     moment = _parse_date(text)
     if moment is not None:
         found = [build for build in line if build.time <= moment][-1:]
