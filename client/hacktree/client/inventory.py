@@ -72,7 +72,7 @@ def is_known_complete(repository: Repository, commit_id: ObjectId) -> bool:
     """Whether everything the commit needs was here, and nothing came or went since."""
     try:
         marker = msgspec.msgpack.decode(_marker_path(repository).read_bytes(), type=_Marker)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return False
     return marker.commit == commit_id and marker.stamp == stamp_objects(repository)
 

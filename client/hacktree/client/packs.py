@@ -311,7 +311,7 @@ def decodable_kinds(repository: Repository) -> frozenset[EntryKind]:
     path = repository.state / _CONFORMANCE_FILE
     try:
         known = msgspec.json.decode(path.read_bytes(), type=dict[str, bool])
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         known = {}
     before = len(known)
     good = conforms(REFERENCE, known)

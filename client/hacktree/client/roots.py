@@ -218,7 +218,7 @@ def read_order(sysroot: Sysroot) -> tuple[str, ...]:
         return msgspec.json.decode(path.read_bytes(), type=tuple[str, ...])
     except FileNotFoundError:
         return ()
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise CorruptError(
             f"{path} is damaged: {error}",
             hint="Delete it: only the order of past deployments is lost.",

@@ -37,7 +37,7 @@ def read_intent(sysroot: Sysroot) -> Intent | None:
         return msgspec.json.decode(path.read_bytes(), type=Intent)
     except FileNotFoundError:
         return None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeError) as error:
         raise CorruptError(
             f"{path} is damaged: {error}", hint="Delete it: the live link is not affected."
         ) from error

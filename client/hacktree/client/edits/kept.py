@@ -91,7 +91,7 @@ def read_kept(copy: Path) -> KeptCopy | None:
     """What a copy says of itself; None if it is damaged."""
     try:
         return msgspec.json.decode((copy / _CHANGES).read_bytes(), type=KeptCopy)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, UnicodeError):
         return None
 
 

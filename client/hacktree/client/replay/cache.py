@@ -94,7 +94,7 @@ def read_entry(place: Path) -> Entry | None:
     try:
         with open(place / _ENTRY, "rb") as stream:
             return msgspec.json.decode(stream.read(_MAX_ENTRY), type=Entry)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return None
 
 

@@ -200,7 +200,7 @@ def _read_retired(repository: Repository) -> dict[str, float]:
         return msgspec.json.decode(
             (repository.state / "retired").read_bytes(), type=dict[str, float]
         )
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return {}  # Lost, the period of grace begins again.
 
 

@@ -109,7 +109,7 @@ def read_trees(repository: Repository) -> dict[str, BuildTree]:
     try:
         with (repository.state / _FILE).open("rb") as stream:
             kept = msgspec.json.decode(stream.read(_MAX_SIZE), type=_Kept)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return {}
     return {commit: BuildTree(parse_object_id(tree), size) for commit, (tree, size) in kept.items()}
 
