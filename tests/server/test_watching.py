@@ -68,6 +68,14 @@ def test_a_prune_asks_for_the_history(farm: Repository) -> None:
     assert asked(database) == {(Kind.HISTORY, "builds"), DASHBOARD}
 
 
+def test_leases_that_can_not_be_settled_hold_nothing_up(farm: Repository) -> None:
+    database = open_database(farm)
+    (farm.state / "leases/stray").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        Watch(farm, database).look(NOW)
+    assert asked(database) == {DASHBOARD}
+
+
 def test_lost_pages_are_found_when_a_server_starts(farm: Repository) -> None:
     make_commit(farm, {"f": b"1"}, branch="builds")
     (farm.path / "branches/builds/history/tail").unlink()

@@ -57,13 +57,14 @@ class Watch:
                 enqueue(self._database, Kind.DELTAS, name, now)
         pruned = self._stamp("state/condemned")
         self._if_changed("history", (now // _DAY, pruned), lambda: self._ask_history(heads, now))
-        self._if_changed("leases", now // _LEASES_EVERY, lambda: self._settle_leases(now))
         signed = self._stamp("trust/timestamp.json")
         self._if_changed("trust", (now // _HOUR, signed), lambda: self._ask_trust(now))
         packs, suites = self._stamp("graph/tail"), self._stamp("server.toml")
         shown = (now // _HOUR, heads, pruned, signed, packs, suites)
         self._if_changed("dashboard", shown, lambda: self._ask(Kind.DASHBOARD, FARM, now))
         self._heads = heads
+        # Last: it does what it asks for, and what it meets must not keep signatures from renewal.
+        self._if_changed("leases", now // _LEASES_EVERY, lambda: self._settle_leases(now))
 
     async def keep_looking(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Look every few seconds until cancelled; a failure is logged, and tried again."""
