@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hacktree.client.bisect.core.choice import choose
 from hacktree.client.bisect.core.model import Answered, Candidate, Options, Session, Verdict, Verify
 from hacktree.client.bisect.core.state import Found, ceil_log2, current_state, record
 from hacktree.client.bisect.farm.known import (
+    MAX_DOCUMENT,
     Known,
     NoVerdictsError,
     Outcome,
@@ -25,8 +27,11 @@ from hacktree.client.connect import open_source
 from hacktree.client.remote import Remote
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.names import MAX_BRANCH_LENGTH
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.retention import Policy, Rule
+from hacktree.server.dashboard.judged import MAX_SHOWN_REASON, MAX_VERDICTS, Judged
+from hacktree.server.dashboard.judged import SuiteVerdict as Shown
 from hacktree.server.dashboard.publishing import publish_dashboard
 from support.pulling import FakeTime, make_repository, patience, remote_at
 from support.qa import FAIL, PASS, START, UNSURE, QaFarm
@@ -112,6 +117,17 @@ def test_a_document_that_is_none_is_refused(data: bytes) -> None:
 
 
 # What is made of it
+
+
+def test_the_longest_document_of_a_farm_is_read() -> None:
+    """Names and reasons as long as they may be, of letters that take the most bytes."""
+    longest = Shown(
+        "s" * MAX_BRANCH_LENGTH, "inconclusive", "\U0001f600" * MAX_SHOWN_REASON, 1 << 40
+    )
+    judged = Judged({f"{number:064x}": [longest] for number in range(MAX_VERDICTS)})
+    data = msgspec.json.encode(judged)
+    assert len(data) <= MAX_DOCUMENT
+    assert len(decode_known(data)) == MAX_VERDICTS
 
 
 def test_hints_name_suite_outcome_and_reason() -> None:

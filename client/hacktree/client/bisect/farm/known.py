@@ -25,7 +25,7 @@ from hacktree.common.objects.names import MAX_BRANCH_LENGTH, BranchName
 from hacktree.common.repository.durable import write_durably
 from hacktree.common.repository.repository import Repository
 
-MAX_DOCUMENT: Final = 4 << 20
+MAX_DOCUMENT: Final = 8 << 20
 """Bytes: more than 4,096 verdicts take."""
 
 _SURE: Final = 16
