@@ -23,6 +23,7 @@ from support.dashboards import ATTACK, FAULT, IMAGE, LOG, TURNED, hostile_farm
 from support.documents import commands_in
 from support.pulling import make_repository
 from support.qa import DAILYQA, FAIL, FASTQA, PASS, QaFarm
+from support.trees import make_commit
 from support.trusting import BUILDS
 
 NOW = int(time.time())
@@ -116,6 +117,16 @@ def test_lists_are_bounded_and_say_what_they_leave_out(tmp_path: Path) -> None:
     assert len(branches["fastqa"]["blockers"]) == MAX_BLOCKERS
     assert branches["fastqa"]["blocked"] == MAX_BUILDS + 3
     assert f"and {MAX_BUILDS + 3 - MAX_BLOCKERS} more" in page
+
+
+def test_a_build_that_claims_to_be_from_beyond_the_calendar_is_shown(tmp_path: Path) -> None:
+    """Whoever pushes says when a build was made."""
+    qa = QaFarm(make_repository(tmp_path / "farm"))
+    make_commit(qa.repository, {"f": b"1"}, branch="builds", time=1 << 40)
+    document, page = published(qa)
+    (build,) = by_name(document)["builds"]["builds"]
+    assert build["time"] == 1 << 40
+    assert '<time datetime="9999-12-31T23:59:59Z">1099511627776 s after 1970</time>' in page
 
 
 def test_what_was_pruned_is_not_named(tmp_path: Path) -> None:

@@ -9,7 +9,17 @@ from hacktree.client.bisect.farm.lines import (
     find_range,
     parse_name,
 )
+from hacktree.client.commands.bisect_output import describe_build
 from support.trusting import BUILDS
+
+
+@pytest.mark.parametrize(
+    ("time", "day"), [(1_700_000_000, "2023-11-14"), (1 << 40, "1099511627776 s after 1970")]
+)
+def test_a_build_is_described_whenever_it_claims_to_be_from(time: int, day: str) -> None:
+    build = Candidate("a" * 64, "builds", 12, time, "47.3")
+    assert describe_build(build) == f"builds 12 47.3 (aaaaaaaaa, {day})"
+
 
 LINE = [Candidate(f"{number:064x}", "builds", number, 0) for number in (1, 2)]
 """Builds without a version."""

@@ -5,7 +5,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from types import MappingProxyType
 
 from hacktree.client.bisect.candidate import how_to_answer
@@ -26,6 +25,7 @@ from hacktree.client.bisect.store import Saved
 from hacktree.client.progress import TerminalProgress
 from hacktree.client.pull import PullReport
 from hacktree.common.cli.output import emit_json, format_time, say, show
+from hacktree.common.objects.moments import display_day
 from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 
@@ -80,7 +80,7 @@ def _bring(size: int) -> str:
 def describe_build(build: Candidate) -> str:
     """'fastqa 12 47.3 (3f9c21ab7, 2026-11-23)'."""
     version = f" {build.version}" if build.version else ""
-    day = datetime.fromtimestamp(build.time, UTC).strftime("%Y-%m-%d")
+    day = display_day(build.time)
     return f"{build.branch} {build.sequence}{version} ({build.commit[:9]}, {day})"
 
 

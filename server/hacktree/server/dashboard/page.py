@@ -6,13 +6,13 @@ is shown as its escape, so that no version can pose as another.
 
 import base64
 import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import jinja2
 from markupsafe import Markup
 
+from hacktree.common.objects.moments import display_time, machine_time
 from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 from hacktree.server.dashboard.state import FarmState
@@ -47,7 +47,7 @@ def render_page(state: FarmState) -> bytes:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        time=_time, iso=_iso, size=format_size, duration=_duration, count=_count
+        time=display_time, iso=machine_time, size=format_size, duration=_duration, count=_count
     )
     style = environment.get_template("page.css").render()
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -77,14 +77,6 @@ def _printable(value: object) -> object:
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return display_text(value)
-
-
-def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _iso(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _count(number: int, noun: str) -> str:

@@ -6,10 +6,10 @@ the newest that passed and is not held is promoted; older ones are passed over f
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.moments import display_time
 from hacktree.common.objects.names import BranchName
 from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Outcome, Verdict
@@ -42,7 +42,7 @@ class Hold:
             raise ValueError("a hold is on a branch or on a build")
 
     def __str__(self) -> str:
-        return f"held by {self.who} since {_utc(self.time)}: {self.reason}"
+        return f"held by {self.who} since {display_time(self.time)}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Retest:
     time: int
 
     def __str__(self) -> str:
-        return f"to be tested again, {self.who} asked at {_utc(self.time)}: {self.reason}"
+        return f"to be tested again, {self.who} asked at {display_time(self.time)}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def decide(suite: Suite, standing: Standing, now: int) -> Decision:
         return Stay(blocking.cause, blocking.explanation, tuple(blockers))
     due = due_at(suite, standing)
     if due is not None and now < due:
-        reason = f"{found.build} passed, and {suite.target} is due to move at {_utc(due)}"
+        reason = f"{found.build} passed, and {suite.target} is due to move at {display_time(due)}"
         return Stay(Cause.NOT_DUE, reason, tuple(blockers), found.build)
     return found
 
@@ -163,7 +163,9 @@ def next_to_test(suite: Suite, standing: Standing, now: int) -> Build | Stay:
     due = due_at(suite, standing)
     if due is not None and now < due - suite.limit:
         begin = int(due - suite.limit)
-        return Stay(Cause.NOT_DUE, f"{suite.target} is not due: tests begin at {_utc(begin)}")
+        return Stay(
+            Cause.NOT_DUE, f"{suite.target} is not due: tests begin at {display_time(begin)}"
+        )
     for build in after:
         judged = _judge(suite, build, standing)
         if isinstance(judged, Promote):
@@ -214,7 +216,7 @@ def _judge(suite: Suite, build: Build, standing: Standing) -> Promote | Blocker:
     return Blocker(
         build,
         Cause.FAILED if failed else Cause.INCONCLUSIVE,
-        f"{build} {what} {suite.target}{where} at {_utc(verdict.time)} "
+        f"{build} {what} {suite.target}{where} at {display_time(verdict.time)} "
         f"(verdict {verdict.number}): {verdict.finding.reason}",
         verdict,
     )
@@ -231,7 +233,3 @@ def _nothing_later(suite: Suite, standing: Standing) -> Stay:
         return Stay(Cause.EMPTY, f"{suite.source} has no build, or none that is signed")
     newest = max(standing.builds, key=lambda build: build.sequence)
     return Stay(Cause.UP_TO_DATE, f"{suite.source} has nothing newer than {newest}")
-
-
-def _utc(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
