@@ -267,6 +267,18 @@ def test_a_search_that_is_killed_goes_on_to_the_same_end(sysroot: Sysroot, shelf
     assert_nothing_left(sysroot)
 
 
+def test_what_was_being_written_at_a_kill_is_cleared(sysroot: Sysroot) -> None:
+    with hold_search(sysroot):
+        pass
+    state = sysroot.repository.state / "bisect/.packages.json.0123abcd.tmp"
+    pin = sysroot.pins / ".bisect-packages-mixture.0123abcd.tmp"
+    state.touch()
+    pin.touch()
+    with hold_search(sysroot):
+        assert not state.exists()
+        assert not pin.exists()
+
+
 def test_the_command_shows_the_plan_finds_the_package_and_remembers(
     sysroot: Sysroot, shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

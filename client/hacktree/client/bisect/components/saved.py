@@ -94,8 +94,9 @@ def hold_search(
     os.close(os.open(directory / _LOCK, flags, 0o600))
     sync_directory(directory)
     with hold_lock(directory / _LOCK, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting):
-        for leftover in directory.glob(f".{_FILE}.*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+        for place, name in ((directory, f"{_FILE}."), (sysroot.pins, PIN_PREFIX)):
+            for leftover in place.glob(f".{name}*{TEMPORARY_SUFFIX}"):
+                leftover.unlink()
         yield
 
 
