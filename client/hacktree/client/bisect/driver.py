@@ -164,6 +164,8 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     state = current_state(saved.session)
     if state.outcome is not None:
         stop_prefetch(machine.sysroot.repository)
+        if isinstance(state.outcome, Found):
+            saved = _bring_found(machine, saved, state.outcome)
         return Finished(saved, state, state.outcome)
     saved = _hold_constant(machine, saved, accept=accept_changes)
     stop_prefetch(machine.sysroot.repository)
@@ -263,6 +265,21 @@ def _bring(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
     return msgspec.structs.replace(
         saved, local=msgspec.structs.replace(saved.local, received=received)
     )
+
+
+def _bring_found(machine: Machine, saved: Saved, found: Found) -> Saved:
+    """Have both builds here that a report compares.
+
+    One of a finer branch may not be, which has the tree of one that was tested; nor one that was
+    answered for by name, or an end that is believed.
+    """
+    before = saved.local.received
+    for build in (found.before, found.first):
+        try:
+            saved = _bring(machine, saved, build)
+        except HacktreeError as error:
+            machine.listener.say(f"note: {build} is not here to be compared: {error.message}")
+    return saved if saved.local.received == before else _write(machine, saved)
 
 
 def _bring_ahead(machine: Machine, saved: Saved, state: State) -> None:
