@@ -336,7 +336,10 @@ def test_from_coarse_to_fine(
     assert "going on in fastqa" in done.out
     assert "going on in builds" in done.out
     assert "First bad build: builds 11 47.11 (" in done.out
-    assert ask(capsys, "status")["tests"] == 4
+    status = ask(capsys, "status")
+    assert status["tests"] == 4
+    levels = [(above["branch"], above["before"]["version"]) for above in status["coarser"]]
+    assert levels == [("fastqa", "47.10"), ("dailyqa", "47.8")]
     assert "dailyqa" in call(capsys, "status").out
 
 
@@ -426,6 +429,23 @@ def test_a_person_looks_around_in_each_root(tmp_path: Path) -> None:
     person.expect(pexpect.EOF)
     assert "First bad build: fastqa 3 47.3 (" in (person.before or "")
     person.close()
+
+
+def test_programs_learn_what_a_person_reads(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it takes, how it is tested, whether the build is live; and one document each time."""
+    assert main(["pull", "fastqa~19"]) == 0
+    begun = ask(capsys, "start", "fastqa", "--good", "current", "--votes", "3")
+    assert begun["forecast"]["tests"] >= begun["tests-left"] == 10, "two for each build"
+    assert 0 < begun["forecast"]["bytes"] <= begun["forecast"]["most-bytes"]
+    assert (begun["votes"], begun["verify"], begun["deploy"]) == (3, "last", True)
+    assert (begun["under-test"]["live"], begun["under-test"]["booted"]) == (True, False)
+    assert ask(capsys, "report")["tests-left"] == 10
+    assert main(["rollback"]) == 0
+    assert ask(capsys, "status")["under-test"]["live"] is False
+    assert ask(capsys, "reset")["id"] == begun["id"]
+    assert ask(capsys, "reset") == {"id": None, "swapped": False, "root": None}
 
 
 def test_only_signed_builds_are_searched(

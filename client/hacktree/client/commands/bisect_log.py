@@ -14,11 +14,11 @@ from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.bisect.holding import read_held
 from hacktree.client.bisect.replaying import read_replayed
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
+from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.commands.bisect_output import (
     ShownSteps,
     narrowed,
     show_outcome,
-    status_document,
 )
 from hacktree.client.commands.bisect_steps import ahead_of, machine_of
 from hacktree.client.remote import Remote, choose_remote, list_remotes
@@ -60,7 +60,7 @@ def replay(args: argparse.Namespace) -> int:
             saved = begin(machine, session, ahead_of(args))
     state = current_state(session)
     if args.json:
-        emit_json(status_document(saved, verbose=args.verbose))
+        emit_json(status_document(sysroot, saved, verbose=args.verbose))
         return 0
     say(args, f"Replayed {len(session.events)} events over {len(session.line)} builds.")
     if state.outcome is not None:

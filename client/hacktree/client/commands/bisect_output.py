@@ -9,9 +9,8 @@ from types import MappingProxyType
 
 from hacktree.client.bisect.candidate import how_to_answer
 from hacktree.client.bisect.core.choice import Choice, Purpose, describe_choice
-from hacktree.client.bisect.core.model import Candidate, Session, Verdict
+from hacktree.client.bisect.core.model import Candidate, Session
 from hacktree.client.bisect.core.state import (
-    EndpointWrong,
     Evidence,
     Found,
     Inconclusive,
@@ -22,15 +21,18 @@ from hacktree.client.bisect.core.state import (
 from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
 from hacktree.client.bisect.holding import describe_held
 from hacktree.client.bisect.store import Saved
+from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.progress import TerminalProgress
 from hacktree.client.pull import PullReport
+from hacktree.client.roots import read_roots
+from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.output import emit_json, format_time, say, show
 from hacktree.common.objects.moments import display_day
 from hacktree.common.objects.names import display_text
 from hacktree.common.repository.config import format_size
 
 _SHOWN_SUSPECTS = 20
-_NONE: Mapping[str, str] = MappingProxyType({})
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 class ShownSteps(Listener):
@@ -98,14 +100,19 @@ def show_narrowed(args: argparse.Namespace, saved: Saved) -> None:
 
 def narrowed(state: State) -> str:
     """'Narrowed to 12 builds (~4 tests left)'."""
-    suspects, left = len(state.suspects), state.tests_left * state.options.majority
+    suspects, left = len(state.suspects), state.answers_left
     return f"Narrowed to {count(suspects, 'build')} (~{count(left, 'test')} left)"
 
 
-def show_standing(args: argparse.Namespace, standing: Standing) -> None:
-    """What a step led to: a build that waits for its test, or the end."""
+def show_standing(
+    args: argparse.Namespace,
+    sysroot: Sysroot,
+    standing: Standing,
+    more: Mapping[str, object] = _NOTHING,
+) -> None:
+    """What a step led to: a build that waits for its test, or the end; `more` is for JSON."""
     if args.json:
-        emit_json(status_document(standing.saved, verbose=args.verbose))
+        emit_json({**status_document(sysroot, standing.saved, verbose=args.verbose), **more})
     elif isinstance(standing, Finished):
         show_outcome(args, standing.saved, standing.outcome)
     else:
@@ -151,15 +158,11 @@ def describe_outcome(session: Session, outcome: Outcome) -> list[str]:
 
 
 def show_status(
-    args: argparse.Namespace,
-    saved: Saved,
-    live: str | None,
-    running: str | None,
-    hints: Mapping[str, str],
+    args: argparse.Namespace, sysroot: Sysroot, saved: Saved, hints: Mapping[str, str]
 ) -> None:
     """`hacktree bisect status`; `hints`: what the farm's suites said of builds, by commit."""
     if args.json:
-        emit_json(status_document(saved, hints, verbose=args.verbose))
+        emit_json(status_document(sysroot, saved, hints, verbose=args.verbose))
         return
     session = saved.session
     state = current_state(session)
@@ -187,7 +190,8 @@ def show_status(
         show_outcome(args, saved, state.outcome)
         return
     show(f"  {narrowed(state)}")
-    _show_intent(saved, live, running, hints)
+    roots = read_roots(sysroot)
+    _show_intent(saved, roots.current, roots.running, hints)
 
 
 def _said(build: Candidate, hints: Mapping[str, str]) -> str:
@@ -223,84 +227,3 @@ def _show_intent(
 def _mark(state: State, index: int) -> str:
     known = state.known(index)
     return "?" if known is None else state.options.terms.word(known)
-
-
-def status_document(
-    saved: Saved, hints: Mapping[str, str] = _NONE, *, verbose: bool
-) -> dict[str, object]:
-    """The same for programs; with `verbose` every build of the line, and what suites said."""
-    session, local = saved.session, saved.local
-    state = current_state(session)
-    candidate = under_test(saved)
-    document: dict[str, object] = {
-        "id": session.id,
-        "remote": session.remote,
-        "branch": state.line[0].branch,
-        "created": session.created,
-        "terms": {"good": session.options.terms.good, "bad": session.options.terms.bad},
-        "find-fix": session.options.find_fix,
-        "constant": session.options.constant,
-        "old": {**build_document(state.before), "evidence": state.low_evidence.value},
-        "new": {**build_document(state.line[state.high]), "evidence": state.high_evidence.value},
-        "suspects": len(state.suspects),
-        "tests": state.tests,
-        "tests-left": state.tests_left,
-        "received-bytes": local.received,
-        "started-root": local.started or None,
-        "under-test": None,
-        "outcome": None if state.outcome is None else outcome_document(state.outcome),
-    }
-    if candidate is not None and local.intent is not None:
-        document["under-test"] = {
-            **build_document(candidate),
-            "step": local.intent.step.value,
-            "root": local.intent.root or None,
-        }
-    if verbose:
-        document["line"] = [
-            {
-                **build_document(build),
-                "known": _known(state, index),
-                **({"farm": hints[build.commit]} if build.commit in hints else {}),
-            }
-            for index, build in enumerate(state.line)
-        ]
-    return document
-
-
-def _known(state: State, index: int) -> str | None:
-    known: Verdict | None = state.known(index)
-    return None if known is None else known.value
-
-
-def outcome_document(outcome: Outcome) -> dict[str, object]:
-    """How it ended, for programs."""
-    if isinstance(outcome, Found):
-        return {
-            "kind": "found",
-            "first": build_document(outcome.first),
-            "before": build_document(outcome.before),
-        }
-    if isinstance(outcome, EndpointWrong):
-        return {
-            "kind": "endpoint-wrong",
-            "end": outcome.end.value,
-            "build": build_document(outcome.candidate),
-            "answered": outcome.answered.value,
-        }
-    return {
-        "kind": "inconclusive",
-        "before": build_document(outcome.before),
-        "suspects": [build_document(build) for build in outcome.suspects],
-    }
-
-
-def build_document(build: Candidate) -> dict[str, object]:
-    """A build, for programs."""
-    return {
-        "commit": build.commit,
-        "branch": build.branch,
-        "sequence": build.sequence,
-        "version": build.version,
-        "time": build.time,
-    }

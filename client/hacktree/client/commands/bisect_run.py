@@ -30,7 +30,6 @@ from hacktree.client.commands.bisect_steps import machine_of
 from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import invoking_person, named_person
-from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.output import complain, say, show
 from hacktree.common.errors import HacktreeError, UserError
@@ -64,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             say(args, f"{path} goes on after a reboot")
         finished = check_all(machine, saved, check, tested)
         remove_unit(sysroot)
-    show_standing(args, finished)
+    show_standing(args, sysroot, finished)
     return 0 if isinstance(finished.outcome, Found) else 1
 
 
@@ -89,7 +88,7 @@ def prompt(args: argparse.Namespace) -> int:
         while True:
             standing = _advance(machine, args)
             if isinstance(standing, Finished):
-                show_standing(args, standing)
+                show_standing(args, machine.sysroot, standing)
                 return 0
             if not _ask(machine, standing, args):
                 return 0
@@ -103,7 +102,7 @@ def _advance(machine: Machine, args: argparse.Namespace) -> Ready | Finished | N
         complain(error.message, error.hint)
         return None
     if isinstance(standing, Ready):
-        show_standing(args, standing)
+        show_standing(args, machine.sysroot, standing)
     return standing
 
 
@@ -127,9 +126,8 @@ def _ask(machine: Machine, ready: Ready | None, args: argparse.Namespace) -> boo
                 show_narrowed(args, undo(machine, saved))
                 return True
             elif reply.choice is Choice.STATUS:
-                roots = read_roots(machine.sysroot)
                 hints = kept_hints(machine.sysroot.repository, saved.session)
-                show_status(args, saved, roots.current, roots.running, hints)
+                show_status(args, machine.sysroot, saved, hints)
             elif ready is not None:
                 _enter(machine, ready)
             else:

@@ -111,7 +111,7 @@ def _show(args: argparse.Namespace, session: Session) -> None:
     say(
         args,
         f"From {session.remote}: {len(state.suspects)} suspects after {state.tests} tests, about "
-        f"{state.tests_left} tests left",
+        f"{state.answers_left} tests left",
     )
     say(args, f"Held constant: {describe_held(options.constant)}")
     if not args.dry_run:

@@ -28,6 +28,7 @@ from hacktree.client.bisect.store import (
     hold_bisection,
     read_bisection,
 )
+from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.commands.bisect_output import (
     ShownSteps,
     count,
@@ -35,11 +36,9 @@ from hacktree.client.commands.bisect_output import (
     show_narrowed,
     show_standing,
     show_status,
-    status_document,
 )
 from hacktree.client.pace import check_rate
 from hacktree.client.remote import Remote, choose_remote
-from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
 from hacktree.client.target import Steps, Wanted
 from hacktree.common.cli.output import emit_json, say
@@ -67,14 +66,17 @@ def start(args: argparse.Namespace) -> int:
         refuse_second(sysroot)
     session, known = _plan(machine, args)
     if args.dry_run:
-        _show_plan(args, session, transfers)
+        more = _show_plan(args, session, transfers)
+        if args.json:
+            document = status_document(sysroot, Saved(session), verbose=args.verbose)
+            emit_json({**document, **more})
         return 0
     with hold_bisection(sysroot):
         saved = begin(machine, session, ahead_of(args))
         keep_known(sysroot.repository, known)
-        _show_plan(args, session, transfers)
+        more = _show_plan(args, session, transfers)
         if not args.prompt:
-            show_standing(args, advance(machine, saved))
+            show_standing(args, sysroot, advance(machine, saved), more)
     if args.prompt:
         from hacktree.client.commands.bisect_run import prompt
 
@@ -173,18 +175,17 @@ def ahead_of(args: argparse.Namespace) -> Ahead:
     return Ahead(not args.no_prefetch, rate, args.prefetch_space)
 
 
-def _show_plan(args: argparse.Namespace, session: Session, transfers: Transfers) -> None:
+def _show_plan(
+    args: argparse.Namespace, session: Session, transfers: Transfers
+) -> dict[str, object]:
+    """What is searched, and what that takes, for a person; returns the latter for programs."""
     state = current_state(session)
-    if args.json:
-        if args.dry_run:
-            emit_json(status_document(Saved(session), verbose=args.verbose))
-        return
     options = session.options
+    left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
+    tests = left.most_tests * options.majority
     line = session.line
     say(args, f"{options.terms.word(options.old):<5} {describe_build(line[0])}")
     say(args, f"{options.terms.word(options.new):<5} {describe_build(line[-1])}")
-    left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
-    tests = left.most_tests * options.majority
     say(
         args,
         f"Searching {count(len(state.suspects), 'build')}: up to {count(tests, 'test')}, about "
@@ -193,6 +194,7 @@ def _show_plan(args: argparse.Namespace, session: Session, transfers: Transfers)
     if transfers.note:
         say(args, f"note: {transfers.note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
+    return {"forecast": {"tests": tests, "bytes": left.bytes, "most-bytes": left.most_bytes}}
 
 
 def take(args: argparse.Namespace) -> int:
@@ -203,7 +205,7 @@ def take(args: argparse.Namespace) -> int:
         verdict = _verdict(args, saved)
         saved = answer(machine, saved, verdict, args.builds, args.note)
         show_narrowed(args, saved)
-        show_standing(args, advance(machine, saved))
+        show_standing(args, machine.sysroot, advance(machine, saved))
     return 0
 
 
@@ -222,7 +224,9 @@ def go_on(args: argparse.Namespace) -> int:
     machine = machine_of(args)
     with hold_bisection(machine.sysroot):
         saved = read_bisection(machine.sysroot)
-        show_standing(args, advance(machine, saved, accept_changes=args.accept_changes))
+        show_standing(
+            args, machine.sysroot, advance(machine, saved, accept_changes=args.accept_changes)
+        )
     return 0
 
 
@@ -232,7 +236,7 @@ def take_back(args: argparse.Namespace) -> int:
     with hold_bisection(machine.sysroot):
         saved = undo(machine, read_bisection(machine.sysroot))
         show_narrowed(args, saved)
-        show_standing(args, advance(machine, saved))
+        show_standing(args, machine.sysroot, advance(machine, saved))
     return 0
 
 
@@ -240,9 +244,8 @@ def status(args: argparse.Namespace) -> int:
     """How the search stands; changes nothing."""
     sysroot = open_sysroot(Path(args.sysroot))
     saved = read_bisection(sysroot)
-    roots = read_roots(sysroot)
     hints = kept_hints(sysroot.repository, saved.session)
-    show_status(args, saved, roots.current, roots.running, hints)
+    show_status(args, sysroot, saved, hints)
     return 0
 
 
@@ -256,10 +259,10 @@ def reset(args: argparse.Namespace) -> int:
             if not args.force:
                 raise
             drop(machine)
-            say(args, "the damaged session is dropped; `hacktree rollback` swaps roots")
+            _show_nothing(args, "the damaged session is dropped; `hacktree rollback` swaps roots")
             return 0
         if saved is None:
-            say(args, "no bisection is under way")
+            _show_nothing(args, "no bisection is under way")
             return 0
         swapped = end(machine)
     if args.json:
@@ -271,3 +274,11 @@ def reset(args: argparse.Namespace) -> int:
             args, f"the bisection is over after {count(current_state(saved.session).tests, 'test')}"
         )
     return 0
+
+
+def _show_nothing(args: argparse.Namespace, line: str) -> None:
+    """After a reset that knows of no session."""
+    if args.json:
+        emit_json({"id": None, "swapped": False, "root": None})
+    else:
+        say(args, line)

@@ -167,6 +167,11 @@ class State:
             return 0
         return ceil_log2(self.results) + len(self.due_ends)
 
+    @property
+    def answers_left(self) -> int:
+        """Tests of these builds, if those of one build agree."""
+        return self.tests_left * self.options.majority
+
     def known(self, index: int) -> Verdict | None:
         """What is known of a build, by a test or because it follows; None for nothing."""
         if index <= self.low:

@@ -79,7 +79,7 @@ def headline(report: Report) -> str:
         case _:
             return (
                 f"not found yet: {len(state.suspects)} builds are suspected, "
-                f"about {state.tests_left} tests left"
+                f"about {state.answers_left} tests left"
             )
 
 
@@ -144,7 +144,7 @@ def as_document(report: Report) -> dict[str, object]:
         "headline": headline(report),
         "doubts": list(doubts(report)),
         "tests": state.tests,
-        "tests-left": state.tests_left,
+        "tests-left": state.answers_left,
         "last-" + Verdict(session.options.old).value: _build(report.before, report.before_commit),
         "first-" + Verdict(session.options.new).value: (
             _build(report.last, report.last_commit) if found else None
