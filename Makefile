@@ -31,7 +31,7 @@ check: setup ## Format, lint, strict types, import rules; changes nothing
 	$(BIN)/lint-imports
 
 test: setup system check ## Every check and every test, with branch coverage
-	$(BIN)/python -m pytest -n $(JOBS) --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)
 
 demo: setup ## The whole job: push, test, promote, pull by deltas, swap, roll back
 	@tools/system-packages.sh demo || echo "hacktree: going on without them"

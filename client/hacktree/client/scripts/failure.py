@@ -1,5 +1,8 @@
 """What a person may do when a step of a replay failed: retry, a shell, skip, abort."""
 
+import os
+import select
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +20,8 @@ from hacktree.common.objects.names import display_text
 
 _SHELL: Final = ("/bin/sh", "-c", 'exec "$(command -v bash || echo sh)" -i')
 _SHOWN_LINES: Final = 20
+_SIGNALS: Final = 100
+"""Signals of which nothing is to be done, at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ def ask_on_terminal(stdin: TextIO, stderr: TextIO) -> AskAfterFailure | None:
     def ask(prompt: str) -> str:
         stderr.write(prompt)
         stderr.flush()
+        _await_line(stdin)
         line = stdin.readline()
         if not line:
             tell("")
@@ -46,6 +52,23 @@ def ask_on_terminal(stdin: TextIO, stderr: TextIO) -> AskAfterFailure | None:
         return line
 
     return partial(ask_after_failure, Console(ask, tell))
+
+
+def _await_line(stdin: TextIO) -> None:
+    """Until a line is there; a signal that arrives on the way to waiting ends that, too.
+
+    Python notes signals and acts on them between its own instructions: Ctrl-C after the last of
+    these, and before read(2), would do nothing until the line is there.
+    """
+    woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        while stdin not in select.select([stdin, woken], [], [])[0]:
+            os.read(woken, _SIGNALS)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(woken)
+        os.close(wake)
 
 
 def ask_after_failure(
