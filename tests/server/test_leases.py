@@ -41,6 +41,7 @@ from hacktree.server.leasing.leases import (
     end_lease,
     lease_range,
     list_leases,
+    renew_lease,
     settle_leases,
 )
 from hacktree.server.static import make_app
@@ -138,6 +139,15 @@ def test_asking_again_renews_the_same_lease(farm: Farm) -> None:
     farm.clock.now += LEASE_SECONDS - 1
     assert farm.prune() == [3, 4, 5, 6, 11]
     assert len(list_leases(farm.database, int(farm.clock.now))) == 1
+
+
+def test_a_lease_outlives_a_clock_that_was_set_back(farm: Farm) -> None:
+    lease = farm.lease(3, 6)
+    farm.clock.now -= 2 * LEASE_SECONDS
+    assert farm.lease(3, 6) == lease
+    renewed = renew_lease(farm.repository, farm.database, "t", lease, int(farm.clock.now) - 1)
+    assert renewed.expires == farm.clock.now - 1 + LEASE_SECONDS
+    assert farm.prune() == [3, 4, 5, 6, 11]
 
 
 def test_ranges_of_two_sessions_do_not_end_one_another(farm: Farm) -> None:

@@ -107,7 +107,8 @@ def lease_range(
                 wanted.session,
                 wanted.branch,
                 builds,
-                now if known is None else known.created,
+                # A clock that was set back must not make it end before it began.
+                now if known is None else min(known.created, now),
                 now + LEASE_SECONDS,
             )
             _keep(repository, lease)
@@ -123,7 +124,8 @@ def renew_lease(
         lease = find_lease(connection, name)
         if lease is None or lease.token != token or lease.expires <= now:
             raise missing(name)
-        lease = replace(lease, expires=now + LEASE_SECONDS)
+        created = min(lease.created, now)
+        lease = replace(lease, created=created, expires=now + LEASE_SECONDS)
         _keep(repository, lease)
         save_lease(connection, lease)
     return lease
