@@ -230,6 +230,8 @@ def test_a_damaged_copy_is_listed(sysroot: Sysroot, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{copy}\tdamaged\n"
     with pytest.raises(RestoreError, match="does not say") as caught:
         find_copy(sysroot, "latest")
+    with pytest.raises(RestoreError, match="no kept copy ''"):
+        find_copy(sysroot, "")  # As of an unset variable.
     assert "copy what you need" in caught.value.hint
     shutil.rmtree(kept_directory(sysroot) / copy)
     capsys.readouterr()

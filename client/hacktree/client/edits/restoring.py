@@ -54,11 +54,13 @@ class Restored:
 def find_copy(sysroot: Sysroot, text: str) -> tuple[str, KeptCopy]:
     """The copy called `text`: its name, a beginning of it, or `latest`. Raises `RestoreError`."""
     names = kept_copies(sysroot)
-    found = names[-1:] if text == "latest" else [name for name in names if name.startswith(text)]
+    found = [name for name in names if text and name.startswith(text)]
+    if text == "latest":
+        found = names[-1:]
     if text in names:
         found = [text]
     if len(found) != 1:
-        problem = f"several kept copies begin with {text}" if found else f"no kept copy {text}"
+        problem = f"several kept copies begin with {text}" if found else f"no kept copy {text!r}"
         raise RestoreError(problem, hint="`hacktree config kept` lists them.")
     kept = read_kept(kept_directory(sysroot) / found[0])
     if kept is None:
