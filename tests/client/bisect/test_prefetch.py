@@ -16,8 +16,6 @@ from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.bisect.farm.prefetch import (
     PrefetchLimits,
-    is_prefetching,
-    read_prefetch_log,
     start_prefetch,
     stop_prefetch,
 )
@@ -33,7 +31,7 @@ from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.objects.walk import walk_tree
 from hacktree.common.repository.layout import Mode
-from hacktree.common.repository.locks import LockKind, hold_lock
+from hacktree.common.repository.locks import LockKind, hold_lock, try_lock
 from hacktree.common.repository.objectnames import archive_name, meta_name
 from hacktree.common.repository.prune import read_pins
 from hacktree.common.repository.refs import list_refs
@@ -67,7 +65,12 @@ def client(tmp_path: Path, farm: Repository) -> Repository:
 
 def wait_for_its_end(repository: Repository) -> str:
     with hold_lock(repository.state / "bisect/prefetch.lock", LockKind.EXCLUSIVE, timeout=120):
-        return read_prefetch_log(repository)
+        return (repository.state / "bisect/prefetch.log").read_text()
+
+
+def is_prefetching(repository: Repository) -> bool:
+    with (repository.state / "bisect/prefetch.lock").open() as lock:
+        return not try_lock(lock.fileno(), LockKind.SHARED)
 
 
 def test_builds_that_were_brought_ahead_need_no_network_when_their_turn_comes(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.bisect.strategies import COARSE, FINE, UNTIMED, Typed, commands, descend, obey, ways
-from hacktree.client.bisect.core.encoding import decode_session, encode_session
+from hacktree.client.bisect.core.encoding import check_events, decode_struct, encode_struct
 from hacktree.client.bisect.core.model import (
     MAX_EVENTS,
     Answered,
@@ -43,6 +43,12 @@ def _fine(descent: Descent) -> tuple[Candidate, ...]:
     return FINE[commits.index(descent.first) : commits.index(descent.last) + 1]
 
 
+def decode_session(data: bytes) -> Session:
+    session = decode_struct(data, Session)
+    check_events(session)
+    return session
+
+
 def _replay(text: str, session: Session) -> Session:
     log = parse_log(text)
     fresh = make_session(session.line, log.options)
@@ -57,7 +63,7 @@ def test_a_replayed_log_gives_the_same_session(options: Options, typed: list[Typ
     replayed = _replay(format_log(session), session)
     assert replayed == session
     assert current_state(replayed) == current_state(session)
-    assert decode_session(encode_session(session)) == session
+    assert decode_session(encode_struct(session)) == session
 
 
 OPTIONS = Options(
@@ -203,7 +209,7 @@ def test_any_text_is_a_log_or_refused(text: str) -> None:
 
 def _mutated() -> st.SearchStrategy[bytes]:
     session = _descended()
-    data = encode_session(session)
+    data = encode_struct(session)
     places = st.integers(0, len(data) - 1)
     pieces = st.sampled_from([b"", b"0", b"-1", b'"', b"null", b"[]", b"{}", b"\xff", b"1e400"])
     return st.builds(
@@ -224,7 +230,7 @@ def test_any_bytes_are_a_session_that_stands_or_refused(data: bytes) -> None:
         return
     current_state(session)
     assert parse_log(format_log(session)).entries or not session.events
-    assert decode_session(encode_session(session)) == session
+    assert decode_session(encode_struct(session)) == session
 
 
 def test_hostile_sessions_are_refused() -> None:
@@ -233,9 +239,9 @@ def test_hostile_sessions_are_refused() -> None:
     stray = Answered(make_line(1, "stranger")[0].commit, Verdict.GOOD)
     changed = Session(session.id, "origin", 0, session.options, session.line, (stray,))
     with pytest.raises(FormatError, match="not among"):
-        decode_session(encode_session(changed))
+        decode_session(encode_struct(changed))
     with pytest.raises(FormatError, match="exceeds"):
-        decode_session(b" " * (16 << 20) + encode_session(session))
+        decode_session(b" " * (16 << 20) + encode_struct(session))
     with pytest.raises(FormatError, match="remote"):
         Session(session.id, "two\nlines", 0, session.options, session.line)
 
@@ -244,4 +250,4 @@ def test_what_could_not_be_read_again_is_not_written() -> None:
     """Limits that a constructor doesn't look at are looked at before bytes reach a disk."""
     session = make_session(COARSE)
     with pytest.raises(FormatError):
-        encode_session(Session("short", "origin", 0, session.options, session.line))
+        encode_struct(Session("short", "origin", 0, session.options, session.line))

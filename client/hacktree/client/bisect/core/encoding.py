@@ -15,18 +15,6 @@ MAX_SESSION_SIZE: Final = 16 << 20
 """Bytes; a thousand builds take about 200 kB."""
 
 
-def encode_session(session: Session) -> bytes:
-    """The session as JSON; raises `FormatError` if it is larger than one may be."""
-    return encode_struct(session)
-
-
-def decode_session(data: bytes) -> Session:
-    """The session that `data` holds; raises `FormatError` for anything that could not be one."""
-    session = decode_struct(data, Session)
-    check_events(session)
-    return session
-
-
 def encode_struct(value: msgspec.Struct) -> bytes:
     """Any struct of the bisection as JSON that people can read.
 

@@ -111,24 +111,6 @@ def stop_prefetch(repository: Repository) -> bool:
     return False
 
 
-def is_prefetching(repository: Repository) -> bool:
-    """Whether builds are being brought ahead at this moment."""
-    with suppress(FileNotFoundError):
-        lock = os.open(_directory(repository) / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            return not try_lock(lock, LockKind.SHARED)
-        finally:
-            os.close(lock)
-    return False
-
-
-def read_prefetch_log(repository: Repository) -> str:
-    """What the last run said of each build; empty if there was none."""
-    with suppress(FileNotFoundError):
-        return (_directory(repository) / _LOG).read_text(errors="replace")
-    return ""
-
-
 def _end_holder(lock: int) -> bool:
     deadline = time.monotonic() + _END_SECONDS
     found = False
