@@ -63,7 +63,8 @@ def _await_line(stdin: TextIO) -> None:
     woken, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     before = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
-        while stdin not in select.select([stdin, woken], [], [])[0]:
+        line = stdin.fileno()
+        while line not in select.select([line, woken], [], [])[0]:
             os.read(woken, _SIGNALS)
     finally:
         signal.set_wakeup_fd(before)
