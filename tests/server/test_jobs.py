@@ -143,6 +143,21 @@ def test_old_jobs_are_forgotten(database: Database, monkeypatch: pytest.MonkeyPa
     assert [job.subject for job in packs_of(database)] == ["b5", "b4", "b3"]
 
 
+def test_what_succeeds_pushes_out_nothing_that_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token for leases alone can have any number of jobs done."""
+    monkeypatch.setattr("hacktree.server.jobs.KEPT", 2)
+    monkeypatch.setattr("hacktree.server.jobs.MAX_ATTEMPTS", 1)
+    enqueue(database, Kind.DELTAS, "bad", 0)
+    fail(database, taken(database, 0), "why", 0)
+    for number in range(4):
+        enqueue(database, Kind.LEASES, f"{number:032x}", number)
+        succeed(database, taken(database, number, (Kind.LEASES,)), number)
+    states = [job.state for job in list_jobs(database) if job.kind is not Kind.DASHBOARD]
+    assert states == [State.DONE, State.DONE, State.FAILED]
+
+
 def test_dashboards_push_out_nothing(database: Database) -> None:
     """They are made so often that what failed would soon be forgotten."""
     for number in range(3):

@@ -22,7 +22,7 @@ FIRST_DELAY: Final = 60
 """Seconds before the second attempt; each further one waits four times as long."""
 
 KEPT: Final = 1000
-"""Ended jobs that are remembered."""
+"""Jobs that are remembered of those that were done, and of those that failed."""
 
 MAX_ERROR: Final = 4000
 """Characters of what went wrong that are kept: the last ones."""
@@ -272,8 +272,9 @@ def _forget(connection: sqlite3.Connection) -> None:
         " (SELECT max(id) FROM jobs WHERE kind = ? AND state = 'done')",
         (Kind.DASHBOARD, Kind.DASHBOARD),
     )
-    connection.execute(
-        "DELETE FROM jobs WHERE state IN ('done', 'failed') AND id NOT IN"
-        " (SELECT id FROM jobs WHERE state IN ('done', 'failed') ORDER BY id DESC LIMIT ?)",
-        (KEPT,),
-    )
+    for state in (State.DONE, State.FAILED):
+        connection.execute(
+            "DELETE FROM jobs WHERE state = ? AND id NOT IN"
+            " (SELECT id FROM jobs WHERE state = ? ORDER BY id DESC LIMIT ?)",
+            (state, state, KEPT),
+        )
