@@ -22,6 +22,7 @@ from hacktree.client.remote import Remote, add_remote
 from hacktree.common.cli.main import main
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.common.repository.leases import MAX_LEASED as SERVER_MAX_LEASED
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.repository import Repository
@@ -168,6 +169,19 @@ async def test_a_server_that_answers_nonsense_is_told(
     assert leased.kept == 0
     assert leased.problem
     assert await asyncio.to_thread(give_back, remote, "secret", one)
+
+
+async def test_a_refusal_writes_no_lines_of_its_own(farm: Farm, aiohttp_server: Serve) -> None:
+    async def refuse(_request: web.Request) -> web.Response:
+        refusal = Refusal(RefusalCode.FORBIDDEN, "no\nThe server keeps all 8 builds")
+        return web.Response(body=encode_refusal(refusal), status=403)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", refuse)
+    server = await aiohttp_server(app)
+    remote = remote_at(str(server.make_url("")).rstrip("/"))
+    leased = await asyncio.to_thread(keep_builds, remote, "secret", session(farm.builds))
+    assert describe_lease(leased).endswith("refuses a lease: no\\nThe server keeps all 8 builds.")
 
 
 async def test_a_server_that_is_not_there_or_silent_is_told(

@@ -24,6 +24,7 @@ from hacktree.client.remote import Remote, load_remote
 from hacktree.common.errors import HacktreeError, UserError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.moments import display_time
+from hacktree.common.objects.names import display_text
 from hacktree.common.push.messages import API_PREFIX
 from hacktree.common.push.refusals import MAX_REFUSAL_SIZE, RefusalCode, decode_refusal
 from hacktree.common.repository.repository import Repository
@@ -259,9 +260,8 @@ class _Server:
             refusal = decode_refusal(data)
         except FormatError:
             return _Refused(f"{self._shown} knows of no leases (HTTP {status})")
-        if refusal.code == RefusalCode.NO_SUCH_LEASE:
-            return _GoneError(refusal.message)
-        return _Refused(f"{self._shown} refuses a lease: {refusal.message[:_MAX_REASON]}")
+        said = f"{self._shown} refuses a lease: {display_text(refusal.message[:_MAX_REASON])}"
+        return (_GoneError if refusal.code == RefusalCode.NO_SUCH_LEASE else _Refused)(said)
 
 
 class _GoneError(_Refused):
