@@ -412,7 +412,9 @@ async def test_a_range_is_no_longer_than_one_lease_keeps(
 # Packs on demand
 
 
-def test_a_leased_range_gets_the_packs_that_a_bisection_takes(farm: Farm) -> None:
+def test_a_leased_range_gets_the_packs_that_a_bisection_takes(
+    farm: Farm, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One for each job, which asks for the next: packs of new builds come in between."""
     farm.clock.now = 4_000_000_000  # Later than the command's clock, which is the machine's.
     lease = farm.lease(3, 7)
@@ -425,10 +427,13 @@ def test_a_leased_range_gets_the_packs_that_a_bisection_takes(farm: Farm) -> Non
         assert (answer["from"], answer["to"]) == (pair[0].hex(), pair[1].hex())
         assert states_of_jobs(farm) == [State.WAITING]
     assert {(edge.old, edge.new) for edge in list_edges(farm.repository)} == set(wanted)
-    assert make_pack(farm, lease) is None
+    again = ["--repo", str(farm.repository.path), "lease", "pack", lease]
+    assert main(again) == 0
+    assert "every pack is there" in capsys.readouterr().out
     end_lease(farm.repository, farm.database, lease)
     assert states_of_jobs(farm) == []
-    assert make_pack(farm, lease) is None, "a job that was under way when the lease ended"
+    assert main(again) == 0
+    assert "the lease has ended" in capsys.readouterr().out, "it was under way when that ended"
 
 
 def make_pack(farm: Farm, lease: str) -> Any:
