@@ -72,6 +72,12 @@ def _asked(machine: Machine, saved: Saved, verdict: Verdict) -> Candidate:
     """The build that an answer is about which names none."""
     candidate, intent = under_test(saved), saved.local.intent
     if candidate is None or intent is None:
+        if current_state(saved.session).outcome is not None:
+            raise NothingUnderTestError(
+                "the search has ended: no build waits for an answer",
+                hint="`hacktree bisect status` shows the result, `hacktree bisect undo` takes the "
+                "last answer back.",
+            )
         raise NothingUnderTestError(
             "no build waits for an answer",
             hint="`hacktree bisect next` brings the next one; or name the build.",
