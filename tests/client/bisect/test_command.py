@@ -184,6 +184,20 @@ def test_a_limit_ends_all_that_the_command_started(
         assert is_gone(int(pid))
 
 
+@pytest.mark.parametrize("action", ["run", "packages"])
+def test_a_limit_that_is_none_is_refused(action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for limit in ("0", "nan", "soon"):
+        error = call(capsys, action, "--timeout", limit, status=2).err
+        assert f"not a time: '{limit}'" in error
+        assert "Seconds, such as 90" in error
+
+
+def test_the_examples_of_packages_stand_by_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["bisect", "packages", "--help"])
+    assert "\n  sudo hacktree bisect packages --forget\n" in capsys.readouterr().out
+
+
 def test_words_of_ones_own_and_the_fix(
     sysroot: Sysroot, farm: Repository, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,6 +210,7 @@ def test_words_of_ones_own_and_the_fix(
     assert main(["bisect", "answer", "fast", "47.18"]) == 0
     assert main(["bisect", "answer", "slow"]) == 0
     assert "First fast build: fastqa 18 47.18" in capsys.readouterr().out
+    assert "the search has ended" in call(capsys, "answer", "fast", status=2).err
 
 
 def test_skipping_a_range(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,6 +237,8 @@ def test_skipping_a_range(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) 
         (["--good", "47.5"], "which branch?"),
         (["fastqa", "--good", "builds~3"], "builds~3 is not of branch fastqa"),
         (["fastqa", "--good", "47.5", "--votes", "2"], "tie"),
+        (["fastqa", "--good", "47.5", "--votes", "0"], "not a number of votes: '0'"),
+        (["fastqa", "--good", "47.5", "--prefetch-space", "0"], "not a size: '0'"),
         (["fastqa", "--good", "47.5", "--term-good", "reset"], "can't stand for good"),
         (["fastqa", "--good", "previous"], "no previous root"),
     ],

@@ -167,7 +167,7 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
 def _size(text: str) -> int:
     size = parse_size(text)
     if size < 1:
-        raise ValueError
+        raise UserError(f"not a size: {text!r}", hint="--no-prefetch brings nothing ahead.")
     return size
 
 
@@ -191,10 +191,9 @@ def _configure_ahead(action: argparse.ArgumentParser) -> None:
 
 
 def _votes(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MAX_VOTES:
-        raise ValueError
-    return number
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_VOTES:
+        raise UserError(f"not a number of votes: {text!r}", hint=f"An odd one, up to {MAX_VOTES}.")
+    return int(text)
 
 
 def _configure_answer(action: argparse.ArgumentParser, name: str) -> None:
@@ -216,7 +215,9 @@ def _configure_run(action: argparse.ArgumentParser) -> None:
         "build is bad. HACKTREE_ROOT, HACKTREE_BUILD, HACKTREE_BRANCH and "
         "HACKTREE_PREVIOUS_VERDICT are in its environment."
     )
-    action.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="the limit of one test")
+    action.add_argument(
+        "--timeout", metavar="SECONDS", type=bisect_options.seconds, help="the limit of one test"
+    )
     action.add_argument("--host", action="store_true", help="run it on this machine")
     action.add_argument(
         "--unattended",
@@ -224,13 +225,6 @@ def _configure_run(action: argparse.ArgumentParser) -> None:
         help="go on by itself after a reboot, by a systemd unit in etc/systemd/system",
     )
     action.add_argument("--user", metavar="NAME", help="as somebody else (as root only)")
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1e6:
-        raise ValueError
-    return number
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ Apart from what does them, whose imports take longer than all else that another 
 
 import argparse
 
+from hacktree.common.errors import UserError
+
 
 def configure_report(action: argparse.ArgumentParser) -> None:
     """Arguments of `report`."""
@@ -82,3 +84,14 @@ def configure_replay(action: argparse.ArgumentParser) -> None:
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
     action.add_argument("--dry-run", "-n", action="store_true", help="only say what it leads to")
+
+
+def seconds(text: str) -> float:
+    """What `--timeout` takes; raises `UserError`."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0
+    if not 0 < number <= 1e6:
+        raise UserError(f"not a time: {text!r}", hint="Seconds, such as 90 or 2.5.")
+    return number

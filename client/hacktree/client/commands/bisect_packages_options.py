@@ -2,15 +2,17 @@
 
 import argparse
 
+from hacktree.client.commands.bisect_options import seconds
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the action."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.usage = "hacktree bisect packages [options] [GOOD BAD] --run CMD [ARG ...]"
-    parser.description = (
-        "Find which package broke it: roots are made of the files of GOOD in which some packages "
-        "are those of BAD, CMD is run in each, and the packages are narrowed down until none can "
-        "be left out. Both builds must hold dpkg's or rpm's database. Nothing is deployed."
-    )
+    parser.description = """\
+Find which package broke it: roots are made of the files of GOOD in which some packages are those of
+BAD, CMD is run in each, and the packages are narrowed down until none can be left out. Both builds
+must hold dpkg's or rpm's database. Nothing is deployed."""
     parser.add_argument(
         "good", metavar="GOOD", nargs="?",
         help="a build in which CMD passes (default: both as the bisection has found them)",
@@ -21,7 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the test, with its arguments; comes last",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", metavar="SECONDS", type=_seconds,
+        "--timeout", metavar="SECONDS", type=seconds,
         help="CMD fails if it takes longer (default: as long as it takes)",
     )  # fmt: skip
     parser.add_argument("--host", action="store_true", help="run CMD on this machine")
@@ -63,10 +65,3 @@ Examples:
 Exit statuses: 0 found, 1 CMD was aborted or a root can't be made, 2 there is no such build, it
 holds no package database, GOOD doesn't pass or BAD doesn't fail, 5 a package database is damaged, 6
 another search is running, 7 no space, 8 the system refused, or rpm is missing here."""
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1e6:
-        raise ValueError
-    return number
