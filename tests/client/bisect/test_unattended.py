@@ -48,6 +48,7 @@ def test_a_run_that_was_cut_off_goes_on_by_the_unit(sysroot: Sysroot, tmp_path: 
     stop = ("sh", "-c", f"test -e {tmp_path}/go || exit 200; {TEST}")
     done = bisect(sysroot, "run", "--unattended", "--host", "--", *stop, status=1)
     assert "aborted" in done.stderr
+    assert f"goes on after a reboot of the machine whose / is {sysroot.path}\n" in done.stdout
     directory = sysroot.path / DIRECTORY
     unit = read_unit(sysroot)
     assert (directory / WANTS / UNIT).resolve() == directory / UNIT

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from hacktree.client.bisect.answering import answer, undo
 from hacktree.client.bisect.core.model import Verdict
@@ -60,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
         saved = read_bisection(sysroot)
         if args.unattended:
             path = install_unit(sysroot, _unit(sysroot, args))
-            say(args, f"{path} goes on after a reboot")
+            # No other machine's systemd looks there.
+            whose = (
+                "" if sysroot.path == Path("/") else f" of the machine whose / is {sysroot.path}"
+            )
+            say(args, f"{path} goes on after a reboot{whose}")
         finished = check_all(machine, saved, check, tested)
         remove_unit(sysroot)
     show_standing(args, sysroot, finished)
