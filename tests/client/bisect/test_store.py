@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hacktree.client.bisect.core.model import Answered, Verdict
+from hacktree.client.bisect.core.model import Answered, Options, Verdict
 from hacktree.client.bisect.core.state import record
 from hacktree.client.bisect.store import (
     Intent,
@@ -19,6 +19,7 @@ from hacktree.client.bisect.store import (
     remove_bisection,
     write_bisection,
 )
+from hacktree.client.extensions.store import MAX_EXTENSIONS
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import BusyError, CorruptError
 from support.bisecting import make_line, make_session
@@ -36,6 +37,15 @@ def sysroot(tmp_path: Path) -> Sysroot:
 
 def _file(sysroot: Sysroot) -> Path:
     return sysroot.repository.state / "bisect/session.json"
+
+
+def test_a_machine_with_many_extensions_has_a_bisection(sysroot: Sysroot) -> None:
+    """As many as it can have, and scripts besides."""
+    held = {f"extension {n:0200}.rpm": "5e" * 32 for n in range(MAX_EXTENSIONS + 200)}
+    saved = Saved(make_session(LINE, Options(constant=held)))
+    with hold_bisection(sysroot):
+        write_bisection(sysroot, saved)
+    assert read_bisection(sysroot) == saved
 
 
 def test_a_bisection_is_read_as_it_was_written(sysroot: Sysroot) -> None:

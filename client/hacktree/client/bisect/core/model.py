@@ -34,6 +34,8 @@ Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
 """Both in seconds since 1970 UTC."""
 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+Constant = Annotated[dict[Text, Text], Meta(max_length=10_000)]
+"""What a machine has: up to 1,000 extensions, and its layers and scripts."""
 
 _TERM = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _TAKEN = re.compile(
@@ -138,7 +140,7 @@ class Options(_Struct, frozen=True):
     verify: Verify = Verify.LAST
     strict_midpoint: bool = False
     deploy: bool = True
-    constant: Annotated[dict[Text, Text], Meta(max_length=64)] = msgspec.field(default_factory=dict)
+    constant: Constant = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.votes % 2 == 0:
