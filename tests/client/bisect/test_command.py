@@ -296,6 +296,25 @@ def test_what_changed_meanwhile_is_refused(
     assert main(["bisect", "next"]) == 0
 
 
+def test_a_result_from_unlike_tests_is_doubted(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever accepts a change after an answer finds it in the report, before none."""
+    script = sysroot.path / "etc/hacktree/config.d/10-new"
+    script.parent.mkdir()
+    for doubted in (False, True):
+        script.write_text("#!/bin/sh\nexit 1\n")
+        script.chmod(0o755)
+        call(capsys, "start", "fastqa", "--good", "47.12", "--bad", "47.15", *NEVER, status=1)
+        if doubted:
+            call(capsys, "good", "47.13", status=1)
+        script.unlink()
+        call(capsys, "next", "--accept-changes")
+        call(capsys, "run", *HOST_TEST)
+        assert ("different scripts" in call(capsys, "report").out) is doubted
+        call(capsys, "reset")
+
+
 def test_a_build_that_cannot_be_deployed_is_skipped(
     sysroot: Sysroot, capsys: pytest.CaptureFixture[str], farm: Repository
 ) -> None:

@@ -236,7 +236,8 @@ def _hold_constant(machine: Machine, saved: Saved, *, accept: bool) -> Saved:
         return saved
     if not accept:
         refuse_changes(session.options.constant, now)
-    options = msgspec.structs.replace(session.options, constant=now)
+    mixed = session.options.mixed or current_state(session).tests > 0
+    options = msgspec.structs.replace(session.options, constant=now, mixed=mixed)
     session = msgspec.structs.replace(session, options=options)
     return _write(machine, msgspec.structs.replace(saved, session=session))
 

@@ -131,7 +131,8 @@ class Options(_Struct, frozen=True):
 
     `find_fix`: the line begins bad and ends good. `votes`: tests of a build of which the majority
     counts, odd. `deploy`: candidates become the live root, else they are only checked out.
-    `constant`: what every candidate is combined with (scripts, extensions, layers), as digests.
+    `constant`: what every candidate is combined with (scripts, extensions, layers), as digests;
+    `mixed`: some were answered for with others.
     """
 
     terms: Terms = Terms()
@@ -141,6 +142,7 @@ class Options(_Struct, frozen=True):
     strict_midpoint: bool = False
     deploy: bool = True
     constant: Constant = msgspec.field(default_factory=dict)
+    mixed: bool = False
 
     def __post_init__(self) -> None:
         if self.votes % 2 == 0:

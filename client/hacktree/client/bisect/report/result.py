@@ -84,7 +84,7 @@ def headline(report: Report) -> str:
 
 
 def doubts(report: Report) -> tuple[str, ...]:
-    """What the result rests on that nobody tested."""
+    """What the result rests on that nobody tested, or not in the same way."""
     state = report.state
     if not isinstance(state.outcome, Found | Inconclusive):
         return ()
@@ -92,7 +92,8 @@ def doubts(report: Report) -> tuple[str, ...]:
         (report.before, state.low_evidence, report.old_word),
         (report.last, state.high_evidence, report.new_word),
     )
-    return tuple(
+    unlike = ("builds were tested with different scripts, extensions or layers",)
+    return (unlike if state.options.mixed else ()) + tuple(
         f"{build} was only said to be {word}"
         + (": it can't be tested" if evidence is Evidence.UNTESTABLE else ", not tested")
         for build, evidence, word in ends
