@@ -14,6 +14,8 @@ import pytest
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.main import main
+from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from support.bisectfarm import add_build, bisect, make_farm, make_tester, versions
 from support.documents import commands_in
@@ -351,6 +353,26 @@ def test_a_run_that_can_deploy_nothing_stops(
         call(capsys, "undo", status=2)  # Without the script it is not what it was.
     call(capsys, "next", "--accept-changes")
     assert "First bad build" in call(capsys, "run", *HOST_TEST).out
+
+
+def test_a_run_skips_all_that_the_farm_has_pruned(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], farm: Repository
+) -> None:
+    """Ten builds in a row are gone: the suspects are they, and the run says so."""
+    gone = [f"47.{number}" for number in range(6, 16)]
+    head = list_refs(farm)["fastqa"]
+    while True:
+        commit = farm.load_commit(head)
+        if commit.version in gone:
+            (farm.objects / meta_name(head)).unlink()
+        if not commit.parents:
+            break
+        head = commit.parents[0]
+    assert main(["bisect", "start", "fastqa", "--good", "47.1", *NEVER]) == 1
+    done = call(capsys, "run", *HOST_TEST, status=1)
+    assert "only skipped builds are left" in done.out
+    skipped = ask(capsys, "status")["outcome"]["suspects"]
+    assert [build["version"] for build in skipped] == [*gone, "47.16"]
 
 
 def test_from_coarse_to_fine(

@@ -14,6 +14,7 @@ from hacktree.client.bisect.driver import (
     Ready,
     advance,
 )
+from hacktree.client.bisect.farm.fetching import BuildGoneError
 from hacktree.client.bisect.running import (
     CommandRun,
     Finding,
@@ -60,17 +61,18 @@ def check_all(
 ) -> Finished:
     """Bring, deploy and test builds until the search has ended; `tested` is told each verdict.
 
-    A build that can't be deployed is skipped, unless it is the third one after another: then it
-    is hardly the build's fault. Raises `CandidateFailedError`, `RunAbortedError`,
-    `CommandMissingError`, and what `advance` raises otherwise: the bisection stays as it was before
-    that build.
+    A build that is gone or can't be deployed is skipped, unless it is the third one after another
+    that can't be deployed: then it is hardly the build's fault. Raises `CandidateFailedError`,
+    `RunAbortedError`, `CommandMissingError`, and what `advance` raises otherwise: the bisection
+    stays as it was before that build.
     """
     failed = 0
     while True:
         try:
             standing = advance(machine, saved)
         except CandidateFailedError as error:
-            failed += 1
+            # That the farm has it no more is not for this machine to mend.
+            failed += not isinstance(error.__cause__, BuildGoneError)
             if failed == MOST_FAILED:
                 raise CandidateFailedError(
                     f"{failed} builds one after another can't be deployed: {error.message}",
