@@ -22,7 +22,7 @@ from support.pulling import make_repository
 from support.sysroots import assert_nothing_left_over, make_sysroot
 from support.trees import make_commit
 
-CUTS = {"ext4": 3, "xfs": 2, "btrfs": 2}
+CUTS = {"ext4": 3, "xfs": 2}
 """In each command."""
 
 SEED = int(os.environ.get("HACKTREE_SEED", "20261126"))

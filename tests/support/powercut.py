@@ -31,15 +31,13 @@ _SECONDS: Final = 30
 MAKE: Final = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0"],
     "xfs": ["mkfs.xfs", "-q", "-f"],
-    "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
 OPTIONS: Final = {
     # The least that POSIX promises: new names may come before the contents.
     "ext4": "data=writeback,noauto_da_alloc",
     "xfs": "nouuid",
-    "btrfs": "commit=1",
 }
-_BYTES: Final = {"ext4": 128 << 20, "xfs": 300 << 20, "btrfs": 256 << 20}
+_BYTES: Final = {"ext4": 128 << 20, "xfs": 300 << 20}
 
 
 @dataclass(frozen=True, slots=True)
