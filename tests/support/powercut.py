@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -172,6 +173,19 @@ def _mounted(image: Path, place: Path, options: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", place], check=True)
+        _await_detached(image)
+
+
+def _await_detached(image: Path) -> None:
+    """Until nobody writes to the image any more.
+
+    Who made a mount namespace meanwhile, such as another test's replay, has it mounted, too.
+    """
+    pause, ends = threading.Event(), time.monotonic() + _SECONDS * 4
+    command = ["losetup", "--associated", str(image)]
+    while subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout:
+        assert time.monotonic() < ends, f"{image} stays mounted somewhere"
+        pause.wait(0.05)
 
 
 @contextmanager
