@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -26,6 +26,10 @@ class PlainRoot:
     def written(self) -> Sequence[Collection[str]]:
         """As `Root.written`: of one step."""
         return [self.changed]
+
+    def having_written(self, paths: Collection[str]) -> "PlainRoot":
+        """As `Root.having_written`."""
+        return replace(self, changed=list(paths))
 
     def run(
         self,

@@ -6,7 +6,7 @@ import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from pathlib import Path
 from typing import Final
@@ -113,6 +113,10 @@ class OverlayRoot:
         if self._written is None:
             self._written = [list(written_paths(upper)) for upper in self._task.earlier]
         return self._written
+
+    def having_written(self, paths: Collection[str]) -> "OverlayRoot":
+        """As `Root.having_written`."""
+        return replace(self, _written=[list(paths)])
 
     def run(
         self,

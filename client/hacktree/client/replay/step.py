@@ -59,6 +59,11 @@ class Root(Protocol):
         Of directories only those that replace what was there.
         """
 
+    def having_written(self, paths: Collection[str]) -> "Root":
+        """The same root, of which `touched` and `written` tell that one earlier step wrote just
+        these paths.
+        """
+
     def run(
         self,
         command: Sequence[str],
