@@ -3,9 +3,9 @@
 The tree is as untrusted as whoever built it: everything is bounded, nothing of it is run.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 
+from hacktree.client.bisect.components.database import spell_owners
 from hacktree.client.bisect.components.dpkgreading import list_files
 from hacktree.client.bisect.report.verdict import Owners
 from hacktree.client.extensions.rpmheader import list_header_files
@@ -21,22 +21,19 @@ def find_owners(view: TreeView, wanted: Collection[bytes]) -> Owners | None:
     A list may spell a path otherwise than the tree does, /lib for /usr/lib. Raises `FormatError`
     for a damaged database, `UnreadablePackagesError` for one in a form that can't be read.
     """
-    names = {path.rpartition(b"/")[2] for path in wanted}
-    owners: dict[bytes, dict[str, None]] = defaultdict(dict)
-    places: dict[bytes, bytes] = {}
-    found = False
-    for package, paths in _listings(view):
-        found = True
-        for path in paths:
-            above, slash, name = path.rpartition(b"/")
-            if name not in names:
-                continue
-            if above not in places:
-                places[above] = view.resolve(above)[0]
-            place = b"/".join((places[above], name)) if slash and places[above] else name
-            if place in wanted:
-                owners[place][package] = None
-    return {path: tuple(some) for path, some in owners.items()} if found else None
+    names = {_last(path) for path in wanted}
+    listings = [
+        (package, [path for path in paths if _last(path) in names])
+        for package, paths in _listings(view)
+    ]
+    if not listings:
+        return None
+    owners = spell_owners(view, listings)
+    return {path: owners[path] for path in wanted if path in owners}
+
+
+def _last(path: bytes) -> bytes:
+    return path.rpartition(b"/")[2]
 
 
 def _listings(view: TreeView) -> Iterator[tuple[str, list[bytes]]]:
