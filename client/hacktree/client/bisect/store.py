@@ -106,16 +106,28 @@ def hold_bisection(
     sysroot: Sysroot, *, waiting: Callable[[str], None] | None = None
 ) -> Iterator[None]:
     """One command at a time changes the bisection; raises `BusyError` that names who is at it."""
+    with hold_directory(sysroot, _LOCK, waiting=waiting) as directory:
+        for leftover in directory.glob(f".{_FILE}.*{TEMPORARY_SUFFIX}"):
+            leftover.unlink()
+        yield
+
+
+@contextmanager
+def hold_directory(
+    sysroot: Sysroot, lock: str, *, waiting: Callable[[str], None] | None = None
+) -> Iterator[Path]:
+    """Hold one of the locks in `DIRECTORY`, making both if they are absent; yields the directory.
+
+    Raises `BusyError` that names the holder, `SysrootOwnerError`.
+    """
     refuse_other_owner(sysroot.repository.path)
     directory = _directory(sysroot)
     make_directories(sysroot.repository.state, DIRECTORY, mode=0o700)
     flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    os.close(os.open(directory / _LOCK, flags, 0o600))
+    os.close(os.open(directory / lock, flags, 0o600))
     sync_directory(directory)
-    with hold_lock(directory / _LOCK, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting):
-        for leftover in directory.glob(f".{_FILE}.*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
-        yield
+    with hold_lock(directory / lock, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting):
+        yield directory
 
 
 def read_bisection(sysroot: Sysroot) -> Saved:

@@ -8,7 +8,6 @@ The search itself is not saved: with the same answers it asks the same again (`m
 are known by the tree that was tested, so they hold whatever a newer version asks for first.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Final, Literal
@@ -19,26 +18,18 @@ from msgspec import Meta
 from hacktree.client.bisect.components.minimising import Outcome
 from hacktree.client.bisect.core.encoding import MAX_SESSION_SIZE, decode_struct, encode_struct
 from hacktree.client.bisect.core.model import CommitId, Text
-from hacktree.client.bisect.store import DIRECTORY
-from hacktree.client.sysroot import Sysroot, refuse_other_owner
+from hacktree.client.bisect.store import DIRECTORY, hold_directory
+from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.repository.durable import (
-    TEMPORARY_SUFFIX,
-    make_directories,
-    remove_durably,
-    sync_directory,
-    write_durably,
-)
-from hacktree.common.repository.locks import LockKind, hold_lock
+from hacktree.common.repository.durable import TEMPORARY_SUFFIX, remove_durably, write_durably
 
 PIN_PREFIX: Final = "bisect-packages-"
 MAX_TESTS: Final = 10_000
 
 _FILE: Final = "packages.json"
 _LOCK: Final = "packages.lock"
-_PATIENCE: Final = 1.0
 
 
 class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,13 +78,7 @@ def hold_search(
 
     Comes before the sysroot's lock. Not that of the bisection over builds: this takes hours.
     """
-    refuse_other_owner(sysroot.repository.path)
-    directory = sysroot.repository.state / DIRECTORY
-    make_directories(sysroot.repository.state, DIRECTORY, mode=0o700)
-    flags = os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    os.close(os.open(directory / _LOCK, flags, 0o600))
-    sync_directory(directory)
-    with hold_lock(directory / _LOCK, LockKind.EXCLUSIVE, timeout=_PATIENCE, waiting=waiting):
+    with hold_directory(sysroot, _LOCK, waiting=waiting) as directory:
         for place, name in ((directory, f"{_FILE}."), (sysroot.pins, PIN_PREFIX)):
             for leftover in place.glob(f".{name}*{TEMPORARY_SUFFIX}"):
                 leftover.unlink()
