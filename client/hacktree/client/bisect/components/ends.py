@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hacktree.client.bisect.core.model import Candidate
 from hacktree.client.bisect.core.state import Found, current_state
-from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build, pin_of
 from hacktree.client.bisect.farm.lines import branch_of_names, parse_name
 from hacktree.client.bisect.farm.reading import read_ends
 from hacktree.client.bisect.store import find_bisection
@@ -44,7 +44,7 @@ class Pair:
         remote = load_remote(sysroot.repository, self.remote)
         for build in self.builds:
             commit = parse_object_id(build.commit)
-            pin = sysroot.pins / f"bisect-{build.commit[:16]}"
+            pin = pin_of(sysroot.repository, commit)
             held = pin.exists()
             request = BuildRequest(parse_branch_name(build.branch), commit)
             bring_build(sysroot.repository, remote, request, report)

@@ -159,7 +159,7 @@ def _target(request: BuildRequest, data: bytes, location: str) -> Target:
 def pin_build(repository: Repository, commit_id: ObjectId) -> None:
     """Keep a commit from prune, durably, from the moment on when it is here."""
     make_directories(repository.path, Path("state/pins"), mode=0o700)
-    write_durably(_pin(repository, commit_id), f"{commit_id.hex()}\n".encode())
+    write_durably(pin_of(repository, commit_id), f"{commit_id.hex()}\n".encode())
 
 
 def release_builds(repository: Repository, keep: Collection[ObjectId] = ()) -> int:
@@ -168,7 +168,7 @@ def release_builds(repository: Repository, keep: Collection[ObjectId] = ()) -> i
     Killed half way, it may be called again.
     """
     directory = repository.state / "pins"
-    kept = {_pin(repository, commit_id).name for commit_id in keep}
+    kept = {pin_of(repository, commit_id).name for commit_id in keep}
     if not directory.exists():
         return 0
     released = [
@@ -181,5 +181,6 @@ def release_builds(repository: Repository, keep: Collection[ObjectId] = ()) -> i
     return len(released)
 
 
-def _pin(repository: Repository, commit_id: ObjectId) -> Path:
+def pin_of(repository: Repository, commit_id: ObjectId) -> Path:
+    """The file by which bisections keep the build from prune."""
     return repository.state / "pins" / f"bisect-{commit_id.hex()[:16]}"
