@@ -42,6 +42,8 @@ _CONNECTIONS: Final = 4
 _END_SECONDS: Final = 60
 """How long a killed process may be in the middle of a sync."""
 
+_POLL_SECONDS: Final = 0.02
+
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -122,31 +124,36 @@ def _end_holder(lock: int) -> bool:
                 f"process {pid}, which brings builds ahead, does not end",
                 hint="The disk may be stuck. Try again.",
             )
-        if pid is not None:
-            _kill(lock, pid)
-        else:
-            # Its parent died right after starting it: it will say who it is itself.
-            time.sleep(0.02)
+        if pid is None or not _kill(lock, pid):
+            # Its parent died right after starting it, and it will say who it is itself; or it has
+            # ended, and a decoder that it forked last closes the lock in a moment.
+            time.sleep(_POLL_SECONDS)
     for process in list(_started):
         if process.poll() is not None:
             _started.remove(process)
     return found
 
 
-def _kill(lock: int, pid: int) -> None:
-    """Kill the holder of the lock, whose pid can't be another's while the lock is held."""
+def _kill(lock: int, pid: int) -> bool:
+    """Kill the holder of the lock, whose pid can't be another's while the lock is held.
+
+    Returns whether the lock is taken now.
+    """
     try:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
-        return
+        return False
     try:
-        if try_lock(lock, LockKind.EXCLUSIVE) or _read_pid(lock) != pid:
-            return
+        if try_lock(lock, LockKind.EXCLUSIVE):
+            return True
+        if _read_pid(lock) != pid:
+            return False
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         poller = select.poll()
         poller.register(descriptor, select.POLLIN)
         poller.poll(_END_SECONDS * 1000)
+        return try_lock(lock, LockKind.EXCLUSIVE)
     finally:
         os.close(descriptor)
 
