@@ -8,7 +8,7 @@ seen to be nothing but column names: no view, virtual table, generated column or
 import itertools
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import Final
 
@@ -41,6 +41,9 @@ DPKG_DATABASES: Final = (
 
 RPM_DATABASES: Final = (b"usr/lib/sysimage/rpm", b"var/lib/rpm", b"usr/share/rpm")
 """Directories of which the first that holds a database counts."""
+
+RPM_KEY: Final = "gpg-pubkey"
+"""Headers of this name are keys that somebody imported, not packages."""
 
 _RPM_SQLITE: Final = b"rpmdb.sqlite"
 _RPM_UNREADABLE: Final = {b"Packages.db": "ndb", b"Packages": "Berkeley DB"}
@@ -124,9 +127,14 @@ _PLAIN_TABLE: Final = re.compile(r"""CREATE TABLE ['"]?Packages['"]? ?\([\w\s,]*
 
 
 def read_rpm_database(database: bytes) -> tuple[Package, ...]:
-    """The packages in an `rpmdb.sqlite`, sorted, without `gpg-pubkey`; raises `FormatError`."""
-    packages = map(parse_rpm_header, rpm_headers(database))
-    return tuple(sorted({package for package in packages if package.name != "gpg-pubkey"}))
+    """The packages in an `rpmdb.sqlite`, sorted, without `RPM_KEY`; raises `FormatError`."""
+    return packages_of_headers(rpm_headers(database))
+
+
+def packages_of_headers(headers: Iterable[bytes]) -> tuple[Package, ...]:
+    """The packages that headers describe, sorted, without `RPM_KEY`; raises `FormatError`."""
+    packages = map(parse_rpm_header, headers)
+    return tuple(sorted({package for package in packages if package.name != RPM_KEY}))
 
 
 def rpm_headers(database: bytes) -> Iterator[bytes]:

@@ -35,12 +35,11 @@ from hacktree.common.objects.tree import FileEntry
 from hacktree.common.repository.packages import (
     MAX_RPM_DATABASE_SIZE,
     RPM_DATABASES,
+    RPM_KEY,
     UnreadablePackagesError,
     find_rpm_database,
+    packages_of_headers,
 )
-
-_KEY: Final = "gpg-pubkey"
-"""Headers of this name are keys that somebody imported, not packages."""
 
 _SPOKEN: Final = {SQLITE: "SQLite", "ndb": "ndb", "bdb": "Berkeley DB"}
 
@@ -83,8 +82,7 @@ class RpmForm:
 
     def list_packages(self, joined: bytes) -> tuple[Package, ...]:
         """As `Form.list_packages`."""
-        packages = map(parse_rpm_header, split_export(joined))
-        return tuple(sorted({package for package in packages if package.name != _KEY}))
+        return packages_of_headers(split_export(joined))
 
     def write(self, joined: bytes) -> Mapping[bytes, bytes]:
         """As `Form.write`."""
@@ -106,7 +104,7 @@ def read_rpm_packages(view: TreeView, name: str) -> Database | None:
     headers: dict[str, list[bytes]] = defaultdict(list)
     for header in _read(view, directory, kind):
         headers[parse_rpm_header(header).name].append(header)
-    packages = [header for name, some in headers.items() if name != _KEY for header in some]
+    packages = [header for name, some in headers.items() if name != RPM_KEY for header in some]
     if not packages:
         return None
     installed = [parse_installed(header) for header in packages]
