@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -151,12 +151,11 @@ def plan_commit(
         _refuse_other_architecture(commit, options.machine)
     roots = read_roots(sysroot)
     previous = None if roots.current is None else sysroot.roots / roots.current
-    replay = plan_replay(Build(sysroot, commit_id, commit, previous), options.steps_of)
+    build = Build(sysroot, commit_id, commit, previous)
+    replay = plan_replay(build, options.steps_of, fresh=options.reuse is ReusePolicy.REPLAY)
     existing = None
     if options.reuse is ReusePolicy.REUSE:
         existing = _find_equal(roots, commit_id, replay.inputs)
-    else:
-        replay = replace(replay, steps=tuple(replace(s, cached=False) for s in replay.steps))
     if existing is None:
         action = DeployAction.CHECK_OUT
         record = RootRecord(

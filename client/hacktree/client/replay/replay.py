@@ -71,7 +71,7 @@ class StepNamesError(HacktreeError):
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step with its key; `cached` if its layer is here."""
+    """A step with its key; `cached` if its layer is here and will do."""
 
     step: Step
     key: str
@@ -92,9 +92,13 @@ class ReplayPlan:
 
 
 def plan_replay(
-    build: Build, steps_of: StepsOf, *, skipped: frozenset[str] = frozenset()
+    build: Build,
+    steps_of: StepsOf,
+    *,
+    skipped: frozenset[str] = frozenset(),
+    fresh: bool = False,
 ) -> ReplayPlan:
-    """Ask for the steps, and look which layers are here. Changes nothing."""
+    """Ask for the steps, and unless all are to run, look which layers are here. Changes nothing."""
     steps = steps_of(build)
     names = [step.name for step in steps]
     if len(set(names)) != len(names) or not all(
@@ -104,7 +108,7 @@ def plan_replay(
     wanted = [step for step in steps if step.name not in skipped]
     keys = chain_keys(build.sysroot, build.commit, wanted)
     planned = [
-        PlannedStep(step, key, find_complete(build.sysroot, key))
+        PlannedStep(step, key, not fresh and find_complete(build.sysroot, key))
         for step, key in zip(wanted, keys, strict=True)
     ]
     return ReplayPlan(build, tuple(planned))
@@ -169,7 +173,9 @@ class Replay:
             if decision.after is AfterFailure.SKIP:
                 skipped.add(decision.step)
                 done.skipped.append(decision.step)
-            done.plan = plan_replay(done.plan.build, self.steps_of, skipped=frozenset(skipped))
+            done.plan = plan_replay(
+                done.plan.build, self.steps_of, skipped=frozenset(skipped), fresh=self.fresh
+            )
 
     def _run_all(self, done: Replayed) -> "_Decision | None":
         plan = done.plan
@@ -181,7 +187,7 @@ class Replay:
             if key in done.staged:
                 earlier.append(staged_place(sysroot, key) / UPPER)
                 continue
-            if planned.cached and not self.fresh:
+            if planned.cached:
                 self.report(f"{label} (cached)")
                 earlier.append(place_of(sysroot, key) / UPPER)
                 continue
