@@ -419,11 +419,9 @@ def test_without_root_everything_works_in_ones_own_directory(tmp_path: Path) -> 
     program = "import hacktree.client.deploy, hacktree.common.repository.committing, msgspec\n"
     program += "import hacktree.client.keeping, hacktree.client.rollback, hacktree.client.sysroot\n"
     program += "import support.trees, support.sysroots\n" + _WITHOUT_ROOT
-    # Nor may another user write where this test's coverage is measured.
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     result = subprocess.run(
         [sys.executable, "-c", program, home],
-        env={**inherited, "PYTHONPATH": str(tests)},
+        env={**os.environ, "PYTHONPATH": str(tests)},
         capture_output=True,
         text=True,
         check=False,

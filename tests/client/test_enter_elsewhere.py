@@ -19,7 +19,7 @@ USER = 1234
 
 def run_python(program: str, *words: object, prefix: list[str]) -> str:
     """Run a program that imports hacktree; returns what it prints."""
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "SUDO_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
     done = subprocess.run(
         [*prefix, sys.executable, "-B", "-c", textwrap.dedent(program), *map(str, words)],
         env={**inherited, "PYTHONPATH": str(TESTS)},
@@ -72,7 +72,7 @@ def test_without_root_a_user_enters_a_root_of_their_own(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents[:3]):
         if directory != Path("/tmp"):
             directory.chmod(0o755)
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("COVERAGE_", "SUDO_"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
     done = subprocess.run(
         [sys.executable, "-B", "-u", "-c", textwrap.dedent(_WITHOUT_ROOT), home],
         env={**inherited, "PYTHONPATH": str(TESTS)},
@@ -137,7 +137,6 @@ def test_a_booted_root_enters_the_host(tmp_path: Path, where: str) -> None:
         ["unshare", "-m", sys.executable, "-B", "-c", textwrap.dedent(_BOOTED),
          booted, host, where, *words],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-        env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
     )  # fmt: skip
     assert done.stdout.splitlines() == ["the host's own", "1234", "host"], done.stderr
     assert done.returncode == 4

@@ -17,8 +17,6 @@ from support.sysroots import make_sysroot
 OUTSIDE = "outside> "
 INSIDE = "inside> "
 _SECONDS = 30
-_INHERITED = ("SUDO_", "COVERAGE_")
-"""Not for the shell."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +31,7 @@ def sysroot(tmp_path_factory: pytest.TempPathFactory) -> Sysroot:
 def shell(sysroot: Sysroot) -> Iterator["pexpect.spawn[str]"]:
     """bash with job control, where `enter` enters the root."""
     environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(_INHERITED)},
+        **{k: v for k, v in os.environ.items() if not k.startswith("SUDO_")},
         "PS1": OUTSIDE,
         "TERM": "dumb",
     }

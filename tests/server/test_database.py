@@ -57,12 +57,10 @@ def farm(tmp_path: Path) -> Repository:
 
 def writer(repository: Repository, count: int) -> subprocess.Popen[str]:
     """A process that makes `count` tokens (-1: until it is killed) and prints their ids."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     return subprocess.Popen(
         [sys.executable, "-c", WRITER, str(repository.path), str(count)],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from hacktree.client.entering.person import Person
 
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_DROPPED: Final = ("SUDO_", "PKEXEC_", "LD_", "PYTHON", "HACKTREE_", "COVERAGE_")
+_DROPPED: Final = ("SUDO_", "PKEXEC_", "LD_", "PYTHON", "HACKTREE_")
 """What these begin is about the host's programs, or about how hacktree was called."""
 
 _DROPPED_NAMES: Final = frozenset({"VIRTUAL_ENV", "MAIL", "OLDPWD", "PWD", "SHLVL", "_"})
