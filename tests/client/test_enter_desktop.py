@@ -6,6 +6,7 @@ The clients are this machine's, with their libraries, put into a root; the serve
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,9 +44,8 @@ def sysroot(tmp_path_factory: pytest.TempPathFactory) -> Sysroot:
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An $XDG_RUNTIME_DIR, and what was started in it ends with it."""
-    runtime = Path("/run/hacktree-desktop-test")
-    shutil.rmtree(runtime, ignore_errors=True)
-    runtime.mkdir(mode=0o700)
+    # Below /run, where a session looks for it.
+    runtime = Path(tempfile.mkdtemp(prefix="hacktree-desktop-", dir="/run"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setenv("HOME", str(tmp_path))
     yield runtime
