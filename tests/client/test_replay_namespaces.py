@@ -28,7 +28,6 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from hacktree.client.sysroot import open_sysroot
-from support.unprivileged import AsNobody
 from support.steps import replaying, shell
 from support.sysroots import deploy
 sysroot = open_sysroot(Path(sys.argv[1]))
@@ -122,7 +121,6 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from hacktree.client.replay.namespaces import NamespaceRefusedError
-from support.unprivileged import AsNobody
 from support.steps import FunctionStep, replaying
 from support.sysroots import assert_nothing_left_over, deploy, make_build, make_sysroot
 sysroot = make_sysroot(Path(sys.argv[1]))
