@@ -33,6 +33,18 @@ class Deb:
         changed = {name.replace("_", "/"): text for name, text in files.items()}
         return replace(self, version=version, files={**self.files, **changed})
 
+    def lay_out(self, top: Path) -> None:
+        """Write files and links below a directory."""
+        for name, content in self.files.items():
+            path = top / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
+            path.chmod(0o755)
+        for name, target in self.links.items():
+            path = top / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(target)
+
 
 def base_system() -> list[Deb]:
     """What scripts need to run: busybox, and the directories that programs expect."""
@@ -57,12 +69,13 @@ def install(debs: Iterable[Deb], tree: Path, shelf: Path) -> None:
     for part in ("info", "updates"):
         (tree / "var/lib/dpkg" / part).mkdir(parents=True)
     (tree / "var/lib/dpkg/status").touch()
-    files = [str(_build(deb, shelf)) for deb in debs]
+    files = [str(make_deb(deb, shelf)) for deb in debs]
     command = ["dpkg", f"--root={tree}", "--log=/dev/null", "--force-unsafe-io", "--install"]
     subprocess.run([*command, *files], check=True, capture_output=True)
 
 
-def _build(deb: Deb, shelf: Path) -> Path:
+def make_deb(deb: Deb, shelf: Path) -> Path:
+    """The package's file in `shelf`, built unless it is there."""
     program("dpkg-deb", "dpkg")
     top = shelf / f"{deb.name}_{deb.version}"
     built = top.with_name(f"{top.name}.deb")
@@ -79,15 +92,7 @@ def _build(deb: Deb, shelf: Path) -> Path:
     }
     text = "".join(f"{name}: {value}\n" for name, value in fields.items())
     (top / "DEBIAN/control").write_text(text)
-    for name, content in deb.files.items():
-        path = top / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        path.chmod(0o755)
-    for name, target in deb.links.items():
-        path = top / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
+    deb.lay_out(top)
     for where, _, _ in os.walk(top):
         os.chmod(where, 0o755)
     command = ["dpkg-deb", "--build", "--root-owner-group", "-Znone", str(top)]

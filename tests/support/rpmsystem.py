@@ -54,15 +54,7 @@ def _build(package: Deb, shelf: Path) -> Path:
         return built
     content = top / "content"
     content.mkdir(parents=True)
-    for name, data in package.files.items():
-        path = content / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data.encode() if isinstance(data, str) else data)
-        path.chmod(0o755)
-    for name, target in package.links.items():
-        path = content / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(target)
+    package.lay_out(content)
     fields = "".join(f"{name}: {value}\n" for name, value in package.control.items())
     listed = "\n".join(f"/{name}" for name in (*package.files, *package.links))
     spec = top / "package.spec"
