@@ -70,7 +70,7 @@ class Publishing:
         repository = self.repository
         low, high = resolve(repository, "builds~2"), resolve(repository, "builds")
         wanted = Range("0" * 16, BUILDS, low, high)
-        return lease_range(repository, open_database(repository), "t", wanted, int(time.time())).id
+        return lease_range(repository, open_database(repository), "t", wanted, time.time).id
 
 
 def kills(repository: Repository, kind: Kind) -> Iterator[int]:

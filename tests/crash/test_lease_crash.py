@@ -31,7 +31,7 @@ low, high = map(parse_object_id, sys.argv[3:5])
 database = Database(database_path(repository))
 wanted = Range("0" * 16, parse_branch_name("builds"), low, high)
 if sys.argv[1] == "ask":
-    lease_range(repository, database, "t", wanted, int(sys.argv[5]))
+    lease_range(repository, database, "t", wanted, lambda: int(sys.argv[5]))
 else:
     end_lease(repository, database, wanted.name_for("t"))
 """
@@ -91,7 +91,7 @@ def test_renewing_killed_between_file_and_row(farm: tuple[Repository, list[Objec
     """It is never kept for a shorter time than was promised."""
     repository, builds = farm
     wanted = Range("0" * 16, BUILDS, builds[0], builds[2])
-    lease_range(repository, open_database(repository), "t", wanted, NOW)
+    lease_range(repository, open_database(repository), "t", wanted, lambda: NOW)
     for syscall in ("rename", "fdatasync"):
         assert kill_at(command("ask", repository, builds, NOW + 5), syscall, 1)
         require_files_for_rows(repository)
@@ -104,7 +104,7 @@ def test_giving_back_killed_at_every_durable_step(
     repository, builds = farm
     wanted = Range("0" * 16, BUILDS, builds[0], builds[2])
     for syscall in ("unlink", "fdatasync"):
-        lease_range(repository, open_database(repository), "t", wanted, NOW)
+        lease_range(repository, open_database(repository), "t", wanted, lambda: NOW)
         for step in every_kill(command("end", repository, builds, NOW), syscall):
             left = settled(repository)
             assert len(left) == 1 or step > 1, "the first one is before the commit"

@@ -35,6 +35,7 @@ from hacktree.server.jobs import Kind, State, list_jobs
 from hacktree.server.leasing.leases import (
     LEASE_SECONDS,
     MAX_LEASES_OF_TOKEN,
+    LeaseMissingError,
     Range,
     RangeInvalidError,
     TooManyLeasesError,
@@ -85,8 +86,7 @@ class Farm:
 
     def lease(self, low: int, high: int, token: str = "t", session: str = SESSION) -> str:
         wanted = self.range(low, high, session)
-        now = int(self.clock.now)
-        return lease_range(self.repository, self.database, token, wanted, now).id
+        return lease_range(self.repository, self.database, token, wanted, self.clock).id
 
     def secret(self, *grants: str) -> tuple[str, str]:
         """A token's id and secret."""
@@ -145,8 +145,9 @@ def test_a_lease_outlives_a_clock_that_was_set_back(farm: Farm) -> None:
     lease = farm.lease(3, 6)
     farm.clock.now -= 2 * LEASE_SECONDS
     assert farm.lease(3, 6) == lease
-    renewed = renew_lease(farm.repository, farm.database, "t", lease, int(farm.clock.now) - 1)
-    assert renewed.expires == farm.clock.now - 1 + LEASE_SECONDS
+    farm.clock.now -= 1
+    renewed = renew_lease(farm.repository, farm.database, "t", lease, farm.clock)
+    assert renewed.expires == farm.clock.now + LEASE_SECONDS
     assert farm.prune() == [3, 4, 5, 6, 11]
 
 
@@ -162,11 +163,11 @@ def test_of_a_range_that_was_pruned_in_part_the_rest_is_kept(farm: Farm) -> None
     farm.lease(2, 3)
     farm.lease(9, 10, session="f" * 16)
     assert farm.prune() == [2, 3, 9, 10, 11]
-    lease = lease_range(farm.repository, farm.database, "t", farm.range(3, 11), START)
+    lease = lease_range(farm.repository, farm.database, "t", farm.range(3, 11), farm.clock)
     assert lease.builds == tuple(farm.builds[n] for n in (3, 9, 10, 11))
     everything = Policy(Rule(depth=1))
     prune(farm.repository, everything, now=START, grace=0)
-    late = lease_range(farm.repository, farm.database, "t", farm.range(0, 11), START)
+    late = lease_range(farm.repository, farm.database, "t", farm.range(0, 11), farm.clock)
     assert late.builds == tuple(farm.builds[n] for n in (9, 10, 11))
 
 
@@ -206,6 +207,31 @@ def test_nothing_is_promised_while_a_prune_deletes(
     with farm.repository.lock(LockKind.EXCLUSIVE), pytest.raises(BusyError):
         farm.lease(3, 6)
     assert lease_names(farm.repository) == []
+    lease = farm.lease(3, 6)
+    with farm.repository.lock(LockKind.EXCLUSIVE), pytest.raises(BusyError):
+        renew_lease(farm.repository, farm.database, "t", lease, farm.clock)
+
+
+def test_what_ends_while_a_prune_is_waited_for_is_over(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease = farm.lease(3, 6)
+    farm.clock.now += LEASE_SECONDS - 1
+    lock = Repository.lock
+
+    def lock_after_a_prune(*args: Any, **keywords: Any) -> Any:
+        monkeypatch.undo()
+        farm.clock.now += 1
+        assert farm.prune() == [11]
+        return lock(*args, **keywords)
+
+    monkeypatch.setattr(Repository, "lock", lock_after_a_prune)
+    with pytest.raises(LeaseMissingError):
+        renew_lease(farm.repository, farm.database, "t", lease, farm.clock)
+    farm.clock.now -= 1
+    monkeypatch.setattr(Repository, "lock", lock_after_a_prune)
+    with pytest.raises(RangeInvalidError):
+        farm.lease(3, 6)
 
 
 def test_wherever_a_prune_is_what_was_promised_is_here(farm: Farm) -> None:

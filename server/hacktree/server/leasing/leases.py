@@ -1,12 +1,14 @@
 """Leasing a range of builds: while a lease lasts, no prune takes them. docs/format.md, "Leases".
 
-A bisection asks for the builds between its two ends, and again from time to time. Asking holds the
-repository's shared lock from the look at what is there to the file that prune honours, so of a
-prune at the same time either the lease knows what it took, or it spares what is leased.
+A bisection asks for the builds between its two ends, and again from time to time. Asking and
+renewing hold the repository's shared lock from the look at what is there, and at the clock, to the
+file that prune honours: of a prune at the same time either the lease knows what it took, or it
+spares what is leased.
 """
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -44,6 +46,9 @@ LEASE_SECONDS: Final = 7 * 86_400
 MAX_LEASES_OF_TOKEN: Final = 16
 MAX_LEASES: Final = 256
 
+Clock = Callable[[], float]
+"""Seconds since 1970; read when no prune can delete any more, not before waiting for it."""
+
 _LOCK_SECONDS: Final = 10.0
 _LOG: Final = logging.getLogger("hacktree.server.leases")
 
@@ -80,15 +85,16 @@ class Range:
 
 
 def lease_range(
-    repository: Repository, database: Database, token: str, wanted: Range, now: int
+    repository: Repository, database: Database, token: str, wanted: Range, clock: Clock
 ) -> RangeLease:
-    """Keep the builds of a range that are still here, for `LEASE_SECONDS` from `now`.
+    """Keep the builds of a range that are still here, for `LEASE_SECONDS` from now.
 
     A lease that lasts is renewed. Raises `RangeInvalidError`, `RangeTooLongError`,
     `TooManyLeasesError`, and `BusyError` while a prune deletes.
     """
     name = wanted.name_for(token)
     with repository.lock(LockKind.SHARED, timeout=_LOCK_SECONDS):
+        now = int(clock())
         # What is leased already can't have changed, and reading a thousand commits takes a second.
         with database.reading() as connection:
             known = find_lease(connection, name)
@@ -117,17 +123,22 @@ def lease_range(
 
 
 def renew_lease(
-    repository: Repository, database: Database, token: str, name: str, now: int
+    repository: Repository, database: Database, token: str, name: str, clock: Clock
 ) -> RangeLease:
-    """Let it last `LEASE_SECONDS` from `now`; raises `LeaseMissingError`, also when it is over."""
-    with database.writing() as connection:
-        lease = find_lease(connection, name)
-        if lease is None or lease.token != token or lease.expires <= now:
-            raise missing(name)
-        created = min(lease.created, now)
-        lease = replace(lease, created=created, expires=now + LEASE_SECONDS)
-        _keep(repository, lease)
-        save_lease(connection, lease)
+    """Let it last `LEASE_SECONDS` from now; raises `LeaseMissingError`, also when it is over.
+
+    Raises `BusyError` while a prune deletes.
+    """
+    with repository.lock(LockKind.SHARED, timeout=_LOCK_SECONDS):
+        now = int(clock())
+        with database.writing() as connection:
+            lease = find_lease(connection, name)
+            if lease is None or lease.token != token or lease.expires <= now:
+                raise missing(name)
+            created = min(lease.created, now)
+            lease = replace(lease, created=created, expires=now + LEASE_SECONDS)
+            _keep(repository, lease)
+            save_lease(connection, lease)
     return lease
 
 

@@ -61,9 +61,9 @@ class _Routes:
         self._api.require(token, Action.LEASE, wanted.branch)
 
         def work() -> LeaseAnswer:
-            api, now = self._api, self._now()
-            lease = lease_range(api.repository, self._database, token.id, wanted, now)
-            return lease_answer(lease, now)
+            api = self._api
+            lease = lease_range(api.repository, self._database, token.id, wanted, api.clock)
+            return lease_answer(lease, self._now())
 
         return json_answer(await self._api.threads.run(work))
 
@@ -73,12 +73,12 @@ class _Routes:
         token = request[TOKEN]
 
         def work() -> LeaseAnswer:
-            api, now = self._api, self._now()
+            api = self._api
             lease = self._find(request, token)
             # A token that lost the scope, or its branch, doesn't go on.
             api.require(token, Action.LEASE, lease.branch)
-            renewed = renew_lease(api.repository, self._database, token.id, lease.id, now)
-            return lease_answer(renewed, now)
+            renewed = renew_lease(api.repository, self._database, token.id, lease.id, api.clock)
+            return lease_answer(renewed, self._now())
 
         return json_answer(await self._api.threads.run(work))
 
