@@ -1,5 +1,6 @@
 """The HTTP side of leases: ask, renew, list, give back. docs/format.md, "Leases"."""
 
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -32,10 +33,7 @@ _LEASE: Final = "/leases/{lease:[0-9a-f]{32}}"
 def add_lease_routes(app: web.Application, api: Api, database: Database) -> None:
     """Add what bisections ask for."""
     routes = _Routes(api, database)
-
-    async def expect(request: web.Request) -> web.Response | None:
-        return await continue_if_authenticated(api, request)
-
+    expect = partial(continue_if_authenticated, api)
     router = app.router
     router.add_route("POST", "/leases", routes.ask, expect_handler=expect)
     router.add_route("GET", "/leases", routes.list, expect_handler=expect)

@@ -1,6 +1,7 @@
 """The HTTP side of verdicts: claim, renew, report, status. docs/format.md, "API"."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from aiohttp import web
@@ -35,12 +36,8 @@ _LEASE: Final = "/qa/leases/{lease:[0-9a-f]{32}}"
 def add_promotion_routes(app: web.Application, api: Api, database: Database) -> None:
     """Add what runners ask for."""
     routes = _Routes(api, database)
-
-    async def expect(request: web.Request) -> web.Response | None:
-        return await continue_if_authenticated(api, request)
-
+    expect = partial(continue_if_authenticated, api)
     router = app.router
-    # aiohttp's types say that an expect_handler returns nothing; it may return the answer.
     router.add_route("POST", "/qa/claim", routes.claim, expect_handler=expect)
     router.add_route("POST", f"{_LEASE}/renew", routes.renew, expect_handler=expect)
     router.add_route("POST", f"{_LEASE}/verdict", routes.verdict, expect_handler=expect)

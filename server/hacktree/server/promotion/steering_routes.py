@@ -1,6 +1,7 @@
 """The HTTP side of what people decide: promote, hold, release. docs/format.md, "API"."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
@@ -49,12 +50,8 @@ _ACTION: Final = Action.PROMOTE
 def add_steering_routes(app: web.Application, api: Api, database: Database) -> None:
     """Add what people with a token for `promote` ask for."""
     routes = _Routes(api, database)
-
-    async def expect(request: web.Request) -> web.Response | None:
-        return await continue_if_authenticated(api, request)
-
+    expect = partial(continue_if_authenticated, api)
     router = app.router
-    # aiohttp's types say that an expect_handler returns nothing; it may return the answer.
     router.add_route("POST", "/qa/promote", routes.promote, expect_handler=expect)
     router.add_route("POST", "/qa/promotions", routes.accept, expect_handler=expect)
     router.add_route("GET", f"/qa/facts/{{branch:{BRANCH}}}", routes.facts, expect_handler=expect)

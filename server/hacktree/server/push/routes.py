@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from aiohttp import web
@@ -44,15 +45,12 @@ _PUSH: Final = "/pushes/{push:[0-9a-f]{32}}"
 def add_push_routes(app: web.Application, api: Api) -> None:
     """Add the requests of a push; what expired while no server ran is deleted at the start."""
     routes = _Routes(api)
-
-    async def expect(request: web.Request) -> web.Response | None:
-        return await continue_if_authenticated(api, request)
+    expect = partial(continue_if_authenticated, api)
 
     async def expire(_: web.Application) -> None:
         await api.threads.run(expire_pushes, api.repository, api.clock())
 
     router = app.router
-    # aiohttp's types say that an expect_handler returns nothing; it may return the answer.
     router.add_route("POST", "/pushes", routes.open, expect_handler=expect)
     router.add_route("POST", f"{_PUSH}/missing", routes.missing, expect_handler=expect)
     router.add_route("PUT", f"{_PUSH}/batch", routes.batch, expect_handler=expect)
