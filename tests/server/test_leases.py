@@ -419,7 +419,15 @@ async def test_a_range_that_is_none_is_refused(farm: Farm, url: str) -> None:
     ):
         status, refusal = await call(url, secret, "POST", "leases", {**good, **change})
         assert (status, refusal["error"]["code"]) == (404, "no-such-build"), change
-    for change in ({"high": "0"}, {"session": "../../x"}, {"branch": "../x"}, {"more": "1"}):
+    for change in (
+        {"high": "0"},
+        {"high": good["high"] + "\n"},
+        {"session": "../../x"},
+        {"session": SESSION + "\n"},
+        {"branch": "../x"},
+        {"branch": "builds\n"},
+        {"more": "1"},
+    ):
         status, refusal = await call(url, secret, "POST", "leases", {**good, **change})
         assert (status, refusal["error"]["code"]) == (400, "malformed"), change
     assert list_leases(farm.database, START) == []

@@ -12,7 +12,8 @@ from hacktree.server.leasing.records import RangeLease
 from hacktree.server.promotion.messages import SuiteName
 
 CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$")]
+# In JSON Schema `$` is the end alone, in Python also before a newline there; \Z only Python knows.
+SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$(?!\\n)")]
 
 
 class LeaseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
