@@ -25,7 +25,7 @@ from hacktree.client.bisect.components.saved import (
 from hacktree.client.bisect.components.searching import Found, Search
 from hacktree.client.bisect.components.testing import RootTester
 from hacktree.client.bisect.holding import read_held
-from hacktree.client.commands.bisect_output import ShownSteps
+from hacktree.client.commands.bisect_output import ShownSteps, count
 from hacktree.client.deploy import ArchitecturePolicy, DeployOptions
 from hacktree.client.entering.person import invoking_person, named_person
 from hacktree.client.sysroot import Sysroot, open_sysroot
@@ -96,7 +96,7 @@ def _search(args: argparse.Namespace, sysroot: Sysroot, pair: Pair) -> Found:
         raise
     say(args, _summary(ends))
     if saved.answers:
-        say(args, f"known from before: {_tests(len(saved.answers))}")
+        say(args, f"known from before: {count(len(saved.answers), 'test')}")
 
     def tell(line: str) -> None:
         say(args, line)
@@ -115,7 +115,7 @@ def _continue(saved: Saved | None, question: Question) -> Saved:
         other = saved.question
         raise OtherSearchError(
             f"a search between {other.good[:12]} and {other.bad[:12]} is not finished: "
-            f"{_tests(len(saved.answers))} of {' '.join(other.command)}",
+            f"{count(len(saved.answers), 'test')} of {' '.join(other.command)}",
             hint="The same arguments go on with it, with this machine's scripts, extensions and "
             "layers as they were; --forget drops it.",
         )
@@ -183,12 +183,7 @@ def _show_plan(args: argparse.Namespace, ends: Ends) -> None:
     say(args, _summary(ends))
     for number, one in enumerate(components):
         needs = f", needs {_numbers(one.needs)}" if one.needs else ""
-        paths = f"{len(one.changes)} path{'' if len(one.changes) == 1 else 's'}"
-        show(f"{number:4} {_describe(one)}: {paths}{needs}")
-
-
-def _tests(count: int) -> str:
-    return f"{count} test{'' if count == 1 else 's'}"
+        show(f"{number:4} {_describe(one)}: {count(len(one.changes), 'path')}{needs}")
 
 
 def _numbers(numbers: frozenset[int]) -> str:
@@ -208,7 +203,7 @@ def _show_found(found: Found) -> None:
         show("they need these, which by themselves break nothing:")
         _show_components(found.brought)
     seconds = sum(answer.seconds for answer in found.answers)
-    show(f"{_tests(len(found.answers))}, {seconds:.0f} seconds of testing")
+    show(f"{count(len(found.answers), 'test')}, {seconds:.0f} seconds of testing")
 
 
 def _show_components(components: Sequence[Component]) -> None:
