@@ -15,7 +15,6 @@ import msgspec
 
 from hacktree.client.bisect.core.model import (
     MAX_EVENTS,
-    MAX_TIME,
     MAX_VOTES,
     Answered,
     Candidate,
@@ -31,6 +30,7 @@ from hacktree.client.bisect.core.model import (
 )
 from hacktree.client.bisect.core.state import EventRefusedError, current_state
 from hacktree.common.errors import HacktreeError, UserError
+from hacktree.common.objects.moments import display_time, machine_time
 from hacktree.common.objects.names import BranchName, display_text, parse_branch_name
 
 COMMAND: Final = ("hacktree", "bisect")
@@ -202,7 +202,7 @@ def _describe(build: Candidate | None) -> str:
     if build is None:
         return ""
     version = display_text(build.version)
-    when = datetime.fromtimestamp(min(build.time, MAX_TIME), UTC).strftime("%Y-%m-%d %H:%M UTC")
+    when = display_time(build.time)
     return f"{build} {version}, {when}" if version else f"{build} {when}"
 
 
@@ -215,7 +215,7 @@ def _command(*words: str) -> str:
 
 
 def _stamped(time: int, *words: str) -> str:
-    return f"{_command(*words)}  # {datetime.fromtimestamp(time, UTC).strftime(_TIME)}"
+    return f"{_command(*words)}  # {machine_time(time)}"
 
 
 def _split(line: str) -> tuple[list[str], int]:
