@@ -1,6 +1,6 @@
 """What `hacktree bisect` tells programs: JSON documents of how a search stands and ended."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from hacktree.client.bisect.core.model import Candidate, Verdict
@@ -12,6 +12,7 @@ from hacktree.client.bisect.core.state import (
     current_state,
 )
 from hacktree.client.bisect.driver import under_test
+from hacktree.client.bisect.report.history import levels
 from hacktree.client.bisect.store import Saved
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
@@ -42,7 +43,7 @@ def status_document(
         "new": {**build_document(state.line[state.high]), "evidence": state.high_evidence.value},
         "coarser": [
             {"branch": above.line[0].branch, "before": build_document(above.before)}
-            for above in _levels_above(state)
+            for above in reversed(levels(state)[:-1])
         ],
         "suspects": len(state.suspects),
         "tests": state.tests,
@@ -75,14 +76,6 @@ def _where(sysroot: Sysroot, root: str) -> dict[str, bool]:
     """Whether a root is what the next boot takes, and what this machine runs."""
     roots = read_roots(sysroot)
     return {"live": root == roots.current, "booted": root == roots.running}
-
-
-def _levels_above(state: State) -> Iterator[State]:
-    """The searches that led to this one in finer branches, nearest first."""
-    above = state.above
-    while above is not None:
-        yield above
-        above = above.above
 
 
 def _known(state: State, index: int) -> str | None:

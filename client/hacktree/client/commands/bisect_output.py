@@ -20,7 +20,8 @@ from hacktree.client.bisect.core.state import (
 )
 from hacktree.client.bisect.driver import Finished, Listener, Ready, Standing, under_test
 from hacktree.client.bisect.holding import describe_held
-from hacktree.client.bisect.store import Saved
+from hacktree.client.bisect.report.history import levels
+from hacktree.client.bisect.store import Saved, Step
 from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.progress import TerminalProgress
 from hacktree.client.pull import PullReport
@@ -170,10 +171,8 @@ def show_status(
         f"Bisecting {state.line[0].branch} of {session.remote} since "
         f"{format_time(session.created)}: {count(state.tests, 'test')} made"
     )
-    above = state.above
-    while above is not None:
+    for above in reversed(levels(state)[:-1]):
         show(f"  {above.line[0].branch}: after {describe_build(above.before)}")
-        above = above.above
     terms, options = session.options.terms, session.options
     ends = (
         (options.old, state.low, state.low_evidence),
@@ -207,7 +206,7 @@ def _show_intent(
     if intent is None or candidate is None:
         show("No build is under test: `hacktree bisect next` brings the next one.")
         return
-    if not intent.root or intent.step.value != "testing":
+    if not intent.root or intent.step is not Step.TESTING:
         show(f"{describe_build(candidate)} is not ready: `hacktree bisect next` goes on with it.")
         return
     places = []
