@@ -55,7 +55,7 @@ class ShownSteps(Listener):
         }[choice.purpose]
         size = "" if choice.cost is None else f": {_bring(choice.cost)}"
         say(self._args, f"Next: {describe_build(choice.candidate)}{why}{size}")
-        if traded := describe_choice(choice, lambda size: format_size(int(size))):
+        if traded := describe_choice(choice, format_size):
             say(self._args, f"  {traded}")
 
     def descended(self, low: Candidate, high: Candidate, line: Sequence[Candidate]) -> None:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import Final
 
 from hacktree.client.bisect.core.model import Answered, Candidate, Verdict
-from hacktree.client.bisect.core.state import State, apply_event, ceil_log2
+from hacktree.client.bisect.core.state import State, apply_event
 
 SAME_SHARE: Final = 8
 """Costs that differ by less than this fraction (an eighth) are the same: they are estimates."""
@@ -34,8 +34,7 @@ class Choice:
     """The build to test next, `line[index]`.
 
     `cost`: bytes to bring it, None if unknown. `middle` and `middle_cost`: the build that strict
-    halving would test. `allowed`: among how many builds there was a choice. `tests_after`: builds
-    to be tested after this one at most, without skips and ends.
+    halving would test. `allowed`: among how many builds there was a choice.
     """
 
     index: int
@@ -45,7 +44,6 @@ class Choice:
     middle: Candidate
     middle_cost: int | None
     allowed: int
-    tests_after: int
 
     @property
     def saved(self) -> int:
@@ -97,11 +95,11 @@ def after_verdict(state: State, index: int, verdict: Verdict) -> State:
     return state
 
 
-def describe_choice(choice: Choice, size: Callable[[float], str]) -> str:
+def describe_choice(choice: Choice, size: Callable[[int], str]) -> str:
     """What was traded, in words; empty if nothing was. `size` formats bytes."""
     if choice.candidate == choice.middle or not choice.saved:
         return ""
-    cost = size(choice.cost or 0) if choice.cost else "nothing"
+    cost = size(choice.cost) if choice.cost else "nothing"
     return (
         f"{cost} to bring instead of {size(choice.middle_cost or 0)} for the build in the middle, "
         "same worst case"
@@ -161,13 +159,4 @@ def _choice(
         middle=central,
         middle_cost=costs.get(central.commit),
         allowed=allowed,
-        tests_after=_tests_after(state, index),
     )
-
-
-def _tests_after(state: State, index: int) -> int:
-    testable = state.testable
-    if index not in testable:
-        return ceil_log2(state.results)
-    place = testable.index(index)
-    return ceil_log2(max(place + 1, len(testable) - place))
