@@ -146,7 +146,7 @@ def read_bisection(sysroot: Sysroot) -> Saved:
 
 def find_bisection(sysroot: Sysroot) -> Saved | None:
     """Like `read_bisection`; None if none is under way."""
-    path = _directory(sysroot) / _FILE
+    path = bisection_path(sysroot)
     try:
         with path.open("rb") as stream:
             data = stream.read(MAX_SESSION_SIZE + 1)
@@ -165,12 +165,17 @@ def find_bisection(sysroot: Sysroot) -> Saved | None:
 
 def write_bisection(sysroot: Sysroot, saved: Saved) -> None:
     """Replace the bisection's file, durably; the lock is held. Raises `FormatError` if too big."""
-    write_durably(_directory(sysroot) / _FILE, encode_struct(saved))
+    write_durably(bisection_path(sysroot), encode_struct(saved))
 
 
 def remove_bisection(sysroot: Sysroot) -> None:
     """Delete the bisection's file, durably; the lock is held."""
-    remove_durably(_directory(sysroot) / _FILE)
+    remove_durably(bisection_path(sysroot))
+
+
+def bisection_path(sysroot: Sysroot) -> Path:
+    """The bisection's file; it is there as long as one is under way."""
+    return _directory(sysroot) / _FILE
 
 
 def _directory(sysroot: Sysroot) -> Path:

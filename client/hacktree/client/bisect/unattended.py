@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.bisect.store import bisection_path
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import UserError
 from hacktree.common.repository.durable import (
@@ -62,7 +63,7 @@ def render_unit(sysroot: Sysroot, command: Sequence[str], directory: str) -> str
     Raises `UnitWordError`.
     """
     return _TEXT.format(
-        session=_path(str(sysroot.repository.state / "bisect/session.json")),
+        session=_path(str(bisection_path(sysroot))),
         directory=_path(directory),
         command=" ".join(quote(word) for word in command),
     )
