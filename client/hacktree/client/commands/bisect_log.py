@@ -4,32 +4,31 @@ import argparse
 import secrets
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 
 from hacktree.client.bisect.core.sessionlog import MAX_LOG_SIZE, Log, format_log, parse_log
 from hacktree.client.bisect.core.state import current_state
-from hacktree.client.bisect.driver import Machine, begin
-from hacktree.client.bisect.farm.transfers import Transfers
+from hacktree.client.bisect.driver import begin
 from hacktree.client.bisect.holding import read_held
 from hacktree.client.bisect.replaying import read_replayed
 from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.commands.bisect_output import (
-    ShownSteps,
     narrowed,
     show_outcome,
 )
-from hacktree.client.commands.bisect_steps import ahead_of, machine_of
+from hacktree.client.commands.bisect_steps import ahead_of, machine_in
 from hacktree.client.remote import Remote, choose_remote, list_remotes
-from hacktree.client.sysroot import Sysroot, prepare_sysroot
+from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
 from hacktree.common.cli.output import emit_json, say
 from hacktree.common.errors import UserError
 
 
 def log(args: argparse.Namespace) -> int:
     """Print the session as commands."""
-    session = read_bisection(machine_of(args).sysroot).session
+    session = read_bisection(open_sysroot(Path(args.sysroot))).session
     text = format_log(session)
     if args.json:
         emit_json({"session": session.id, "log": text.splitlines()})
@@ -42,7 +41,6 @@ def replay(args: argparse.Namespace) -> int:
     """Begin with what a log says."""
     found = parse_log(_read(args.file))
     sysroot = prepare_sysroot(args.sysroot)
-    machine = Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
     session = read_replayed(
         sysroot.repository,
         _remote(sysroot, found, args.remote),
@@ -57,7 +55,7 @@ def replay(args: argparse.Namespace) -> int:
     saved = Saved(session)
     if not args.dry_run:
         with hold_bisection(sysroot):
-            saved = begin(machine, session, ahead_of(args))
+            saved = begin(machine_in(args, sysroot), session, ahead_of(args))
     state = current_state(session)
     if args.json:
         emit_json(status_document(sysroot, saved, verbose=args.verbose))

@@ -11,8 +11,7 @@ import msgspec
 from hacktree.client.bisect.core.encoding import MAX_SESSION_SIZE
 from hacktree.client.bisect.core.model import Session
 from hacktree.client.bisect.core.state import current_state
-from hacktree.client.bisect.driver import Machine, begin
-from hacktree.client.bisect.farm.transfers import Transfers
+from hacktree.client.bisect.driver import begin
 from hacktree.client.bisect.farm.verifying import verify_lines
 from hacktree.client.bisect.holding import describe_held, read_held
 from hacktree.client.bisect.report.drawing import describe_build
@@ -22,8 +21,7 @@ from hacktree.client.bisect.sharing import (
     import_session,
 )
 from hacktree.client.bisect.store import hold_bisection, read_bisection
-from hacktree.client.commands.bisect_output import ShownSteps
-from hacktree.client.commands.bisect_steps import ahead_of
+from hacktree.client.commands.bisect_steps import ahead_of, machine_in
 from hacktree.client.remote import list_remotes, load_remote
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
 from hacktree.common.cli.output import emit_json, say
@@ -63,8 +61,7 @@ def import_(args: argparse.Namespace) -> int:
     session = _adopt(sysroot, exported.session, remote.name, keep_live=args.no_deploy)
     if not args.dry_run:
         with hold_bisection(sysroot):
-            machine = Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
-            begin(machine, session, ahead_of(args))
+            begin(machine_in(args, sysroot), session, ahead_of(args))
     _show(args, session)
     return 0
 

@@ -49,18 +49,18 @@ from hacktree.common.repository.config import format_size
 
 def machine_of(args: argparse.Namespace) -> Machine:
     """The sysroot that the command is about, with output for a person."""
-    sysroot = open_sysroot(Path(args.sysroot))
-    return _machine(args, sysroot)
+    return machine_in(args, open_sysroot(Path(args.sysroot)))
 
 
-def _machine(args: argparse.Namespace, sysroot: Sysroot) -> Machine:
+def machine_in(args: argparse.Namespace, sysroot: Sysroot) -> Machine:
+    """As `machine_of`, where the sysroot is open already."""
     return Machine(sysroot, Transfers(sysroot.repository), ShownSteps(args))
 
 
 def start(args: argparse.Namespace) -> int:
     """Read the line, write the session down, bring the first build."""
     sysroot = prepare_sysroot(args.sysroot)
-    machine = _machine(args, sysroot)
+    machine = machine_in(args, sysroot)
     transfers = machine.transfers
     if not args.dry_run:
         refuse_second(sysroot)
