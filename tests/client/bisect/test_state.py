@@ -317,7 +317,16 @@ def test_terms_are_words_for_the_two_verdicts() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("", "bad"), ("good", "skip"), ("a b", "bad"), ("same", "same"), ("bad", "good"), ("-x", "y")],
+    [
+        ("", "bad"),
+        ("good", "skip"),
+        ("next", "bad"),
+        ("answer", "prompt"),
+        ("a b", "bad"),
+        ("same", "same"),
+        ("bad", "good"),
+        ("-x", "y"),
+    ],
 )
 def test_terms_that_would_be_mixed_up_are_refused(words: tuple[str, str]) -> None:
     """Subcommands, options, each other, and the plain words turned round."""

@@ -39,7 +39,8 @@ Constant = Annotated[dict[Text, Text], Meta(max_length=10_000)]
 
 _TERM = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _TAKEN = re.compile(
-    "start|skip|undo|run|log|replay|status|visualize|reset|report|export|import|packages|help"
+    "start|skip|answer|next|undo|run|prompt|log|replay|status|visualize|reset|report|export|import"
+    "|packages|help"
 )
 
 
