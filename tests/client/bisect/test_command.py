@@ -375,6 +375,21 @@ def test_a_run_skips_all_that_the_farm_has_pruned(
     assert [build["version"] for build in skipped] == [*gone, "47.8"]
 
 
+def test_a_pack_graph_that_cannot_be_read_is_noted_once_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The search goes on without it, and does not say so at each of its steps."""
+    farm = make_farm(tmp_path / "farm", 12, 7)
+    (farm.path / "graph").mkdir(exist_ok=True)
+    (farm.path / "graph/tail").write_bytes(b"nonsense")
+    monkeypatch.delenv("HACKTREE_REPO", raising=False)
+    monkeypatch.setenv("HACKTREE_SYSROOT", str(make_tester(tmp_path / "sysroot", farm).path))
+    begun = call(capsys, "start", "fastqa", "--good", "47.1", *NEVER)
+    found = call(capsys, "run", *HOST_TEST)
+    assert found.out.count("Next: ") > 1
+    assert [printed.out.count("note: ") for printed in (begun, found)] == [1, 1]
+
+
 def test_from_coarse_to_fine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

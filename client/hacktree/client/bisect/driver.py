@@ -247,8 +247,8 @@ def _choose(machine: Machine, saved: Saved, state: State) -> Saved:
     transfers.learn(_remote(machine, saved), state.line)
     if saved.local.intent is not None:
         return saved
-    if transfers.note:
-        machine.listener.say(f"note: {transfers.note}")
+    if note := transfers.take_note():
+        machine.listener.say(f"note: {note}")
     choice = choose(state, transfers.costs(state.line), saved.session.priors)
     assert choice is not None  # noqa: S101
     machine.listener.chosen(choice)

@@ -191,8 +191,8 @@ def _show_plan(
         f"Searching {count(len(state.suspects), 'build')}: up to {count(tests, 'test')}, about "
         f"{format_size(left.bytes)} to bring, up to {format_size(left.most_bytes)}",
     )
-    if transfers.note:
-        say(args, f"note: {transfers.note}")
+    if note := transfers.take_note():
+        say(args, f"note: {note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
     return {"forecast": {"tests": tests, "bytes": left.bytes, "most-bytes": left.most_bytes}}
 

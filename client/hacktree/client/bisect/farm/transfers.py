@@ -34,12 +34,12 @@ _Kept = dict[CommitId, tuple[CommitId, Annotated[int, Meta(ge=0, le=1 << 50)]]]
 class Transfers:
     """What is known of the way to each build of the lines of one process.
 
-    `received`: bytes that asking took since it was last set to 0. `note`: what could not be read.
+    `received`: bytes that asking took since it was last set to 0.
     """
 
     repository: Repository
     received: int = 0
-    note: str = ""
+    _note: str = ""
     _line: tuple[str, str] = ("", "")
     _trees: Mapping[str, BuildTree] = field(default_factory=dict)
     _edges: Sequence[Edge] = ()
@@ -62,12 +62,17 @@ class Transfers:
             self._trees = self._read_trees(remote, line) if trees is None else trees
             graph = read_graph(remote, {build.tree for build in self._trees.values()})
         except (HacktreeError, OSError) as error:
-            self.note = f"what builds cost is not known: {error}"
+            self._note = f"what builds cost is not known: {error}"
             self._edges = ()
             return
         self._edges = graph.value.edges
-        self.note = graph.value.note
+        self._note = graph.value.note
         self.received += graph.received
+
+    def take_note(self) -> str:
+        """What could not be read, once: empty until there is something new to say."""
+        note, self._note = self._note, ""
+        return note
 
     @property
     def edges(self) -> Sequence[Edge]:
