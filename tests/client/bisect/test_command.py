@@ -417,13 +417,15 @@ def test_from_coarse_to_fine(
 
 
 def test_a_damaged_session_is_named(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is guessed; reset --force drops it."""
+    """Nothing is guessed; reset --force drops it, and all that is beside it but the lock."""
     assert main(["bisect", "start", "fastqa", "--good", "47.1", "--no-deploy"]) == 0
     path = sysroot.repository.state / "bisect/session.json"
     path.write_bytes(path.read_bytes()[:-100])
+    path.with_name("prefetch.log").write_text("what came ahead\n")
     assert main(["bisect", "status"]) == 5
     assert main(["bisect", "reset"]) == 5
     assert main(["bisect", "reset", "--force"]) == 0
+    assert os.listdir(path.parent) == ["lock"]
     assert main(["bisect", "reset"]) == 0
     assert open_sysroot(sysroot.path)
 

@@ -5,7 +5,7 @@ from hacktree.client.bisect.driver import Machine
 from hacktree.client.bisect.farm.fetching import release_builds
 from hacktree.client.bisect.farm.known import forget_known
 from hacktree.client.bisect.farm.lease import end_lease
-from hacktree.client.bisect.farm.prefetch import stop_prefetch
+from hacktree.client.bisect.farm.prefetch import forget_prefetch, stop_prefetch
 from hacktree.client.bisect.farm.transfers import forget_trees
 from hacktree.client.bisect.store import read_bisection, remove_bisection
 from hacktree.client.bisect.unattended import remove_unit
@@ -43,4 +43,5 @@ def _forget(sysroot: Sysroot) -> None:
     remove_unit(sysroot)
     forget_trees(sysroot.repository)
     forget_known(sysroot.repository)
+    forget_prefetch(sysroot.repository)
     remove_bisection(sysroot)

@@ -113,6 +113,11 @@ def stop_prefetch(repository: Repository) -> bool:
     return False
 
 
+def forget_prefetch(repository: Repository) -> None:
+    """Delete what the last process said, which has ended."""
+    (_directory(repository) / _LOG).unlink(missing_ok=True)
+
+
 def _end_holder(lock: int) -> bool:
     deadline = time.monotonic() + _END_SECONDS
     found = False
