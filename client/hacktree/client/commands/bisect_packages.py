@@ -27,7 +27,7 @@ from hacktree.client.bisect.components.testing import RootTester
 from hacktree.client.bisect.holding import read_held
 from hacktree.client.commands.bisect_output import ShownSteps, count
 from hacktree.client.deploy import ArchitecturePolicy, DeployOptions
-from hacktree.client.entering.person import invoking_person, named_person
+from hacktree.client.entering.person import requested_person
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.errors import CorruptError, HacktreeError, UserError
@@ -142,9 +142,7 @@ def _tester(args: argparse.Namespace, sysroot: Sysroot) -> RootTester:
     command = (*args.run, *args.command)
     if args.host and args.user:
         raise UserError("--user is for a command in the root", hint="Leave out --host or --user.")
-    person = None
-    if not args.host:
-        person = named_person(args.user) if args.user else invoking_person(os.environ)
+    person = None if args.host else requested_person(args.user, os.environ)
     policy = (
         ArchitecturePolicy.ALLOW_OTHER
         if args.allow_architecture

@@ -30,7 +30,7 @@ from hacktree.client.commands.bisect_output import (
 from hacktree.client.commands.bisect_steps import machine_of
 from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
-from hacktree.client.entering.person import invoking_person, named_person
+from hacktree.client.entering.person import invoking_person, requested_person
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.output import complain, say, show
 from hacktree.common.errors import HacktreeError, UserError
@@ -44,9 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("no command", hint="hacktree bisect run -- COMMAND [WORD...]")
     if args.host and args.user:
         raise UserError("--user is for a command in the root", hint="Leave out --host or --user.")
-    person = None
-    if not args.host:
-        person = named_person(args.user) if args.user else invoking_person(os.environ)
+    person = None if args.host else requested_person(args.user, os.environ)
     machine = machine_of(args)
     check = Check(args.command, args.timeout, person, _STDERR if args.json else None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from hacktree.client.entering.enter import Request, enter_host, enter_root
 from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.host import find_host_system
-from hacktree.client.entering.person import invoking_person, named_person
+from hacktree.client.entering.person import requested_person
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import open_sysroot
 from hacktree.common.cli.output import complain, say
@@ -56,7 +56,7 @@ or another session keeps this one waiting, 8 the system refused."""
 
 def run(args: argparse.Namespace) -> int:
     """Enter, wait, pass the exit status through."""
-    person = named_person(args.user) if args.user else invoking_person(os.environ)
+    person = requested_person(args.user, os.environ)
     writes = Writes.THROWN_AWAY if args.scratch else Writes.REFUSED
     waiting = None if args.quiet else complain
     request = Request(args.command, person, dict(os.environ), writes, waiting=waiting)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
-from hacktree.client.entering.person import invoking_person, named_person
+from hacktree.client.entering.person import requested_person
 from hacktree.client.layers.trying import trial_of
 from hacktree.client.sysroot import open_sysroot
 from hacktree.common.cli.output import complain, tell, warn
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     directory = Path(args.directory)
     if not directory.is_dir():
         raise UserError(f"{directory} is not a directory", hint="A command follows --.")
-    person = named_person(args.user) if args.user else invoking_person(os.environ)
+    person = requested_person(args.user, os.environ)
     sysroot = open_sysroot(Path(args.sysroot))
 
     def report(line: str) -> None:

@@ -38,6 +38,11 @@ def invoking_person(environment: Mapping[str, str]) -> Person:
     return _person(os.geteuid(), str(os.getegid()))
 
 
+def requested_person(name: str | None, environment: Mapping[str, str]) -> Person:
+    """What `--user` says: the user called `name`, or who asked if nobody is named."""
+    return named_person(name) if name else invoking_person(environment)
+
+
 def named_person(name: str) -> Person:
     """The user called `name`, or with that number; only root may be somebody else."""
     try:
