@@ -42,7 +42,7 @@ from pathlib import Path
 from hacktree.client.edits.restoring import restore
 from hacktree.client.sysroot import open_sysroot
 sysroot = open_sysroot(Path(sys.argv[1]))
-restore(sysroot, *sys.argv[2:], (), lambda one: True, 1_700_000_000, print)
+restore(sysroot, *sys.argv[2:], (), 1_700_000_000, print, overwrite=True)
 """
 EDIT = "years of work"
 
@@ -124,7 +124,7 @@ def test_restoring_killed_at_every_call(tmp_path: Path) -> None:
             assert (upper / "conf").read_text() in (f"{EDIT} 1", f"{EDIT} 2")
         else:
             assert (upper / "conf").read_text() == f"{EDIT} 2", "nothing is done without"
-        restore(sysroot, name, roots[1], (), lambda one: True, 1_700_000_000, print)
+        restore(sysroot, name, roots[1], (), 1_700_000_000, print, overwrite=True)
         assert {edit.path: edit.new for edit in root_edits(sysroot, roots[1])} == wanted
         assert_nothing_left_over(place)
         copy(template, place)

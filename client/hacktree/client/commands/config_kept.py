@@ -109,9 +109,9 @@ def run_restore(path: Path, args: argparse.Namespace) -> None:
             copy,
             root,
             args.paths,
-            lambda one: bool(args.overwrite) and one.overwritable,
             time.time(),
             complain,
+            overwrite=args.overwrite,
         )
     if args.json:
         emit_json(

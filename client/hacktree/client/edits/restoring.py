@@ -205,13 +205,14 @@ def restore(
     copy: str,
     root: str,
     paths: Sequence[str],
-    overwritten: Callable[[Restored], bool],
     now: float,
     waiting: Callable[[str], None],
+    *,
+    overwrite: bool,
 ) -> tuple[list[Restored], Path | None]:
     """Do what `plan_restore` says; returns it, and the copy of what was changed in the root before.
 
-    `overwritten` says of each conflict whether it is no obstacle. Raises `RestoreError`,
+    With `overwrite` conflicts that are `overwritable` are no obstacle. Raises `RestoreError`;
     `BusyError` while somebody is in the root: an /etc that is mounted must not be written to.
     """
     with hold_sysroot(sysroot, waiting=lambda who: waiting(f"waiting for {who}")):
@@ -228,7 +229,9 @@ def restore(
         ):
             _refuse_mounted(place, root)
             plan = plan_restore(sysroot, copy, root, paths)
-            _refuse_conflicts([one for one in plan if one.conflict and not overwritten(one)])
+            _refuse_conflicts(
+                [one for one in plan if one.conflict and not (overwrite and one.overwritable)]
+            )
             if not plan:
                 return plan, None
             kept = keep_copy(sysroot, root, root_edits(sysroot, root), now, spared=copy)
