@@ -11,7 +11,6 @@ from aiohttp.test_utils import TestServer
 
 from hacktree.client.bisect.core.model import Candidate, Descended, Options, Session
 from hacktree.client.bisect.farm.lease import (
-    MAX_LEASED,
     Leased,
     describe_lease,
     give_back,
@@ -23,7 +22,6 @@ from hacktree.common.cli.main import main
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
-from hacktree.common.repository.leases import MAX_LEASED as SERVER_MAX_LEASED
 from hacktree.common.repository.prune import prune
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.retention import Policy, Rule
@@ -218,7 +216,6 @@ def test_a_directory_leases_nothing() -> None:
 async def test_a_line_longer_than_a_lease_needs_several(
     farm: Farm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert MAX_LEASED == SERVER_MAX_LEASED
     monkeypatch.setattr("hacktree.client.bisect.farm.lease.MAX_LEASED", 3)
     leased = await keep(farm, farm.secret("lease:builds"), session(farm.builds))
     assert (leased.wanted, leased.kept) == (8, 8)

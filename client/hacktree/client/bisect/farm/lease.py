@@ -27,10 +27,8 @@ from hacktree.common.objects.moments import display_time
 from hacktree.common.objects.names import display_text
 from hacktree.common.push.messages import API_PREFIX
 from hacktree.common.push.refusals import MAX_REFUSAL_SIZE, RefusalCode, decode_refusal
+from hacktree.common.repository.leases import MAX_LEASED
 from hacktree.common.repository.repository import Repository
-
-MAX_LEASED: Final = 1024
-"""Builds of one lease; a longer line needs several."""
 
 _SECONDS: Final = 10.0
 """How long a tester waits for the server at most, for everything together."""
