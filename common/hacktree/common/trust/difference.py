@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from tuf.api.metadata import Metadata, Role, Targets
 
+from hacktree.common.objects.moments import display_time
 from hacktree.common.trust.changes import missing_signatures
 from hacktree.common.trust.pending import Pending
 from hacktree.common.trust.report import fingerprint
@@ -78,7 +78,7 @@ def lines_of(difference: Difference) -> list[str]:
     """As a person reads it."""
     lines = [f"Begins with root version {difference.root_version}, sha256 {difference.root}"]
     for part in difference.parts:
-        until, was = _day(part.expires), _day(part.expires_before)
+        until, was = display_time(part.expires), display_time(part.expires_before)
         lines.append(
             f"{part.name}: version {part.version_before} -> {part.version}, until {until} "
             f"(was {was})"
@@ -126,7 +126,3 @@ def _threshold(role: RoleDifference) -> str:
     if role.threshold == role.threshold_before:
         return str(role.threshold)
     return f"{role.threshold} (was {role.threshold_before or 'nobody'})"
-
-
-def _day(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
