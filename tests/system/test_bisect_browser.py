@@ -9,8 +9,9 @@ from selenium.webdriver.chrome.webdriver import WebDriver
 from selenium.webdriver.common.by import By
 
 from hacktree.client.bisect.core.model import Verdict
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.report.html import render_html
-from hacktree.client.bisect.report.result import Report, headline, suspected_ends
+from hacktree.client.bisect.report.result import Report, headline
 from hacktree.client.bisect.report.verdict import compare_commits
 from hacktree.common.objects.names import display_text
 from support.bisecting import make_session
@@ -37,12 +38,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     )
     session = skipped(session, 12, 13)
     session = answered(session, (10, Verdict.GOOD), (11, Verdict.BAD))
-    state, before, last = suspected_ends(session)
     old, new = (repository.load_commit(commits[index]) for index in (10, 11))
     owners = {b"usr/lib/libGL.so": ("mesa",)}
     difference = compare_commits(repository.load_tree, old, new, lambda paths: (owners, owners))
     hints = {commits[3].hex(): ATTACK}
-    return Report(session, state, before, last, old, new, difference, hints=hints)
+    return Report(session, current_state(session), old, new, difference, hints=hints)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from hacktree.client.bisect.report.result import (
     as_document,
     doubts,
     headline,
-    suspected_ends,
 )
 from hacktree.client.bisect.report.text import render_bug_report, render_text
 from hacktree.client.bisect.report.verdict import (
@@ -76,9 +75,9 @@ def found_report(repository: Repository, *patterns: str) -> Report:
     """Eight builds, of which the fifth is the first bad one; found by tests."""
     commits = make_history(repository, 8, 5)
     session = answered(make_session(candidates(repository, commits)), (3, GOOD), (5, BAD), (4, BAD))
-    state, before, last = suspected_ends(session)
+    state = current_state(session)
     old, new, difference = compare(repository, commits, 3, 4, *patterns)
-    return Report(session, state, before, last, old, new, difference)
+    return Report(session, state, old, new, difference)
 
 
 def test_the_difference_names_files_packages_revisions_and_sizes(repository: Repository) -> None:
@@ -203,8 +202,7 @@ def test_a_long_list_is_cut_and_says_so(repository: Repository) -> None:
 def test_a_result_without_the_builds_says_what_is_missing() -> None:
     """An imported session has a result before anything of it is here."""
     session = answered(make_session(make_line(3, "fastqa")), (1, BAD))
-    state, before, last = suspected_ends(session)
-    report = Report(session, state, before, last, missing="the builds are not here")
+    report = Report(session, current_state(session), missing="the builds are not here")
     assert "the builds are not here" in render_text(report)
     assert "the builds are not here" in render_bug_report(report)
     document = as_document(report)
@@ -212,8 +210,7 @@ def test_a_result_without_the_builds_says_what_is_missing() -> None:
 
 
 def report_of(session: Session) -> Report:
-    state, before, last = suspected_ends(session)
-    return Report(session, state, before, last)
+    return Report(session, current_state(session))
 
 
 def test_headlines() -> None:
@@ -264,8 +261,8 @@ def test_what_the_farm_said_stands_at_its_builds() -> None:
     line = make_line(9, "fastqa")
     session = answered(make_session(line), (6, GOOD), (7, BAD))
     hints = {line[3].commit: f"tested: pass {ATTACK}", line[7].commit: f"tested: fail {ATTACK}"}
-    state, before, last = suspected_ends(session)
-    report = Report(session, state, before, last, hints=hints)
+    state = current_state(session)
+    report = Report(session, state, hints=hints)
     drawn = draw(state, 72, hints)
     assert [row for row in drawn.splitlines() if " builds, " in row][1:] == [
         "  good     2 builds, 2 to 3",

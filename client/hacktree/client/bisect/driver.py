@@ -212,7 +212,7 @@ def _descend(machine: Machine, saved: Saved) -> Saved:
         state = current_state(saved.session)
         if not isinstance(state.outcome, Found | Inconclusive):
             return saved
-        low, high = state.before, state.line[state.high]
+        low, high = state.before, state.last
         repository, remote = machine.sysroot.repository, _remote(machine, saved)
         try:
             read = read_finer(repository, remote, low, high)

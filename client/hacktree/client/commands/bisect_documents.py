@@ -40,7 +40,7 @@ def status_document(
         "deploy": options.deploy,
         "constant": options.constant,
         "old": {**build_document(state.before), "evidence": state.low_evidence.value},
-        "new": {**build_document(state.line[state.high]), "evidence": state.high_evidence.value},
+        "new": {**build_document(state.last), "evidence": state.high_evidence.value},
         "coarser": [
             {"branch": above.line[0].branch, "before": build_document(above.before)}
             for above in reversed(levels(state)[:-1])

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from hacktree.client.bisect.core.model import Session
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.farm.known import kept_hints
 from hacktree.client.bisect.report.drawing import draw
 from hacktree.client.bisect.report.gathering import (
@@ -15,7 +16,7 @@ from hacktree.client.bisect.report.gathering import (
     read_hints,
 )
 from hacktree.client.bisect.report.html import render_html
-from hacktree.client.bisect.report.result import Report, as_document, suspected_ends
+from hacktree.client.bisect.report.result import Report, as_document
 from hacktree.client.bisect.report.text import FEW, render_bug_report, render_text
 from hacktree.client.bisect.store import hold_bisection, read_bisection
 from hacktree.client.commands.bisect_output import ShownSteps
@@ -58,8 +59,8 @@ def visualize(args: argparse.Namespace) -> int:
     """Draw the lines."""
     sysroot = open_sysroot(Path(args.sysroot))
     session = read_bisection(sysroot).session
-    state, before, last = suspected_ends(session)
-    found = Report(session, state, before, last, hints=_hints(args, sysroot, session))
+    state = current_state(session)
+    found = Report(session, state, hints=_hints(args, sysroot, session))
     if args.html:
         _write_page(args, found)
     elif args.json:

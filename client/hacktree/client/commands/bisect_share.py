@@ -104,7 +104,7 @@ def _show(args: argparse.Namespace, session: Session) -> None:
         return
     terms, options = session.options.terms, session.options
     say(args, f"{terms.word(options.old):<8} {describe_build(state.before)}")
-    say(args, f"{terms.word(options.new):<8} {describe_build(state.line[state.high])}")
+    say(args, f"{terms.word(options.new):<8} {describe_build(state.last)}")
     say(
         args,
         f"From {session.remote}: {len(state.suspects)} suspects after {state.tests} tests, about "

@@ -123,6 +123,11 @@ class State:
         return self.line[self.low]
 
     @property
+    def last(self) -> Candidate:
+        """The oldest build that is known to be new: the newest suspect."""
+        return self.line[self.high]
+
+    @property
     def suspects(self) -> tuple[Candidate, ...]:
         """The builds of which one is the first new one; skipped ones count."""
         return self.line[self.low + 1 : self.high + 1]
@@ -156,7 +161,7 @@ class State:
         if self.results > 1 or self.due_ends:
             return None
         if self.high - self.low == 1:
-            return Found(self.before, self.line[self.high])
+            return Found(self.before, self.last)
         return Inconclusive(self.before, self.suspects)
 
     @property
@@ -307,7 +312,7 @@ def _check_answer(state: State, index: int, verdict: Verdict) -> None:
     old, new = (_word(state, verdict) for verdict in (state.options.old, state.options.new))
     raise EventRefusedError(
         f"{build} is {old if index <= state.low else new} already",
-        hint=f"{state.before} is {old} and {state.line[state.high]} is {new}. "
+        hint=f"{state.before} is {old} and {state.last} is {new}. "
         "`hacktree bisect undo` takes the last answer back.",
     )
 
@@ -346,7 +351,7 @@ def _skip_range(state: State, event: RangeSkipped) -> State:
     if skipped == state.skipped:
         raise EventRefusedError(
             f"there is nothing left to test from {state.line[first]} to {state.line[last]}",
-            hint=f"The suspects come after {state.before}, up to {state.line[state.high]}.",
+            hint=f"The suspects come after {state.before}, up to {state.last}.",
         )
     return replace(state, skipped=skipped)
 
@@ -357,7 +362,7 @@ def _descend(state: State, event: Descended) -> State:
             f"branch {state.line[0].branch} is not searched yet",
             hint="`hacktree bisect status` says what is to be tested.",
         )
-    low, high = state.before, state.line[state.high]
+    low, high = state.before, state.last
     if (low.promoted_from, high.promoted_from) != (event.line[0].commit, event.line[-1].commit):
         raise EventRefusedError(
             f"{event.line[0]} to {event.line[-1]} is not what {low} and {high} were promoted from",

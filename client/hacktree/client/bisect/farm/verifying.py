@@ -36,7 +36,7 @@ def verify_lines(repository: Repository, remote: Remote, session: Session) -> No
     for event in standing_events(session.events):
         if isinstance(event, Descended):
             # `apply_event` ties the ends to what the neighbours were promoted from.
-            finer = read_finer(repository, remote, state.before, state.line[state.high])
+            finer = read_finer(repository, remote, state.before, state.last)
             _compare(event.line, finer.value.builds, remote)
         state = apply_event(state, event)
 

@@ -11,7 +11,7 @@ from hacktree.client.bisect.farm.known import hints_for
 from hacktree.client.bisect.farm.reading import read_verdicts
 from hacktree.client.bisect.report.history import levels
 from hacktree.client.bisect.report.ownership import find_owners
-from hacktree.client.bisect.report.result import Report, suspected_ends
+from hacktree.client.bisect.report.result import Report
 from hacktree.client.bisect.report.verdict import Narrowing, Owners, compare_commits
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.client.layers.placing import compile_patterns
@@ -59,18 +59,17 @@ def gather_report(
     `patterns`: `fnmatch` patterns of paths, which also match what is below, as in layers. Where a
     build is not here the report has no difference and says which.
     """
-    state, before, last = suspected_ends(session)
-    commits = [_load(repository, build) for build in (before, last)]
+    state = current_state(session)
+    ends = (state.before, state.last)
+    commits = [_load(repository, build) for build in ends]
     old, new = commits
     if old is None or new is None:
-        absent = [build for build, one in zip((before, last), commits, strict=True) if one is None]
-        return Report(
-            session, state, before, last, old, new, missing=_missing(absent), hints=hints
-        ), ""
+        absent = [build for build, one in zip(ends, commits, strict=True) if one is None]
+        return Report(session, state, old, new, missing=_missing(absent), hints=hints), ""
     reader = _Reader(repository, (old, new))
     narrowing = Narrowing(patterns, compile_patterns(patterns)) if patterns else None
     difference = compare_commits(repository.load_tree, old, new, reader.read_owners, narrowing)
-    found = Report(session, state, before, last, old, new, difference, hints=hints)
+    found = Report(session, state, old, new, difference, hints=hints)
     return found, reader.problem
 
 
@@ -99,8 +98,8 @@ def bring_ends(
 
     Raises what `bring_build` raises.
     """
-    _, before, last = suspected_ends(session)
-    for build in (before, last):
+    state = current_state(session)
+    for build in (state.before, state.last):
         branch, commit_id = parse_branch_name(build.branch), parse_object_id(build.commit)
         bring_build(repository, remote, BuildRequest(branch, commit_id), pulling)
 

@@ -13,7 +13,6 @@ from hacktree.client.bisect.core.state import (
     Found,
     Inconclusive,
     State,
-    current_state,
     standing_events,
 )
 from hacktree.client.bisect.report.history import Stretch, levels, stretches
@@ -35,13 +34,21 @@ class Report:
 
     session: Session
     state: State
-    before: Candidate
-    last: Candidate
     before_commit: Commit | None = None
     last_commit: Commit | None = None
     difference: Difference | None = None
     missing: str = ""
     hints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def before(self) -> Candidate:
+        """The newest build that is like the old end."""
+        return self.state.before
+
+    @property
+    def last(self) -> Candidate:
+        """The newest suspect."""
+        return self.state.last
 
     @property
     def old_word(self) -> str:
@@ -52,12 +59,6 @@ class Report:
     def new_word(self) -> str:
         """The word for what they became."""
         return self.session.options.terms.word(self.session.options.new)
-
-
-def suspected_ends(session: Session) -> tuple[State, Candidate, Candidate]:
-    """How the session stands, the newest build that is like the old end, and the newest suspect."""
-    state = current_state(session)
-    return state, state.before, state.line[state.high]
 
 
 def headline(report: Report) -> str:
