@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import msgspec
@@ -17,7 +18,7 @@ from hacktree.common.objects.diff import Change, diff_trees
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.packages import METADATA_KEY, packages_to_metadata
 from hacktree.common.objects.tree import FileEntry, Tree, decode_tree
-from hacktree.common.objects.walk import check_totals, find_entry, measure
+from hacktree.common.objects.walk import LoadTree, check_totals, find_entry, measure
 from hacktree.common.repository.content import FileAttributes, store_bytes
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.transaction import begin_transaction
@@ -41,7 +42,7 @@ class Ends:
     databases: tuple[Database, Database]
     plan: Plan
     mixer: Mixer
-    trees: "TreeCache"
+    trees: LoadTree
 
     @property
     def form(self) -> Form:
@@ -61,25 +62,11 @@ class Composed:
     joined: bytes = b""
 
 
-class TreeCache:
-    """Trees of both builds, read once: every mixture looks at most of them again."""
-
-    def __init__(self, repository: Repository) -> None:
-        self._repository = repository
-        self._trees: dict[ObjectId, Tree] = {}
-
-    def __call__(self, tree_id: ObjectId) -> Tree:
-        """The tree; raises what `Repository.load_tree` raises."""
-        tree = self._trees.get(tree_id)
-        if tree is None:
-            tree = self._trees[tree_id] = self._repository.load_tree(tree_id)
-        return tree
-
-
 def take_apart(repository: Repository, good: ObjectId, bad: ObjectId) -> Ends:
     """Compare two commits that are here. Raises `NothingDiffersError`, `NoPackagesError`."""
     commits = (repository.load_commit(good), repository.load_commit(bad))
-    load = TreeCache(repository)
+    # Every mixture looks at most trees of both builds again.
+    load = cache(repository.load_tree)
     for commit in commits:
         check_totals(load, commit)
     changes = list(diff_trees(load, commits[0].root.id, commits[1].root.id))
