@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError, WrongBytesError
 from hacktree.common.errors import UserError
@@ -19,8 +20,11 @@ from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.objects.zstandard import decompress_bounded
 from hacktree.common.repository.repository import Repository
 
-_STEPS = re.compile(r"(.+)~(\d{1,9})")
-_ID_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+STEPS: Final = re.compile(r"(.+)~(\d{1,9})")
+"""A branch, and how many builds before its head."""
+
+ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
+"""An id of a commit, or enough of its beginning."""
 
 
 class WrongBranchError(SourceError):
@@ -66,7 +70,7 @@ class Wanted:
         remote, colon, rest = text.partition(":") if ":" in text.split("@")[0] else ("", "", text)
         branch, at, name = rest.partition("@")
         which: Steps | IdPrefix | Until = Steps()
-        match = _STEPS.fullmatch(branch)
+        match = STEPS.fullmatch(branch)
         if at:
             which = _parse_commit(name)
         elif match is not None:
@@ -75,20 +79,28 @@ class Wanted:
 
 
 def _parse_commit(text: str) -> IdPrefix | Until:
-    if _ID_PREFIX.fullmatch(text):
+    if ID_PREFIX.fullmatch(text):
         return IdPrefix(text)
     try:
-        moment = datetime.fromisoformat(text)
+        return Until(parse_moment(text))
     except ValueError:
         raise NameInvalidError(
             f"neither a commit nor a date: {text!r}",
             hint="After '@': 6 to 64 hexadecimal digits, or a date like 2026-11-23.",
         ) from None
+
+
+def parse_moment(text: str) -> int:
+    """The last second of a day, or a moment, in seconds since 1970; UTC unless it says otherwise.
+
+    Raises `ValueError`.
+    """
+    moment = datetime.fromisoformat(text)
     if len(text) <= len("2026-11-23"):
         moment += timedelta(days=1, seconds=-1)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return Until(int(moment.timestamp()))
+    return int(moment.timestamp())
 
 
 @dataclass(frozen=True, slots=True)

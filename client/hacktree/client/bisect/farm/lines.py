@@ -7,7 +7,6 @@ build that such a history names (`promoted-from`): neither pages nor objects nee
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from hacktree.client.bisect.core.model import MAX_LINE, Candidate
@@ -16,7 +15,7 @@ from hacktree.client.heads import HeadReader
 from hacktree.client.roots import read_roots
 from hacktree.client.source import NotServedError, Source, WrongBytesError
 from hacktree.client.sysroot import Sysroot
-from hacktree.client.target import Target, walk_history
+from hacktree.client.target import ID_PREFIX, STEPS, Target, parse_moment, walk_history
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
@@ -28,8 +27,6 @@ PROMOTED_FROM: Final = "promoted-from"
 MAX_BUILDS: Final = 2 * MAX_LINE
 """Builds of a branch that are looked through for an end."""
 
-_ID_PREFIX: Final = re.compile(r"[0-9a-f]{6,64}")
-_STEPS: Final = re.compile(r"(.+)~(\d{1,9})")
 _ROOTS: Final = ("current", "previous")
 
 
@@ -104,7 +101,7 @@ def parse_name(text: str, branch: BranchName, sysroot: Sysroot | None) -> Name:
     if at and named:
         _same_branch(named, branch, text)
         text = rest
-    match = _STEPS.fullmatch(text) or re.fullmatch(r"()~(\d{1,9})", text)
+    match = STEPS.fullmatch(text) or re.fullmatch(r"()~(\d{1,9})", text)
     if text == branch or (match is not None and match[1] in ("", branch)):
         return Name(text, steps=0 if match is None else int(match[2]))
     if match is not None:
@@ -112,7 +109,7 @@ def parse_name(text: str, branch: BranchName, sysroot: Sysroot | None) -> Name:
     moment = _parse_date(text)
     if moment is not None:
         return Name(text, until=moment)
-    return Name(text, prefix=text if _ID_PREFIX.fullmatch(text) else "", version=text)
+    return Name(text, prefix=text if ID_PREFIX.fullmatch(text) else "", version=text)
 
 
 def _require_name(text: str) -> None:
@@ -136,7 +133,7 @@ def branch_of_names(names: Sequence[str], sysroot: Sysroot | None) -> BranchName
     for text in names:
         if text in _ROOTS and sysroot is not None:
             return parse_branch_name(read_roots(sysroot).find(text).branch)
-        match = _STEPS.fullmatch(text)
+        match = STEPS.fullmatch(text)
         if match is not None or "@" in text:
             return parse_branch_name(text.partition("@")[0] if match is None else match[1])
     return None
@@ -147,14 +144,9 @@ def _parse_date(text: str) -> int | None:
     if not re.match(r"\d{4}-\d\d-\d\d", text):
         return None
     try:
-        moment = datetime.fromisoformat(text)
+        return parse_moment(text)
     except ValueError:
         return None
-    if len(text) == len("2026-11-23"):
-        moment += timedelta(days=1, seconds=-1)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp())
 
 
 async def read_line(
@@ -280,7 +272,7 @@ def find_candidate(line: Sequence[Candidate], text: str) -> Candidate:
     if moment is not None:
         found = [build for build in line if build.time <= moment][-1:]
     else:
-        prefix = text if _ID_PREFIX.fullmatch(text) else None
+        prefix = text if ID_PREFIX.fullmatch(text) else None
         found = [
             build
             for build in line
