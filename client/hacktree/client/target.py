@@ -185,11 +185,19 @@ async def _read_commit(
         if data is not None:
             return data
     try:
-        data = await source.read_meta(wanted, MAX_COMMIT_SIZE)
+        return await fetch_commit(source, wanted)
     except NotServedError:
         if is_head:
             raise
         return None
+
+
+async def fetch_commit(source: Source, wanted: ObjectId) -> bytes:
+    """The bytes of a commit, read as an object and checked by its name.
+
+    Raises `NotServedError`, `WrongBytesError`, other `SourceError`s.
+    """
+    data = await source.read_meta(wanted, MAX_COMMIT_SIZE)
     if hash_bytes(data) != wanted:
         raise WrongBytesError(source.meta_location(wanted), "its sha256 differs from its name")
     return data

@@ -24,12 +24,12 @@ from hacktree.client.pull import (
 )
 from hacktree.client.remote import Remote
 from hacktree.client.source import NotServedError, Source, Traffic, WrongBytesError
-from hacktree.client.target import IdPrefix, Target, Wanted, WrongBranchError
+from hacktree.client.target import IdPrefix, Target, Wanted, WrongBranchError, fetch_commit
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.route import Prefer
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.durable import (
@@ -132,15 +132,13 @@ async def _read_target(request: BuildRequest, source: Source) -> Target:
     """The commit, checked, in one request."""
     location = source.meta_location(request.commit)
     try:
-        data = await source.read_meta(request.commit, MAX_COMMIT_SIZE)
+        data = await fetch_commit(source, request.commit)
     except NotServedError as error:
         raise BuildGoneError(
             location,
             "the build is no longer served",
             hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
         ) from error
-    if hash_bytes(data) != request.commit:
-        raise WrongBytesError(location, "its sha256 differs from its name")
     return _target(request, data, location)
 
 

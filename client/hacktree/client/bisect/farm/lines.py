@@ -15,11 +15,18 @@ from hacktree.client.heads import HeadReader
 from hacktree.client.roots import read_roots
 from hacktree.client.source import NotServedError, Source, WrongBytesError
 from hacktree.client.sysroot import Sysroot
-from hacktree.client.target import ID_PREFIX, STEPS, Target, parse_moment, walk_history
+from hacktree.client.target import (
+    ID_PREFIX,
+    STEPS,
+    Target,
+    fetch_commit,
+    parse_moment,
+    walk_history,
+)
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
+from hacktree.common.objects.commit import Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId, hash_bytes, parse_object_id
+from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.repository import Repository
 
@@ -233,14 +240,12 @@ async def _read_commit(repository: Repository, source: Source, wanted: ObjectId)
     if repository.has_meta(wanted):
         return repository.load_commit(wanted)
     try:
-        data = await source.read_meta(wanted, MAX_COMMIT_SIZE)
+        data = await fetch_commit(source, wanted)
     except NotServedError as error:
         raise BuildsGoneError(
             f"the remote no longer has the build {wanted.hex()[:9]} that was promoted",
             hint="The farm has pruned it: what it was promoted from can't be searched.",
         ) from error
-    if hash_bytes(data) != wanted:
-        raise WrongBytesError(source.meta_location(wanted), "its sha256 differs from its name")
     try:
         return decode_commit(data)
     except FormatError as error:
