@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,15 +65,17 @@ _WITHOUT_ROOT = """
 """
 
 
-def test_without_root_a_user_enters_a_root_of_their_own(tmp_path: Path) -> None:
-    """In a user namespace: as themselves, with the same /etc, /var and scratch as with root."""
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A user's own directory; not below pytest's, which any other pytest shuts to all but root."""
     require_root()
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, USER, USER)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        if directory != Path("/tmp"):
-            directory.chmod(0o755)
+    with tempfile.TemporaryDirectory(prefix="hacktree-test-") as name:
+        os.chown(name, USER, USER)
+        yield Path(name)
+
+
+def test_without_root_a_user_enters_a_root_of_their_own(home: Path) -> None:
+    """In a user namespace: as themselves, with the same /etc, /var and scratch as with root."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
     done = subprocess.run(
         [sys.executable, "-B", "-u", "-c", textwrap.dedent(_WITHOUT_ROOT), home],
