@@ -47,6 +47,7 @@ look_for() {
         need passwd shadow-utils command -v grpck
         need e2fsprogs e2fsprogs command -v mkfs.ext4
         need xfsprogs xfsprogs command -v mkfs.xfs
+        need btrfs-progs btrfs-progs command -v mkfs.btrfs
         need qemu-system-common qemu-img command -v qemu-storage-daemon
         need libcap2-bin libcap command -v setcap
         need systemd systemd command -v systemd-analyze

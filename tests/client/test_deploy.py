@@ -312,7 +312,7 @@ def test_interrupted_work_is_shown_and_cleaned_up(sysroot: Sysroot) -> None:
     (sysroot.path / ".gnomeos.0123abcd.tmp").symlink_to(f".ht/roots/{live}")
     (sysroot.path / ".gnomeos.mine.tmp").write_text("not ours")
     (sysroot.path / ".gnomeos.89abcdef.tmp").symlink_to("/not-ours")
-    (sysroot.repository.state / ".intent.json.0123abcd.tmp").touch()
+    (sysroot.repository.state / ".deployments.json.0123abcd.tmp").touch()
     (sysroot.repository.state / ".other.json.0123abcd.tmp").touch()
     pending = find_leftovers(sysroot)
     assert len(pending.describe()) == 5
@@ -325,7 +325,7 @@ def test_interrupted_work_is_shown_and_cleaned_up(sysroot: Sysroot) -> None:
     assert (sysroot.repository.state / ".other.json.0123abcd.tmp").exists()
 
 
-@pytest.mark.parametrize("file", ["deployments.json", "intent.json", "roots/{root}.json"])
+@pytest.mark.parametrize("file", ["deployments.json", "roots/{root}.json"])
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"root": "../x"}', b"\xff"])
 def test_damaged_state_is_named_and_nothing_is_done(
     sysroot: Sysroot, file: str, damage: bytes

@@ -78,5 +78,7 @@ def assert_nothing_left_over(path: Path) -> None:
     hidden = [n for place in places for n in os.listdir(place) if n.startswith(".") and n != ".ht"]
     assert hidden == []
     roots = set(os.listdir(sysroot.roots))
-    assert {name.removesuffix(".json") for name in os.listdir(sysroot.records)} == roots
+    assert set(os.listdir(sysroot.records)) == {
+        f"{root}{suffix}" for root in roots for suffix in (".json", ".link")
+    }
     assert {name.removeprefix("root-") for name in os.listdir(sysroot.pins)} == roots

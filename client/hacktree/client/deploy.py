@@ -34,12 +34,13 @@ from hacktree.client.roots import (
     StepRecord,
     forget_root,
     new_root_name,
+    prepare_link,
     read_roots,
     require_root_space,
     write_pin,
     write_record,
 )
-from hacktree.client.swap import begin_swap, finish_swap, publish_root
+from hacktree.client.swap import publish_root, swap_root
 from hacktree.client.sysroot import Sysroot, hold_sysroot
 from hacktree.client.users.identities import learn
 from hacktree.common.errors import BusyError, UserError
@@ -294,6 +295,7 @@ def _make_root(
         record = msgspec.structs.replace(record, seconds=seconds)
         with result.step("sync"):
             write_record(sysroot, record)
+            prepare_link(sysroot, record.root)
             sync_staging(sysroot.roots)
             publish_staged(sysroot, staged)
     except BaseException:
@@ -326,10 +328,9 @@ def _replay(
 
 def _go_live(sysroot: Sysroot, plan: DeployPlan, result: DeployResult) -> None:
     with result.step("swap"):
-        begin_swap(sysroot, plan.record.root)
         if plan.action is DeployAction.CHECK_OUT:
             publish_root(sysroot, plan.record.root)
-        finish_swap(sysroot, plan.record.root)
+        swap_root(sysroot, plan.record.root)
 
 
 def prune_roots(sysroot: Sysroot, removed: list[str], notes: list[str]) -> None:

@@ -23,12 +23,12 @@ from hacktree.client.roots import (
     RECORD_SUFFIX,
     forget_root,
     list_root_directories,
-    read_live,
+    read_roots,
     root_of_target,
 )
-from hacktree.client.swap import INTENT, Intent, read_intent, settle_swap
+from hacktree.client.swap import find_unnoted, note_live
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.repository.durable import remove_durably, sync_directory
+from hacktree.common.repository.durable import remove_durably
 
 _TEMPORARY_FILE: Final = r"\.(?:{})\.[0-9a-f]{{8}}\.tmp"
 
@@ -41,7 +41,7 @@ class Leftovers:
     layers: tuple[str, ...] = ()
     forgotten: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-    intent: Intent | None = None
+    unnoted: str | None = None
     edits: tuple[Path, ...] = ()
 
     def __bool__(self) -> bool:
@@ -50,7 +50,7 @@ class Leftovers:
             or self.layers
             or self.forgotten
             or self.files
-            or self.intent
+            or self.unnoted
             or self.edits
         )
 
@@ -60,8 +60,8 @@ class Leftovers:
         lines += [f"delete the unfinished layer {name[:20]}" for name in self.layers]
         lines += [f"delete the record of {name}, which is gone" for name in self.forgotten]
         lines += [f"delete {path}" for path in (*self.files, *self.edits)]
-        if self.intent is not None:
-            lines.append(f"close the journal of the swap to {self.intent.new}")
+        if self.unnoted is not None:
+            lines.append(f"note that {self.unnoted} went live")
         return lines
 
 
@@ -87,7 +87,7 @@ def find_leftovers(sysroot: Sysroot) -> Leftovers:
         tuple(list_unfinished(sysroot)),
         tuple(sorted(known - complete)),
         tuple(_stray_files(sysroot)),
-        read_intent(sysroot),
+        find_unnoted(read_roots(sysroot)),
         tuple(list_leftovers(sysroot)),
     )
 
@@ -109,8 +109,8 @@ def recover(sysroot: Sysroot) -> list[str]:
             delete_below(sysroot.replay, name)
         except MountedError as error:
             kept.append(f"{name} is left over from an interrupted replay: {error.message}")
-    if found.intent is not None:
-        _resolve_intent(sysroot, found.intent)
+    if found.unnoted is not None:
+        note_live(sysroot)
     kept += discard_leftovers(sysroot)
     for name in found.forgotten:
         if f"{REMOVING_PREFIX}{name}" not in os.listdir(sysroot.roots):
@@ -118,16 +118,6 @@ def recover(sysroot: Sysroot) -> list[str]:
     for path in found.files:
         remove_durably(path)
     return kept
-
-
-def _resolve_intent(sysroot: Sysroot, intent: Intent) -> None:
-    """The link tells whether the swap happened. If not, the root waits, complete, to be reused."""
-    if read_live(sysroot) == intent.new:
-        # The rename may not have been durable when the command died.
-        sync_directory(sysroot.path)
-        settle_swap(sysroot, intent.new)
-    else:
-        remove_durably(sysroot.repository.state / INTENT)
 
 
 def _stray_files(sysroot: Sysroot) -> list[Path]:
@@ -139,7 +129,7 @@ def _stray_files(sysroot: Sysroot) -> list[Path]:
         for path in _matching(sysroot.path, link)
         if path.is_symlink() and root_of_target(os.readlink(path)) is not None
     ]
-    found += _matching(state, r"intent\.json|deployments\.json|users\.json")
+    found += _matching(state, r"deployments\.json|users\.json")
     found += _matching(sysroot.records, r".+\.json")
     found += _matching(sysroot.pins, rf"{PIN_PREFIX}.+")
     return found

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hacktree.client.recovery import recover
 from hacktree.client.roots import RootMissingError, RootRecord, read_roots
-from hacktree.client.swap import begin_swap, finish_swap
+from hacktree.client.swap import swap_root
 from hacktree.client.sysroot import Sysroot, hold_sysroot
 
 PREVIOUS = "previous"
@@ -34,11 +34,10 @@ def plan_rollback(sysroot: Sysroot, target: str) -> RollbackPlan:
 
 
 def roll_back(sysroot: Sysroot, target: str = PREVIOUS) -> RollbackPlan:
-    """Make an existing root live; returns what was done."""
+    """Make an existing root live, on a full disk, too; returns what was done."""
     with hold_sysroot(sysroot):
         recover(sysroot)
         plan = plan_rollback(sysroot, target)
         if plan.changes:
-            begin_swap(sysroot, plan.record.root)
-            finish_swap(sysroot, plan.record.root)
+            swap_root(sysroot, plan.record.root)
         return plan

@@ -6,7 +6,9 @@ the whole file system synced, before that rename.
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -20,6 +22,7 @@ from hacktree.common.repository.durable import remove_durably, write_durably
 
 ROOT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]*-[0-9a-f]{9}\.[1-9][0-9]*")
 RECORD_SUFFIX: Final = ".json"
+LINK_SUFFIX: Final = ".link"
 PIN_PREFIX: Final = "root-"
 _DIRECTORY_BYTES: Final = 4096
 
@@ -184,8 +187,9 @@ def write_pin(sysroot: Sysroot, record: RootRecord) -> None:
 
 
 def forget_root(sysroot: Sysroot, root: str) -> None:
-    """Delete the record, then the pin, of a root whose directory is gone."""
+    """Delete record and link, then the pin, of a root whose directory is gone."""
     remove_durably(sysroot.records / f"{root}{RECORD_SUFFIX}")
+    remove_durably(sysroot.records / f"{root}{LINK_SUFFIX}")
     remove_durably(sysroot.pins / f"{PIN_PREFIX}{root}")
 
 
@@ -251,9 +255,15 @@ def read_live(sysroot: Sysroot) -> str | None:
     return root
 
 
-def link_target(root: str) -> str:
-    """What the live link of `root` holds."""
-    return f"{ROOTS}/{root}"
+def prepare_link(sysroot: Sysroot, root: str) -> Path:
+    """A symbolic link to hard-link the live link of `root` to; it is made if it is absent.
+
+    Made with the root, it makes going back to it possible when the disk has no inode left.
+    """
+    prepared = sysroot.records / f"{root}{LINK_SUFFIX}"
+    with suppress(FileExistsError):
+        os.symlink(f"{ROOTS}/{root}", prepared)
+    return prepared
 
 
 def root_of_target(target: str) -> str | None:

@@ -1,52 +1,17 @@
-"""Going live: the journal, the rename of a new root to its final name, and the swap of the link.
+"""Going live: the rename of a new root to its final name, and the swap of the link.
 
-Write order (invariants 2 and 4): intent → final name of the root → sync → link → sync → order of
-deployments → no intent. docs/architecture.md, "Crash table".
+Write order (invariants 2 and 4): final name of the root → sync → link → sync → order of
+deployments. That order is the journal, too: a live root that is not its last was not noted yet. Of
+all this only the order needs room on the disk, and it can wait. docs/architecture-deploy.md.
 """
 
 import os
-from typing import Final
-
-import msgspec
 
 from hacktree.client.removal import TEMPORARY_PREFIX
-from hacktree.client.roots import link_target, read_live, read_roots, write_order
+from hacktree.client.roots import Roots, prepare_link, read_roots, write_order
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.errors import CorruptError
-from hacktree.common.repository.durable import (
-    remove_durably,
-    swap_symlink,
-    sync_directory,
-    write_durably,
-)
-
-INTENT: Final = "intent.json"
-
-
-class Intent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The swap that is under way: from one root, if any, to another."""
-
-    old: str | None = msgspec.field(name="from")
-    new: str = msgspec.field(name="to")
-
-
-def read_intent(sysroot: Sysroot) -> Intent | None:
-    """The swap that was begun and not finished, or None."""
-    path = sysroot.repository.state / INTENT
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Intent)
-    except FileNotFoundError:
-        return None
-    except (msgspec.MsgspecError, UnicodeError) as error:
-        raise CorruptError(
-            f"{path} is damaged: {error}", hint="Delete it: the live link is not affected."
-        ) from error
-
-
-def begin_swap(sysroot: Sysroot, root: str) -> None:
-    """Journal that `root` is to go live."""
-    intent = Intent(read_live(sysroot), root)
-    write_durably(sysroot.repository.state / INTENT, msgspec.json.encode(intent))
+from hacktree.common.errors import NO_SPACE
+from hacktree.common.repository.durable import replace_by_link, sync_directory
 
 
 def publish_root(sysroot: Sysroot, root: str) -> None:
@@ -55,13 +20,31 @@ def publish_root(sysroot: Sysroot, root: str) -> None:
     sync_directory(sysroot.roots)
 
 
-def finish_swap(sysroot: Sysroot, root: str) -> None:
-    """Make the complete root `root` live; its intent is journalled."""
-    swap_symlink(sysroot.link, link_target(root))
-    settle_swap(sysroot, root)
+def swap_root(sysroot: Sysroot, root: str) -> None:
+    """Make the complete root `root` live, on a full disk, too, and note it."""
+    replace_by_link(sysroot.link, prepare_link(sysroot, root))
+    note_live(sysroot)
 
 
-def settle_swap(sysroot: Sysroot, root: str) -> None:
-    """Note that `root` went live and close the journal. Idempotent."""
-    write_order(sysroot, read_roots(sysroot).with_live(root))
-    remove_durably(sysroot.repository.state / INTENT)
+def find_unnoted(roots: Roots) -> str | None:
+    """The live root, if it is not yet in the order of deployments as the latest."""
+    noted = roots.current not in roots.records or roots.order[-1:] == (roots.current,)
+    return None if noted else roots.current
+
+
+def note_live(sysroot: Sysroot) -> None:
+    """Note which root is live, if that isn't so. Without room it stays for the next command to do.
+
+    Until then `previous` is right: the last of the order was live before.
+    """
+    roots = read_roots(sysroot)
+    live = find_unnoted(roots)
+    if live is None:
+        return
+    # The rename may not have been durable when a command died.
+    sync_directory(sysroot.path)
+    try:
+        write_order(sysroot, roots.with_live(live))
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise

@@ -6,9 +6,9 @@
     <sysroot>/.ht/roots/                   complete roots, and .tmp-*, .removing-*
     <sysroot>/.ht/replay/                  what the steps of replays wrote, by key
     <sysroot>/.ht/state/roots/<root>.json  the record of each root
+    <sysroot>/.ht/state/roots/<root>.link  what the live link of that root is made from
     <sysroot>/.ht/state/pins/root-<root>   the commit that prune keeps for it
     <sysroot>/.ht/state/deployments.json   roots in the order in which they went live
-    <sysroot>/.ht/state/intent.json        the swap that is under way
     <sysroot>/.ht/state/bisect/            the bisection that is under way
 
 Nothing else of the sysroot is ever written to.

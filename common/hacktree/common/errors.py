@@ -5,7 +5,11 @@ tell "your input is wrong" from "the other side is wrong" from "this disk is dam
 exit statuses are the same everywhere (see docs/architecture.md, "Exit statuses").
 """
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the operating system says when a disk, a quota or a table of inodes is full."""
 
 
 class HacktreeError(Exception):

@@ -1,6 +1,5 @@
 """From an exception to the answer that says why a request was refused. docs/format.md, "API"."""
 
-import errno
 import logging
 import secrets
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Final
 
 from aiohttp import hdrs, web
 
-from hacktree.common.errors import BusyError, HacktreeError, SpaceError
+from hacktree.common.errors import NO_SPACE, BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.push.refusals import Refusal, RefusalCode, encode_refusal
 from hacktree.common.repository.revision import RevisionError
@@ -47,7 +46,6 @@ from hacktree.server.requests import (
 SERVER_NAME: Final = "hacktree"
 
 _LOG: Final = logging.getLogger("hacktree.server.api")
-_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, RefusalCode]]] = MappingProxyType(
     {
         UnauthenticatedError: (401, RefusalCode.UNAUTHENTICATED),
@@ -143,7 +141,7 @@ def _describe(request: web.Request, error: Exception, request_id: str) -> tuple[
     if isinstance(error, web.HTTPException):
         code = error.reason.lower().replace(" ", "-")
         return error.status, Refusal(code, f"{error.status} {error.reason}", request_id)
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
         error = SpaceError(str(error))
     for kind, (status, code) in _REFUSALS.items():
         if isinstance(error, HacktreeError) and isinstance(error, kind):

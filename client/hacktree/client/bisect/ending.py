@@ -9,8 +9,10 @@ from hacktree.client.bisect.farm.prefetch import forget_prefetch, stop_prefetch
 from hacktree.client.bisect.farm.transfers import forget_trees
 from hacktree.client.bisect.store import read_bisection, remove_bisection
 from hacktree.client.bisect.unattended import remove_unit
+from hacktree.client.deploy import Report
 from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.sysroot import Sysroot
+from hacktree.common.errors import NO_SPACE
 
 
 def end(machine: Machine) -> bool:
@@ -25,17 +27,32 @@ def end(machine: Machine) -> bool:
     swapped = go_back(sysroot, local.started, local.roots, report)
     for name in remove_roots(sysroot, local.roots, PreviousPolicy.REMOVE, report):
         report(f"{name} stays: it is in use, or pinned")
-    if local.keeps_started:
-        release_started(sysroot, local.started)
     end_lease(sysroot.repository, saved.session, report)
     _forget(sysroot)
+    if local.keeps_started:
+        _release(sysroot, local.started, report)
+    remove_bisection(sysroot)
     return swapped
+
+
+def _release(sysroot: Sysroot, started: str, report: Report) -> None:
+    """Unpin the root of the start; the end doesn't wait for a disk too full to note that."""
+    try:
+        release_started(sysroot, started)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        report(
+            f"note: the disk is full, so {started} stays pinned; once there is room: "
+            f"hacktree unpin {started}"
+        )
 
 
 def drop(machine: Machine) -> None:
     """Delete a session that can't be read, and what keeps its builds; roots stay as they are."""
     stop_prefetch(machine.sysroot.repository)
     _forget(machine.sysroot)
+    remove_bisection(machine.sysroot)
 
 
 def _forget(sysroot: Sysroot) -> None:
@@ -44,4 +61,3 @@ def _forget(sysroot: Sysroot) -> None:
     forget_trees(sysroot.repository)
     forget_known(sysroot.repository)
     forget_prefetch(sysroot.repository)
-    remove_bisection(sysroot)

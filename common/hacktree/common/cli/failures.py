@@ -4,7 +4,7 @@ import errno
 from dataclasses import dataclass
 from typing import Final
 
-from hacktree.common.errors import HacktreeError, SpaceError, SystemFault
+from hacktree.common.errors import NO_SPACE, HacktreeError, SpaceError, SystemFault
 
 INTERRUPTED: Final = 130
 
@@ -33,13 +33,9 @@ def describe_failure(error: Exception) -> Failure | None:
     if isinstance(error, HacktreeError):
         return Failure(error.message, error.hint, error.exit_code)
     if isinstance(error, OSError) and error.errno is not None:
-        code = (
-            SpaceError.exit_code
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else SystemFault.exit_code
-        )
+        family = SpaceError if error.errno in NO_SPACE else SystemFault
         where = f"{_name(error.filename)}: " if error.filename is not None else ""
-        return Failure(f"{where}{error.strerror}", _HINTS.get(error.errno, ""), code)
+        return Failure(f"{where}{error.strerror}", _HINTS.get(error.errno, ""), family.exit_code)
     return None
 
 

@@ -77,6 +77,17 @@ def swap_symlink(link: Path, target: str) -> None:
     sync_directory(link.parent)
 
 
+def replace_by_link(path: Path, source: Path) -> None:
+    """Replace `path` by a hard link to `source`, which may be a symbolic link, in one step.
+
+    That needs no inode and no block, so it succeeds on a full disk. They are not the same file yet.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}")
+    os.link(source, temporary, follow_symlinks=False)
+    _rename(temporary, path)
+    sync_directory(path.parent)
+
+
 def make_directories(base: Path, relative: Path, *, mode: int) -> None:
     """Create `base/relative` below the existing `base`, each new name synced into its parent."""
     current = base

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hacktree.common.errors import CorruptError
+from hacktree.common.errors import NO_SPACE, CorruptError
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.errors import NameInvalidError
 from hacktree.common.objects.ids import ObjectId
@@ -284,7 +284,12 @@ def _execute(repository: Repository, plan: PrunePlan, progress: Progress | None)
     # The due ones stay on the record until they are gone, or a crash would renew their grace.
     archive = repository.mode is Mode.ARCHIVE
     if archive and plan.condemned != read_condemned(repository):
-        write_condemned(repository, plan.condemned)
+        try:
+            write_condemned(repository, plan.condemned)
+        except OSError as error:
+            # What is due makes the room; at worst a crash now renews its grace.
+            if error.errno not in NO_SPACE or not doomed:
+                raise
     freed = _unlink(repository, plan.commits)
     sync_directories(repository.objects / directory for directory in {n[:2] for n in plan.commits})
     # What follows needs no sync: an object that a power cut brings back is merely pruned again.
