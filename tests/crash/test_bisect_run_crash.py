@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 
 from hacktree.client.bisect.core.state import Found, current_state
-from hacktree.client.bisect.store import find_bisection, read_bisection
+from hacktree.client.bisect.store import (
+    Local,
+    Saved,
+    find_bisection,
+    read_bisection,
+    write_bisection,
+)
 from hacktree.client.recovery import find_leftovers
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import open_sysroot
 from hacktree.common.cli.main import main
+from hacktree.common.objects.ids import parse_object_id
 from support.bisectfarm import make_farm, make_tester
+from support.pulling import assert_whole
 from support.sysroots import assert_live_root_is_complete, assert_nothing_left_over
 
 MOST_CALLS = 500
@@ -113,12 +121,16 @@ def every_kill(action: str, template: Path, place: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four builds, of which the third is the first bad one; the search has begun."""
+    """Four builds, of which the third is the first bad one; the search has begun, and is to have
+    its old end here before anything is tested."""
     path = tmp_path_factory.mktemp("bisect")
     farm = make_farm(path / "farm", 4, 3)
     sysroot = make_tester(path / "sysroot", farm)
     words = ("--sysroot", str(sysroot.path))
     assert main([*words, "bisect", "start", "fastqa", "--good", "~3", "--verify", "never"]) == 0
+    session = read_bisection(sysroot).session
+    assert main([*words, "bisect", "reset"]) == 0
+    write_bisection(sysroot, Saved(session, Local(old_end=session.line[0].commit)))
     return sysroot.path
 
 
@@ -133,6 +145,8 @@ def test_a_run_killed_at_every_step_finds_the_same(template: Path, tmp_path: Pat
         state = current_state(read_bisection(open_sysroot(place)).session)
         assert isinstance(state.outcome, Found)
         assert (state.outcome.first.version, state.tests) == ("47.3", 2)
+        repository = open_sysroot(place).repository
+        assert_whole(repository, parse_object_id(state.line[0].commit))
         assert not find_leftovers(open_sysroot(place))
     assert seen.count("killed") > 40
     assert seen[-1] == "ended"

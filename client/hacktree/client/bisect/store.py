@@ -83,6 +83,8 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `started`: the root that was live at the start, empty for none. `roots`: those that were made
     for the session and are still there. `keeps_started`: `started` was pinned for the session.
     `received`: bytes that bringing builds took, but for those that came `ahead` of their test.
+    `old_end`: that of the line, if it is to be here before anything is tested, empty if not; None:
+    that was not decided yet.
     """
 
     started: Text = ""
@@ -91,6 +93,7 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keeps_started: bool = False
     received: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
     ahead: Ahead = Ahead()
+    old_end: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

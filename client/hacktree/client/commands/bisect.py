@@ -159,6 +159,11 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
+    action.add_argument(
+        "--old-end-first",
+        action=argparse.BooleanOptionalAction,
+        help="bring the older end before anything is tested (default: if that takes fewer bytes)",
+    )
     _configure_ahead(action)
     action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
     action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")

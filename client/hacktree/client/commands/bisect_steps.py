@@ -15,7 +15,7 @@ from hacktree.client.bisect.driver import (
     refuse_second,
 )
 from hacktree.client.bisect.ending import drop, end
-from hacktree.client.bisect.farm.forecast import forecast
+from hacktree.client.bisect.farm.forecast import Orders, describe_orders, forecast
 from hacktree.client.bisect.farm.known import Known, keep_known, kept_hints, priors_for
 from hacktree.client.bisect.farm.lines import branch_of_names, parse_name
 from hacktree.client.bisect.farm.reading import read_ends, read_judged, read_verdicts
@@ -66,15 +66,15 @@ def start(args: argparse.Namespace) -> int:
         refuse_second(sysroot)
     session, known = _plan(machine, args)
     if args.dry_run:
-        more = _show_plan(args, session, transfers)
+        more, _ = _show_plan(args, session, transfers)
         if args.json:
             document = status_document(sysroot, Saved(session), verbose=args.verbose)
             emit_json({**document, **more})
         return 0
     with hold_bisection(sysroot):
-        saved = begin(machine, session, ahead_of(args))
+        more, old_end = _show_plan(args, session, transfers)
+        saved = begin(machine, session, ahead_of(args), old_end)
         keep_known(sysroot.repository, known)
-        more = _show_plan(args, session, transfers)
         if not args.prompt:
             show_standing(args, sysroot, advance(machine, saved), more)
     if args.prompt:
@@ -177,11 +177,19 @@ def ahead_of(args: argparse.Namespace) -> Ahead:
 
 def _show_plan(
     args: argparse.Namespace, session: Session, transfers: Transfers
-) -> dict[str, object]:
-    """What is searched, and what that takes, for a person; returns the latter for programs."""
+) -> tuple[dict[str, object], str]:
+    """What is searched, and what that takes, for a person; returns the latter for programs, and
+    the old end if it is brought first, else nothing."""
     state = current_state(session)
     options = session.options
-    left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
+    orders = transfers.orders(state, session.priors)
+    first = args.old_end_first
+    if first is None:
+        first = orders is not None and orders.pays
+    if orders is None:
+        left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
+    else:
+        left = orders.first if first else orders.later
     tests = left.most_tests * options.majority
     line = session.line
     say(args, f"{options.terms.word(options.old):<5} {describe_build(line[0])}")
@@ -191,10 +199,28 @@ def _show_plan(
         f"Searching {count(len(state.suspects), 'build')}: up to {count(tests, 'test')}, about "
         f"{format_size(left.bytes)} to bring, up to {format_size(left.most_bytes)}",
     )
+    if orders is not None and (first or orders.pays):
+        how = "The old end is brought first" if first else "The old end is not brought first"
+        say(args, f"{how}: {describe_orders(orders, format_size)}")
     if note := transfers.take_note():
         say(args, f"note: {note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
-    return {"forecast": {"tests": tests, "bytes": left.bytes, "most-bytes": left.most_bytes}}
+    document = {
+        "tests": tests,
+        "bytes": left.bytes,
+        "most-bytes": left.most_bytes,
+        "old-end": None if orders is None else _orders_document(orders, first=first),
+    }
+    return {"forecast": document}, line[0].commit if first else ""
+
+
+def _orders_document(orders: Orders, *, first: bool) -> dict[str, object]:
+    return {
+        "brought-first": first,
+        "bytes": orders.cost,
+        "search-bytes-first": orders.first.bytes,
+        "search-bytes-later": orders.later.bytes,
+    }
 
 
 def take(args: argparse.Namespace) -> int:

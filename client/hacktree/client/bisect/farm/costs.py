@@ -2,9 +2,11 @@
 
 The graph is read once; from the trees that are here every build is reached at once. It is an upper
 bound in kind: of a route's packs a pull leaves what it has, and where the objects that a pack holds
-are cheaper by themselves it takes those. docs/bisect.md, "What a build costs".
+are cheaper by themselves it takes those. Where no route leads, a pack between two trees still tells
+how far they are apart, in both directions. docs/bisect.md, "What a build costs".
 """
 
+import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -70,31 +72,58 @@ def estimate_costs(
 ) -> dict[str, int]:
     """Bytes to bring each of `builds`, by the same keys, when the `held` trees are here.
 
-    0 for what is held. By the cheapest route of packs, or whole where there is none: then all
-    that the build holds counts, as what it shares with the held ones is not known.
+    0 for what is held. The least of: the cheapest route of packs; the objects by which it differs
+    from what is held, one by one, as far as packs tell; all that it holds.
     """
-    reached = _reach(edges, held)
-    return {key: _cost(build, reached) for key, build in builds.items()}
+    return CostGraph(builds, edges).costs(held)
 
 
-def _cost(build: BuildTree, reached: Mapping[ObjectId, int]) -> int:
-    whole = estimate_whole(build.bytes).bytes
-    return min(reached.get(build.tree, whole), whole)
+class CostGraph:
+    """As `estimate_costs`, for several sets of held trees."""
+
+    def __init__(self, builds: Mapping[str, BuildTree], edges: Iterable[Edge]) -> None:
+        self._builds = builds
+        self._packs: _Ways = {}
+        self._objects: _Ways = {}
+        sizes = {build.tree: build.bytes for build in builds.values()}
+        for edge in edges:
+            if edge.old is None:
+                continue
+            _add(self._packs, edge.old, edge.new, edge_bytes(edge))
+            _add(self._objects, edge.old, edge.new, _objects_bytes(edge, edge.decoded))
+            if edge.old in sizes and edge.new in sizes:
+                # What only the new one has is known; so is what only the old one has.
+                back = max(0, edge.decoded + sizes[edge.old] - sizes[edge.new])
+                _add(self._objects, edge.new, edge.old, _objects_bytes(edge, back))
+
+    def costs(self, held: Collection[ObjectId]) -> dict[str, int]:
+        """Bytes to bring each build when these trees are here."""
+        routes, apart = _reach_by_packs(self._packs, held), _distances(self._objects, held)
+        costs = {}
+        for key, build in self._builds.items():
+            whole = estimate_whole(build.bytes).bytes
+            tree = build.tree
+            costs[key] = min(routes.get(tree, whole), apart.get(tree, whole), whole)
+        return costs
 
 
-def _reach(edges: Iterable[Edge], held: Collection[ObjectId]) -> dict[ObjectId, int]:
+_Ways = dict[ObjectId, list[tuple[ObjectId, int]]]
+"""From each tree to others, and the bytes that it takes."""
+
+
+def _add(ways: _Ways, start: ObjectId, end: ObjectId, price: int) -> None:
+    ways.setdefault(start, []).append((end, price))
+
+
+def _reach_by_packs(packs: _Ways, held: Iterable[ObjectId]) -> dict[ObjectId, int]:
     """The least bytes to each tree over at most `MAX_HOPS` packs, as a pull's routes have."""
-    outgoing: dict[ObjectId, list[tuple[ObjectId, int]]] = {}
-    for edge in edges:
-        if edge.old is not None:
-            outgoing.setdefault(edge.old, []).append((edge.new, edge_bytes(edge)))
     reached = dict.fromkeys(held, 0)
     latest = reached
     for _ in range(MAX_HOPS):
         # One more pack behind what the last pass improved.
         better: dict[ObjectId, int] = {}
         for tree, cost in latest.items():
-            for new, price in outgoing.get(tree, ()):
+            for new, price in packs.get(tree, ()):
                 known = better.get(new, reached.get(new))
                 if known is None or cost + price < known:
                     better[new] = cost + price
@@ -105,7 +134,28 @@ def _reach(edges: Iterable[Edge], held: Collection[ObjectId]) -> dict[ObjectId, 
     return reached
 
 
+def _distances(ways: _Ways, held: Iterable[ObjectId]) -> dict[ObjectId, int]:
+    """The least sum of bytes to each tree, over any number of ways (Dijkstra)."""
+    reached: dict[ObjectId, int] = {}
+    waiting = [(0, tree) for tree in held]
+    heapq.heapify(waiting)
+    while waiting:
+        cost, tree = heapq.heappop(waiting)
+        if tree in reached:
+            continue
+        reached[tree] = cost
+        for new, price in ways.get(tree, ()):
+            if new not in reached:
+                heapq.heappush(waiting, (cost + price, new))
+    return reached
+
+
 def edge_bytes(edge: Edge) -> int:
     """Bytes to cross an edge: its pack, or its head and the objects in it one by one."""
-    singly = edge.head_length + estimate_whole(edge.decoded).bytes + edge.entries * REQUEST_BYTES
+    singly = edge.head_length + _objects_bytes(edge, edge.decoded)
     return min(edge.length + REQUEST_BYTES, singly)
+
+
+def _objects_bytes(edge: Edge, size: int) -> int:
+    """Objects of `size` bytes, as many as an edge has, one by one."""
+    return estimate_whole(size).bytes + edge.entries * REQUEST_BYTES

@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from hacktree.client.bisect.core.model import MAX_LINE, Candidate, CommitId
+from hacktree.client.bisect.core.state import State
 from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
+from hacktree.client.bisect.farm.forecast import Orders, compare_orders
 from hacktree.client.bisect.farm.reading import read_again, read_graph
 from hacktree.client.packs import held_trees
 from hacktree.client.remote import Remote
@@ -97,6 +99,12 @@ class Transfers:
         has = self.repository.has_meta
         here = [build.commit for build in line if has(parse_object_id(build.commit))]
         return costs | dict.fromkeys(here, 0)
+
+    def orders(self, state: State, priors: Mapping[str, int]) -> Orders | None:
+        """As `forecast.compare_orders`."""
+        if self.repository.has_meta(parse_object_id(state.before.commit)):
+            return None
+        return compare_orders(state, self._trees, self.held(), self._edges, priors)
 
     def _read_trees(self, remote: Remote, line: Sequence[Candidate]) -> Mapping[str, BuildTree]:
         kept = read_trees(self.repository)

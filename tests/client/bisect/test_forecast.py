@@ -1,0 +1,144 @@
+"""What a search will take, and whether its old end is worth bringing before the first test."""
+
+from collections.abc import Iterable
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.bisect.strategies import UNTIMED
+from hacktree.client.bisect.core.model import Options, Verify
+from hacktree.client.bisect.core.state import State, current_state
+from hacktree.client.bisect.farm.costs import BuildTree, CostGraph, estimate_costs
+from hacktree.client.bisect.farm.forecast import compare_orders, describe_orders, forecast
+from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.route import REQUEST_BYTES, estimate_whole
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from support.bisecting import make_line, make_session
+
+MEGABYTE = 1_000_000
+LINE = make_line(17)
+HIGH = len(LINE) - 1
+TREES = {build.commit: BuildTree(hash_bytes(build.commit.encode()), 1 << 30) for build in LINE}
+FORWARD = [(a, b) for a, b in combinations(range(17), 2) if (b - a) in (1, 2, 4, 8, 16)]
+BACKWARD = [(b, a) for a, b in FORWARD]
+
+
+def edge(old: ObjectId, new: ObjectId, length: int, decoded: int, entries: int = 1) -> Edge:
+    return Edge(old, new, hash_bytes(old + new), 1, length, entries, decoded, 1)
+
+
+def tree(index: int) -> ObjectId:
+    return TREES[LINE[index].commit].tree
+
+
+def graph(pairs: Iterable[tuple[int, int]], apart: dict[int, int] | int) -> list[Edge]:
+    """Packs of 1 MB between these builds, which differ by `apart` bytes, by their distance."""
+    return [
+        edge(
+            tree(old),
+            tree(new),
+            MEGABYTE,
+            apart if isinstance(apart, int) else apart[abs(new - old)],
+        )
+        for old, new in pairs
+    ]
+
+
+AGAIN_AND_AGAIN = 200 * MEGABYTE
+"""The same files change with every build."""
+
+ONCE = {distance: distance * 20 * MEGABYTE for distance in (1, 2, 4, 8, 16)}
+"""Every file changes once in the line."""
+
+
+def state(verify: Verify = Verify.LAST) -> State:
+    return current_state(make_session(LINE, Options(verify=verify)))
+
+
+@pytest.mark.parametrize(
+    ("edges", "held", "pays"),
+    [
+        (graph(FORWARD, AGAIN_AND_AGAIN), (HIGH,), True),
+        (graph(FORWARD, 3 * AGAIN_AND_AGAIN), (), True),
+        (graph(FORWARD, ONCE), (HIGH,), False),
+        (graph(FORWARD, ONCE), (), False),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (HIGH,), False),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (), False),
+        (graph(BACKWARD, AGAIN_AND_AGAIN), (HIGH,), False),
+        ([], (HIGH,), False),
+        ([], (), False),
+    ],
+)
+def test_the_old_end_comes_first_where_going_back_costs_again_and_again(
+    edges: list[Edge], held: tuple[int, ...], *, pays: bool
+) -> None:
+    orders = compare_orders(state(), TREES, {tree(index) for index in held}, edges)
+    assert orders is not None
+    assert orders.pays is pays
+    assert orders.later == forecast(state(), TREES, {tree(index) for index in held}, edges)
+
+
+def test_both_orders_are_told_with_what_they_take() -> None:
+    edges = graph(FORWARD, AGAIN_AND_AGAIN)
+    orders = compare_orders(state(Verify.NEVER), TREES, {tree(HIGH)}, edges)
+    assert orders is not None
+    back = estimate_whole(AGAIN_AND_AGAIN).bytes + REQUEST_BYTES
+    assert orders.cost == back
+    # Four tests, each over at most two packs of 1 MB, from the old end or a later one.
+    assert back < orders.first.bytes < back + 4 * 2 * MEGABYTE
+    # The middle, then about half of three tests lead back.
+    assert 3 * back < 2 * orders.later.bytes < 6 * back
+    text = describe_orders(orders, str)
+    assert all(str(n) in text for n in (back, orders.first.bytes, orders.later.bytes))
+
+
+def test_an_old_end_that_is_here_or_tested_first_anyway_is_no_question() -> None:
+    edges = graph(FORWARD, AGAIN_AND_AGAIN)
+    assert compare_orders(state(), TREES, {tree(0)}, edges) is None
+    assert compare_orders(state(), {}, (), edges) is None
+    first = compare_orders(state(Verify.FIRST), TREES, (), edges)
+    assert first is not None
+    assert (first.first, first.pays) == (first.later, False)
+
+
+# --- what the estimate is worth -------------------------------------------------------------------
+
+contents = st.lists(st.sets(st.integers(0, 40), min_size=1, max_size=20), min_size=2, max_size=9)
+
+
+@UNTIMED
+@given(contents, st.data())
+def test_what_a_build_lacks_is_never_estimated_too_low(
+    builds: list[set[int]], data: st.DataObject
+) -> None:
+    """Trees as sets of objects, honest packs between some of them: whatever is held, what is
+    missing of a build costs no more than was said, unless a route of packs is cheaper still."""
+    size = 1_000_000
+    trees = {str(n): BuildTree(hash_bytes(b"%d" % n), size * len(b)) for n, b in enumerate(builds)}
+    numbers = st.integers(0, len(builds) - 1)
+    pairs = data.draw(st.sets(st.tuples(numbers, numbers).filter(lambda p: p[0] != p[1])))
+    held = data.draw(st.sets(numbers))
+    edges = []
+    for old, new in sorted(pairs):
+        lacking = len(builds[new] - builds[old])
+        ends = trees[str(old)].tree, trees[str(new)].tree
+        edges.append(edge(*ends, size * 50, size * lacking, lacking))
+    here = set[int]().union(*(builds[number] for number in held))
+    costs = estimate_costs(trees, {trees[str(number)].tree for number in held}, edges)
+    for number, build in enumerate(builds):
+        rounding = len(builds)
+        assert costs[str(number)] + rounding >= estimate_whole(size * len(build - here)).bytes
+        if number in held:
+            assert costs[str(number)] == 0
+
+
+def test_from_the_old_end_every_later_build_is_reached_over_packs_alone() -> None:
+    """Also from what was brought over packs itself: no build is dearer than its route."""
+    graphed = CostGraph(TREES, graph(FORWARD, AGAIN_AND_AGAIN))
+    held = {tree(HIGH), tree(0)}
+    for index in (8, 12, 10, 11):
+        for cost in graphed.costs(held).values():
+            assert cost <= 4 * (MEGABYTE + REQUEST_BYTES)
+        held.add(tree(index))
