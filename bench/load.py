@@ -130,7 +130,7 @@ async def puller(farm: Farm, number: int, until: float) -> None:
     place = farm.work / f"tester-{number}"
     repository = new_repository(place, Mode.BARE_USER, NO_RESERVE)
     remote = Remote("farm", farm.url, "unsigned")
-    with decoders() as pool:
+    with decoders(repository) as pool:
         while time.monotonic() < until:
             if not farm.acknowledged:
                 await asyncio.sleep(0.2)

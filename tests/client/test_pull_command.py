@@ -5,8 +5,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,53 @@ def test_a_server_that_wants_a_client_certificate_gets_it_or_a_hint_says_so(
         assert status == 0 or "--tls-cert" in shown
         assert main([*base, "pull", "farm:fastqa"]) == 0
     assert_whole(open_repository(mirror), head)
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1", "http://127.0.0.1"])
+def test_a_server_is_believed_by_the_certificates_of_the_machine(
+    url: str, tmp_path: Path, mirror: Path
+) -> None:
+    """They are read at the first connection, or when a server sends the client on to TLS."""
+    publisher = make_repository(tmp_path / "origin")
+    head = make_commit(publisher, {"f": b"x"})
+    (tmp_path / "tls").mkdir()
+    tls = make_certificates(tmp_path / "tls")
+    with hacktree_serving(publisher.path, tls=tls.server) as server, redirecting(server.url) as to:
+        shown = server.url if url.startswith("https") else to
+        assert main(["--repo", str(mirror), "remote", "add", "farm", shown, "--unsigned"]) == 0
+        for authority, status in (("/dev/null", 4), (tls.authority, 0)):
+            done = subprocess.run(
+                [*COMMAND, "--repo", mirror, "pull", "farm:fastqa"],
+                env={**os.environ, "SSL_CERT_FILE": str(authority), "SSL_CERT_DIR": "/dev/null"},
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == status, done.stderr
+            assert ("--tls-ca" in done.stderr) is bool(status)
+    assert_whole(open_repository(mirror), head)
+
+
+@contextmanager
+def redirecting(url: str) -> Iterator[str]:
+    """A server that sends everybody on to the same path below `url`."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(301)
+            self.send_header("Location", url.rstrip("/") + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])

@@ -1,5 +1,6 @@
 """Decoder workers: what they give is only what the frame says, and none can harm its parent."""
 
+import gzip
 import os
 import signal
 import tempfile
@@ -11,9 +12,13 @@ from typing import IO
 import msgspec
 import pytest
 
+from hacktree.client.packs import decodable_kinds, read_conformance
+from hacktree.client.pull import decoders
+from hacktree.common.delta import memberdelta
 from hacktree.common.delta.codec import encode_delta
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind, encode_full
 from hacktree.common.delta.frame import encode_frame
+from hacktree.common.delta.memberencoding import encode_member
 from hacktree.common.delta.shared import Shared
 from hacktree.common.repository import decoding
 from hacktree.common.repository.decoder_process import Decoder, Job, Wanted
@@ -26,6 +31,7 @@ from hacktree.common.repository.decoding import (
     PackContext,
     WantedEntry,
 )
+from support.pulling import make_repository
 
 OLD = bytes(range(256)) * 2000
 NEW = OLD[:1000] + b"something else" + OLD[1000:]
@@ -82,6 +88,32 @@ def test_entries_are_decoded(pool: DecoderPool, context: PackContext) -> None:
             with pool.decode(job) as decoded:
                 assert [entry.reason for entry in decoded] == ["", "", ""]
                 assert [content(entry) for entry in decoded] == [NEW, b"whole", b"other"]
+
+
+def test_a_forked_worker_knows_what_is_known_of_the_compressors(
+    context: PackContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not find it out again: here it was told that they fail, and believes it."""
+    repository = make_repository(tmp_path)
+    assert EntryKind.MEMBER in decodable_kinds(repository)
+    known = read_conformance(repository)
+    numbers = b" ".join(str(number**3).encode() for number in range(3000))
+    old, new = (gzip.compress(data, 6, mtime=0) for data in (numbers, b"one " + numbers))
+    entry = encode_member(old, new, 1 << 30)
+    assert entry is not None
+    for answer, reason in ((True, ""), (False, "this machine's compression libraries")):
+        monkeypatch.setattr("hacktree.common.delta.memberdelta.CONFORMANCE", {})
+        monkeypatch.setattr("hacktree.client.pull.CONFORMANCE", memberdelta.CONFORMANCE)
+        told = dict.fromkeys(known, answer)
+        (repository.state / "conformance.json").write_bytes(msgspec.json.encode(told))
+        with decoders(repository) as pool, file_of(encode_frame([entry])) as frame:
+            pool.fork()
+            with file_of(old) as base:
+                job = job_of(context, frame, [entry], [len(new)], base.fileno())
+                with pool.decode(job) as [decoded]:
+                    assert decoded.reason.startswith(reason)
+                    assert bool(decoded.reason) is not answer
+        assert told == memberdelta.CONFORMANCE
 
 
 def test_a_damaged_frame_gives_reasons_and_the_worker_stays(

@@ -62,7 +62,7 @@ async def pull_from(
         sources: list[Source] = [*open_references(references), source]
         request = PullRequest("farm", Wanted.parse(wanted), 4)
         heads = UnsignedHeads(source)
-        with decoders() as pool:
+        with decoders(repository) as pool:
             told = report or PullReport()
             result = await pull(repository, request, heads, sources, told, pool)
         return result, source.traffic

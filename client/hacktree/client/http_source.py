@@ -14,9 +14,9 @@ from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-import aiohttp
 from yarl import URL
 
+from hacktree.client.aiohttp_client import aiohttp
 from hacktree.client.pace import Pace
 from hacktree.client.remote import Remote
 from hacktree.client.retry import (

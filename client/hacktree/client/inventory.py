@@ -2,6 +2,7 @@
 
 import os
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,20 +23,30 @@ _TICK_NS: Final = 100_000_000
 class Inventory:
     """Object names relative to objects/, as a set; contents by id for finding another variant.
 
-    `stamp`: of objects/ before it was listed; None if it had just changed.
+    `listed`: what each directory of objects/ holds. `stamp`: of objects/ before it was listed; None
+    if it had just changed.
     """
 
     names: set[str]
+    listed: dict[str, list[str]]
     stamp: Stamp | None = None
-    _variants: dict[str, str] | None = field(default=None)
+    _sorted: set[str] = field(default_factory=set)
 
     def variant_of(self, object_id: ObjectId) -> str | None:
         """The name of some object that holds this content."""
-        if self._variants is None:
-            self._variants = {
-                name[:2] + name[3:65]: name for name in self.names if not name.endswith(".meta")
-            }
-        return self._variants.get(object_id.hex())
+        text = object_id.hex()
+        directory, start = text[:2], text[2:]
+        listed = self.listed.get(directory, [])
+        if directory not in self._sorted:
+            listed.sort()
+            self._sorted.add(directory)
+        for index in range(bisect_left(listed, start), len(listed)):
+            name = listed[index]
+            if not name.startswith(start):
+                break
+            if not name.endswith(".meta"):
+                return f"{directory}/{name}"
+        return None
 
 
 def read_inventory(repository: Repository) -> Inventory:
@@ -43,13 +54,14 @@ def read_inventory(repository: Repository) -> Inventory:
     stamp = stamp_objects(repository)
     settled = max((mtime for *_, mtime in stamp), default=0) < time.time_ns() - _TICK_NS
     names: set[str] = set()
+    listed: dict[str, list[str]] = {}
     for directory, _, _ in stamp:
         try:
-            listed = os.listdir(f"{repository.path}/objects/{directory}")
+            listed[directory] = os.listdir(f"{repository.path}/objects/{directory}")
         except FileNotFoundError:
             continue
-        names.update([f"{directory}/{name}" for name in listed])
-    return Inventory(names, stamp if settled else None)
+        names.update([f"{directory}/{name}" for name in listed[directory]])
+    return Inventory(names, listed, stamp if settled else None)
 
 
 class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

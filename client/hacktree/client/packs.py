@@ -83,7 +83,7 @@ class PackChoice:
     `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
     tree's files. `targets`: id and bytes of those of its contents that the route is to bring.
     `kinds`: entries that this machine can decode. `trees`: what was read on the way, and `encoded`
-    its bytes; those of the wanted tree are here or staged.
+    its bytes; `brought` are those of them that the wanted tree needs and that are not here.
     """
 
     model: CostModel
@@ -95,6 +95,7 @@ class PackChoice:
     kinds: frozenset[EntryKind] = ALL_KINDS
     trees: Mapping[ObjectId, Tree] = field(default_factory=dict)
     encoded: Mapping[ObjectId, bytes] = field(default_factory=dict)
+    brought: Sequence[ObjectId] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -205,8 +206,8 @@ async def _open_route(
         return useless
     # A test of the libraries, if it is due, leaves the interpreter to the other.
     trees = _Trees(staging.repository)
-    (choice.packs, choice.targets), choice.kinds = await asyncio.gather(
-        asyncio.to_thread(_join, staging, target, best, good, trees),
+    (choice.packs, choice.targets, choice.brought), choice.kinds = await asyncio.gather(
+        asyncio.to_thread(_join, target, best, good, trees),
         asyncio.to_thread(decodable_kinds, staging.repository),
     )
     choice.trees, choice.encoded = trees.decoded, trees.encoded
@@ -246,11 +247,12 @@ async def _read_head(source: Source, edge: Edge) -> PackHead:
 
 
 def _join(
-    staging: Staging, target: Target, route: Route, heads: Sequence[PackHead], trees: "_Trees"
-) -> tuple[list[JoinedPack], Mapping[ObjectId, int]]:
-    """Resolve the ordinals of every pack, and stage the trees of the target.
+    target: Target, route: Route, heads: Sequence[PackHead], trees: "_Trees"
+) -> tuple[list[JoinedPack], Mapping[ObjectId, int], list[ObjectId]]:
+    """Resolve the ordinals of every pack.
 
-    Returns also the contents that the target has and the first tree of the route has not; or all.
+    Returns also the contents that the target has and the first tree of the route has not, or all;
+    and the target's trees that packs brought.
     """
     joined = []
     for edge, head in zip(route.edges, heads, strict=True):
@@ -268,10 +270,7 @@ def _join(
         # What an earlier pack brought is new to this machine, but not to the last pack.
         reached = list_contents(trees.load, target.commit.root.id)
         wanted, contents = reached.trees, reached.files
-    for tree in wanted:
-        if tree in trees.brought:
-            staging.store_meta(tree, trees.data(tree))
-    return joined, contents
+    return joined, contents, [tree for tree in wanted if tree in trees.brought]
 
 
 class _Trees:
@@ -308,16 +307,21 @@ def decodable_kinds(repository: Repository) -> frozenset[EntryKind]:
 
     The answer is kept in `state/`, by the versions of the compression libraries.
     """
-    path = repository.state / _CONFORMANCE_FILE
-    try:
-        known = msgspec.json.decode(path.read_bytes(), type=dict[str, bool])
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
-        known = {}
+    known = read_conformance(repository)
     before = len(known)
     good = conforms(REFERENCE, known)
     if len(known) != before:
-        write_durably(path, msgspec.json.encode(known))
+        write_durably(repository.state / _CONFORMANCE_FILE, msgspec.json.encode(known))
     return ALL_KINDS if good else ALL_KINDS - {EntryKind.MEMBER}
+
+
+def read_conformance(repository: Repository) -> dict[str, bool]:
+    """What earlier pulls found out about this machine's compressors; empty if nothing."""
+    try:
+        data = (repository.state / _CONFORMANCE_FILE).read_bytes()
+        return msgspec.json.decode(data, type=dict[str, bool])
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
+        return {}
 
 
 def measured_model(

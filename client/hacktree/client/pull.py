@@ -22,7 +22,7 @@ from hacktree.client.inventory import (
     stamp_objects,
 )
 from hacktree.client.packfetch import PackFetcher, PackTotals, brought_by_packs, plan_packs
-from hacktree.client.packs import PackChoice, choose_packs, measured_model
+from hacktree.client.packs import PackChoice, choose_packs, measured_model, read_conformance
 from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
 from hacktree.client.staging import Staging, take_staging
@@ -30,6 +30,7 @@ from hacktree.client.target import Target, Wanted, find_target
 from hacktree.client.treecache import write_trees
 from hacktree.client.trees import TreeReader
 from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.memberdelta import CONFORMANCE
 from hacktree.common.delta.plan import FetchPlan
 from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError
@@ -203,8 +204,12 @@ async def pull_target(
         )
 
 
-def decoders() -> DecoderPool:
-    """Workers for the packs of one pull, a core each, with a quarter of the free memory."""
+def decoders(repository: Repository) -> DecoderPool:
+    """Workers for the packs of one pull, a core each, with a quarter of the free memory.
+
+    Those that are forked know what the repository's pulls have found out about the compressors.
+    """
+    CONFORMANCE.update(read_conformance(repository))
     return DecoderPool(_decoder_count(), MemoryBudget(default_budget()))
 
 
@@ -295,6 +300,7 @@ async def _end_plan(
     """
     repository = staging.repository
     inventory = begun.inventory
+    await asyncio.to_thread(_stage_trees, staging, choice, inventory)
     reader = TreeReader(staging, sources, request.connections, choice.trees)
     trees = await reader.read_all(target, inventory.names)
     if reader.fetched:
@@ -313,6 +319,14 @@ async def _end_plan(
         [choice.encoded.get(name) or encode_tree(tree) for name, tree in trees.items()],
         begun.packs,
     )
+
+
+def _stage_trees(staging: Staging, choice: PackChoice, inventory: Inventory) -> None:
+    """Stage what packs brought: while workers decode, as nothing needs it before."""
+    for tree in choice.brought:
+        name = meta_name(tree)
+        if name not in inventory.names and name not in staging.verified:
+            staging.store_meta(tree, choice.encoded[tree])
 
 
 def _pack_space(packs: FetchPlan | None) -> int:

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             f"{repository.path} is an archive: bundles are for machines that deploy",
             hint="Name another --repo or --sysroot.",
         )
-    with decoders() as pool:
+    with decoders(repository) as pool:
         pool.fork()
         result = asyncio.run(_apply(repository, Path(args.file), wanted, pool))
     for note in result.packs.notes:

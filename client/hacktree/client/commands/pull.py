@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     report = _choose_report(args)
     # What a pull builds lives until it ends: looking for garbage in it costs a twentieth of it.
     gc.set_threshold(*_GC_THRESHOLDS)
-    with decoders() as pool:
+    with decoders(job.repository) as pool:
         if job.request.prefer is not None:
             pool.fork()  # Now, before there are threads.
         result, traffic = asyncio.run(_pull(job, report, pool))

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
-import aiohttp
 import msgspec
 from yarl import URL
 
+from hacktree.client.aiohttp_client import aiohttp
 from hacktree.client.http_source import environment_proxy, ssl_setting
 from hacktree.client.push.batches import Batch
 from hacktree.client.push.refused import PushRefusedError, error_of

@@ -83,7 +83,7 @@ async def follow_server(
             return None
         if read_ref(repository, branch) != head:
             request = PullRequest(remote.name, Wanted.parse(branch), _CONNECTIONS)
-            with decoders() as pool:
+            with decoders(repository) as pool:
                 result = await pull(repository, request, heads, [source], PullReport(), pool)
             head = result.target.id
             with hold_refs(repository):

@@ -68,7 +68,7 @@ def decode_object(
     if old is None:
         raise FormatError("a delta without a base")
     before, layout = read_layouts(parts, len(old), len(output))
-    if not conforms(layout.recipes, _KNOWN):
+    if not conforms(layout.recipes, CONFORMANCE):
         raise FormatError("this machine's compression libraries make other bytes")
     base = old if before is None else memoryview(expand(old, before, MAX_EXPANDED))
     expanded = bytearray(expanded_length(layout))
@@ -80,8 +80,8 @@ def decode_object(
     rebuild(expanded, layout, output)
 
 
-_KNOWN: Final[dict[str, bool]] = {}
-"""What this process has found out about its compressors."""
+CONFORMANCE: Final[dict[str, bool]] = {}
+"""What this process knows about its compressors: found out, or told by whoever forks a decoder."""
 
 
 def _read_parameters(parts: Parts) -> MemberParameters:

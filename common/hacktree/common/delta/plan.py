@@ -143,7 +143,8 @@ class _Universe:
         for pack in packs:
             for target in pack.targets:
                 numbers.setdefault(target, len(numbers))
-            for base in np.unique(pack.entries.bases).tolist():
+            # Not `np.unique`, which would import all of numpy.ma for it.
+            for base in sorted(set(pack.entries.bases.tolist())):
                 if base >= 0:
                     numbers.setdefault(pack.bases[base], len(numbers))
         ids = list(numbers)

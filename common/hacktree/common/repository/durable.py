@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 TEMPORARY_SUFFIX: Final = ".tmp"
+_MANY_DIRECTORIES: Final = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -144,6 +145,17 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def sync_directories(paths: Iterable[Path]) -> None:
-    """Sync each directory once."""
-    for path in sorted(set(paths)):
-        sync_directory(path)
+    """Sync directories of one file system, all at once if there are many.
+
+    A disk that has to empty its cache for each of 256 takes a tenth of a second for it.
+    """
+    wanted = sorted(set(paths))
+    if len(wanted) <= _MANY_DIRECTORIES:
+        for path in wanted:
+            sync_directory(path)
+        return
+    descriptor = os.open(wanted[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_filesystem(descriptor)
+    finally:
+        os.close(descriptor)

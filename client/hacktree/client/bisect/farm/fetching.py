@@ -77,7 +77,7 @@ def bring_build(
     """
     if _keep_if_here(repository, request.commit):
         return unchanged(_read_here(repository, request)), Traffic()
-    with decoders() as pool:
+    with decoders(repository) as pool:
         # Forked now, before there are threads; else each starts at its first job.
         if request.prefer is not None and threading.active_count() == 1:
             pool.fork()

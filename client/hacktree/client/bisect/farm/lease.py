@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-import aiohttp
 import msgspec
 from msgspec import Meta
 from yarl import URL
 
+from hacktree.client.aiohttp_client import aiohttp
 from hacktree.client.bisect.core.model import Candidate, Session
 from hacktree.client.http_source import environment_proxy, ssl_setting
 from hacktree.client.remote import Remote, load_remote

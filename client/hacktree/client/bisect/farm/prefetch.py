@@ -246,7 +246,7 @@ def main() -> int:
 
     try:
         remote = load_remote(repository, name)
-        with decoders() as pool:
+        with decoders(repository) as pool:
             pool.fork()  # Now, before there are threads.
             done = asyncio.run(_bring_all(repository, remote, wishes, limits, pool, say))
     except (HacktreeError, OSError) as error:

@@ -1,0 +1,43 @@
+"""aiohttp, whose import reads no certificates: that would take a quarter of its time.
+
+At its import aiohttp makes a TLS context with every certificate that this machine trusts. Most
+pulls need none. Here it gets a context that reads them at its first connection.
+"""
+
+import os
+import ssl
+import sys
+from typing import Any
+
+_create = ssl.create_default_context
+
+
+class _LazyContext(ssl.SSLContext):
+    """As `ssl.create_default_context` makes it; trusts nobody until the first connection begins."""
+
+    _has_read = False
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        """Begin a connection."""
+        if not self._has_read:
+            self.load_default_certs()
+            self._has_read = True
+        return super().wrap_bio(*args, **options)
+
+
+def _create_lazily(*_: object, **__: object) -> ssl.SSLContext:
+    context = _LazyContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.version_info >= (3, 13):
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VERIFY_X509_STRICT
+    if log := os.environ.get("SSLKEYLOGFILE"):
+        context.keylog_filename = log
+    return context
+
+
+ssl.create_default_context = _create_lazily
+try:
+    import aiohttp
+finally:
+    ssl.create_default_context = _create
+
+__all__ = ["aiohttp"]
