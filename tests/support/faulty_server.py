@@ -60,6 +60,12 @@ async def hang_up(exchange: Exchange) -> None:
     exchange.writer.close()
 
 
+async def say_nothing(exchange: Exchange) -> None:
+    """Keep the connection, and be silent until the client goes away."""
+    await exchange.writer.drain()
+    await asyncio.Event().wait()
+
+
 async def endless(exchange: Exchange) -> None:
     """A chunked body without an end."""
     await exchange.send("HTTP/1.1 200 OK\nTransfer-Encoding: chunked")

@@ -37,6 +37,7 @@ from hacktree.client.source import (
     Traffic,
     compressed_bound,
 )
+from hacktree.client.waiting import Waiting
 from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
 from hacktree.common.delta.pack import MAX_PACK_LENGTH
 from hacktree.common.delta.route import Work, estimate_whole
@@ -52,6 +53,11 @@ _WRITE_SIZE: Final = 1 << 20
 _CERTIFICATE_HINT: Final = (
     "It may want a TLS client certificate: `hacktree remote add NAME URL --tls-cert FILE "
     "--tls-key FILE` names one."
+)
+
+_SILENT_HINT: Final = (
+    "Check its address (`hacktree remote list`), or run the command again later: it continues "
+    "where it stopped."
 )
 
 
@@ -76,6 +82,7 @@ class HttpSource:
         self._session = session
         self._patience = patience
         self._pace = pace
+        self._waiting = Waiting()
 
     def content_location(self, entry: FileEntry) -> str:
         """The URL of a content."""
@@ -216,11 +223,15 @@ class HttpSource:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A GET whose every network failure comes out as our own error."""
         self.traffic.requests += 1
+        answered = False
         try:
-            async with self._session.get(
-                URL(self._base + path, encoded=True), headers=headers, proxy=self._proxy
-            ) as response:
-                yield response
+            with self._waiting.answer_from(self._shown + path) as heard:
+                async with self._session.get(
+                    URL(self._base + path, encoded=True), headers=headers, proxy=self._proxy
+                ) as response:
+                    heard()
+                    answered = True
+                    yield response
         except aiohttp.ClientConnectorCertificateError as error:
             raise SourceError(
                 self._shown,
@@ -233,8 +244,15 @@ class HttpSource:
             ) from error
         except aiohttp.ClientPayloadError as error:
             raise self._transient(path, "the answer was cut short") from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise self._transient(path, "the server can't be reached in time") from error
         except TimeoutError as error:
-            raise self._transient(path, "the server stopped answering") from error
+            if answered:
+                raise self._transient(path, "the server stopped answering") from error
+            silence = f"{self._patience.policy.low_speed_seconds:g} s"
+            raise self._transient(
+                path, f"the server is there, but did not answer for {silence}", _SILENT_HINT
+            ) from error
         except (aiohttp.InvalidURL, aiohttp.TooManyRedirects) as error:
             raise SourceError(self._shown + path, f"can't be asked for: {error!r}") from error
         except (aiohttp.ClientError, ssl.SSLError) as error:
@@ -292,6 +310,7 @@ class HttpSource:
         while chunk := await response.content.readany():
             received += len(chunk)
             self.traffic.bytes += len(chunk)
+            self._waiting.heard()
             if received > max_size:
                 raise OversizeError(self._shown + path, max_size)
             if self._pace is not None:

@@ -240,6 +240,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             "only `bisect run` and `packages` take a command", hint="See hacktree bisect --help."
         )
+    from hacktree.client.waiting import LOGGER
+    from hacktree.common.cli.notices import show_notices
+
+    show_notices(args, LOGGER)
     module, function, _ = _ACTIONS[args.action]
     act: Callable[[argparse.Namespace], int] = getattr(import_module(module), function)
     return act(args)

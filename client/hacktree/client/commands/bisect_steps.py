@@ -106,8 +106,9 @@ def _plan(machine: Machine, args: argparse.Namespace) -> tuple[Session, Known]:
         deploy=not args.no_deploy,
         constant=read_held(sysroot),
     )
-    known = _read_known(machine, remote, args)
+    # Unless it tells the ends, what suites said comes last: a server that is silent is met once.
     if old is None:
+        known = _read_known(machine, remote, args)
         read = read_judged(
             sysroot.repository, remote, branch, known, args.qa_endpoints, options.new
         )
@@ -119,6 +120,7 @@ def _plan(machine: Machine, args: argparse.Namespace) -> tuple[Session, Known]:
             parse_name(old, branch, sysroot),
             parse_name(branch if new is None else new, branch, sysroot),
         )
+        known = _read_known(machine, remote, args)
     line = read.value.builds
     machine.transfers.received += read.received
     machine.transfers.learn(remote, line, read.value.trees)

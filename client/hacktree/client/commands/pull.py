@@ -27,7 +27,9 @@ from hacktree.client.pull import (
 from hacktree.client.remote import Remote, choose_remote
 from hacktree.client.source import Source, Traffic
 from hacktree.client.target import Wanted
+from hacktree.client.waiting import LOGGER
 from hacktree.common.cli.context import repository_path
+from hacktree.common.cli.notices import show_notices
 from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import UserError
@@ -118,6 +120,7 @@ class _Job:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    show_notices(args, LOGGER)
     job = _prepare(args)
     if args.dry_run:
         plan, traffic = asyncio.run(_plan(job))

@@ -24,9 +24,11 @@ from hacktree.client.push.treecommit import (
 from hacktree.client.remote import Remote
 from hacktree.client.source import Traffic
 from hacktree.client.sysroot import DIRECTORY
+from hacktree.client.waiting import LOGGER
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.metadata import parse_metadata
+from hacktree.common.cli.notices import show_notices
 from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.cli.progress import terminal_count
 from hacktree.common.errors import UserError
@@ -108,6 +110,7 @@ or refuses, 5 local data is damaged, 6 the branch has another head meanwhile, 7 
 
 def run(args: argparse.Namespace) -> int:
     """Commit if need be, push, and say what was sent."""
+    show_notices(args, LOGGER)
     branch = parse_branch_name(args.branch)
     remote = Remote("server", args.server, "unsigned", args.tls_ca, args.tls_cert, args.tls_key)
     if remote.local_path is not None:

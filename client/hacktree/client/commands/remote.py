@@ -15,7 +15,9 @@ from hacktree.client.remote import (
     load_remote,
     remove_remote,
 )
+from hacktree.client.waiting import LOGGER
 from hacktree.common.cli.context import repository_path
+from hacktree.common.cli.notices import show_notices
 from hacktree.common.cli.output import emit_json, say, show, warn
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import hash_bytes
@@ -75,6 +77,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
+    show_notices(args, LOGGER)
     repository = _repository(args)
     if args.action == "add":
         _add(repository, args)

@@ -25,6 +25,7 @@ from hacktree.client.retry import (
     retrying,
 )
 from hacktree.client.source import SourceError, Traffic
+from hacktree.client.waiting import Waiting
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -69,6 +70,7 @@ class PushServer:
         self._session = session
         self._proxy = remote.proxy or environment_proxy(remote.url)
         self._base = remote.url.rstrip("/") + API_PREFIX
+        self._waiting = Waiting()
         self.shown = remote.shown_url.rstrip("/") + API_PREFIX
 
     async def open(self, request: OpenRequest) -> OpenAnswer:
@@ -103,9 +105,12 @@ class PushServer:
 
     async def _ask(self, path: str, body: bytes, codec: Codec[M]) -> M:
         headers = {"Content-Type": MEDIA_TYPE}
-        return await retrying(
-            self.patience, lambda: self._request("POST", path, codec, headers, body)
-        )
+
+        async def attempt() -> M:
+            with self._waiting.answer_from(self.shown + path):
+                return await self._request("POST", path, codec, headers, body)
+
+        return await retrying(self.patience, attempt)
 
     async def _request(
         self,
