@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from hacktree.client.extensions.conflicts import paths_of
@@ -11,6 +9,7 @@ from hacktree.client.extensions.programs import ask
 from hacktree.client.extensions.provides import Provides, deb_provides, find_libraries
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
+from hacktree.client.scratch import scratch_directory
 from hacktree.common.objects.packages import MAX_DPKG_STATUS_SIZE
 
 DATABASE: Final = "var/lib/dpkg"
@@ -68,12 +67,12 @@ def check(view: TreeView, extensions: Sequence[Extension]) -> str:
         if not (found := _PACKAGE.search(stanza)) or found[1] not in names
     ]
     stanzas += [_unpacked(extension.package.control) for extension in extensions]
-    with TemporaryDirectory(prefix="hacktree-") as name:
+    with scratch_directory() as scratch:
         for part in PARTS:
-            (Path(name) / part).mkdir()
+            (scratch / part).mkdir()
         joined = "\n\n".join(stanza.strip("\n") for stanza in stanzas)
-        (Path(name) / "status").write_bytes(f"{joined}\n".encode("utf-8", "surrogateescape"))
-        command = ["dpkg", f"--admindir={name}", "--no-act", "--log=/dev/null", "--configure"]
+        (scratch / "status").write_bytes(f"{joined}\n".encode("utf-8", "surrogateescape"))
+        command = ["dpkg", f"--admindir={scratch}", "--no-act", "--log=/dev/null", "--configure"]
         status, said = ask([*command, *sorted(names)])
     lines = [line for line in said.splitlines() if not line.startswith("dpkg: warning: files list")]
     return "\n".join(lines).strip() if status else ""

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from hacktree.client.extensions.conflicts import paths_of
@@ -17,6 +16,7 @@ from hacktree.client.extensions.provides import (
 from hacktree.client.extensions.rpmbase import make_base
 from hacktree.client.extensions.store import Extension
 from hacktree.client.extensions.treeview import TreeView
+from hacktree.client.scratch import scratch_directory
 from hacktree.common.errors import UserError
 from hacktree.common.repository.packages import RPM_DATABASES
 
@@ -80,12 +80,11 @@ def base_of(view: TreeView, extensions: Sequence[Extension]) -> bytes:
 
 def check(view: TreeView, extensions: Sequence[Extension]) -> str:
     """What rpm says against installing them on the build; "" if nothing. No root is needed."""
-    with TemporaryDirectory(prefix="hacktree-") as name:
-        directory = Path(name)
-        _copy_database(view, directory)
-        base = directory / BASE
+    with scratch_directory() as scratch:
+        _copy_database(view, scratch)
+        base = scratch / BASE
         base.write_bytes(base_of(view, extensions))
-        command = ["rpm", *settings(name)]
+        command = ["rpm", *settings(str(scratch))]
         for words in (["--initdb"], ["-i", "--justdb", "--force", str(base)]):
             status, said = ask([*command, *words])
             if status:
@@ -102,10 +101,10 @@ def owned_by(view: TreeView, extensions: Sequence[Extension]) -> dict[str, froze
     owned: dict[str, frozenset[bytes]] = {}
     if not extensions:
         return owned  # Copying a database takes its while.
-    with TemporaryDirectory(prefix="hacktree-") as name:
-        if _copy_database(view, Path(name)):
+    with scratch_directory() as scratch:
+        if _copy_database(view, scratch):
             for extension in extensions:
-                status, said = ask(["rpm", *settings(name), "-ql", extension.name])
+                status, said = ask(["rpm", *settings(str(scratch)), "-ql", extension.name])
                 owned[extension.name] = paths_of(said) if status == 0 else frozenset()
     return owned
 

@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import which
-from tempfile import TemporaryDirectory
 from threading import Timer
 from typing import Final
 
 from hacktree.client.bisect.components.rpm import split_export
 from hacktree.client.extensions.programs import ENVIRONMENT, SEARCHED, ProgramMissingError
+from hacktree.client.scratch import scratch_directory
 from hacktree.common.errors import SystemFault
 from hacktree.common.objects.names import display_path
 from hacktree.common.repository.packages import MAX_RPM_DATABASE_SIZE, rpm_headers
@@ -42,13 +42,13 @@ def require_rpmdb(name: str) -> None:
 
 def can_write(kind: str) -> bool:
     """Whether the host's rpm can make a database of this kind."""
-    with _scratch() as name:
+    with scratch_directory() as scratch:
         try:
-            _run(kind, Path(name), "--initdb")
+            _run(kind, scratch, "--initdb")
         except SystemFault:
             return False
         # An unknown kind is a warning to rpm, which then writes nothing.
-        return (Path(name) / os.fsdecode(KINDS[kind][0])).exists()
+        return (scratch / os.fsdecode(KINDS[kind][0])).exists()
 
 
 def read_headers(kind: str, files: Mapping[bytes, bytes]) -> list[bytes]:
@@ -59,10 +59,10 @@ def read_headers(kind: str, files: Mapping[bytes, bytes]) -> list[bytes]:
     """
     if kind == SQLITE:
         return list(rpm_headers(files[KINDS[kind][0]]))
-    with _scratch() as name:
+    with scratch_directory() as scratch:
         for file, data in files.items():
-            (Path(name) / os.fsdecode(file)).write_bytes(data)
-        stream = _run(kind, Path(name), "--exportdb")
+            (scratch / os.fsdecode(file)).write_bytes(data)
+        stream = _run(kind, scratch, "--exportdb")
     if not stream:
         # To read a kind that it doesn't know is a success to rpm.
         raise SystemFault("rpmdb --exportdb found nothing in it")
@@ -74,8 +74,7 @@ def write_database(kind: str, stream: bytes) -> dict[bytes, bytes]:
 
     They are read again: raises `SystemFault` unless rpm has taken every header as it was.
     """
-    with _scratch() as name:
-        scratch = Path(name)
+    with scratch_directory() as scratch:
         (scratch / "export").write_bytes(stream)
         _run(kind, scratch, "--importdb", scratch / "export")
         paths = {file: scratch / os.fsdecode(file) for file in KINDS[kind]}
@@ -87,10 +86,6 @@ def write_database(kind: str, stream: bytes) -> dict[bytes, bytes]:
             hint="A newer rpm may: look at `rpm --version` here and in the builds.",
         )
     return files
-
-
-def _scratch() -> TemporaryDirectory[str]:
-    return TemporaryDirectory(prefix="hacktree-rpmdb-")
 
 
 def _run(kind: str, database: Path, action: str, stdin: Path | None = None) -> bytes:
