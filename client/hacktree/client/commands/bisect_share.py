@@ -74,7 +74,7 @@ def _read(name: str) -> bytes:
 
 
 def _adopt(sysroot: Sysroot, session: Session, remote: str, *, keep_live: bool) -> Session:
-    """The session as this machine goes on with it.
+    """The session as this machine goes on with it; its answers are another machine's.
 
     Its id is its own: whose bisection ends gives back what is leased under its id.
     """
@@ -82,6 +82,7 @@ def _adopt(sysroot: Sysroot, session: Session, remote: str, *, keep_live: bool) 
         session.options,
         constant=read_held(sysroot),
         deploy=session.options.deploy and not keep_live,
+        imported=session.options.imported or current_state(session).tests > 0,
     )
     own = secrets.token_hex(16)
     return msgspec.structs.replace(session, id=own, remote=remote, options=options)
@@ -89,6 +90,7 @@ def _adopt(sysroot: Sysroot, session: Session, remote: str, *, keep_live: bool) 
 
 def _show(args: argparse.Namespace, session: Session) -> None:
     state = current_state(session)
+    terms, options = session.options.terms, session.options
     if args.json:
         emit_json(
             {
@@ -99,10 +101,10 @@ def _show(args: argparse.Namespace, session: Session) -> None:
                 "tests": state.tests,
                 "suspects": len(state.suspects),
                 "imported": not args.dry_run,
+                "tested-elsewhere": options.imported,
             }
         )
         return
-    terms, options = session.options.terms, session.options
     say(args, f"{terms.word(options.old):<8} {describe_build(state.before)}")
     say(args, f"{terms.word(options.new):<8} {describe_build(state.last)}")
     say(
@@ -111,5 +113,11 @@ def _show(args: argparse.Namespace, session: Session) -> None:
         f"{state.answers_left} tests left",
     )
     say(args, f"Held constant: {describe_held(options.constant)}")
+    if options.imported:
+        say(
+            args,
+            "These tests were another machine's, with its own scripts, extensions and layers: "
+            "nobody can tell here whether they are the same.",
+        )
     if not args.dry_run:
         say(args, "`hacktree bisect next` goes on with it.")

@@ -133,7 +133,7 @@ class Options(_Struct, frozen=True):
     `find_fix`: the line begins bad and ends good. `votes`: tests of a build of which the majority
     counts, odd. `deploy`: candidates become the live root, else they are only checked out.
     `constant`: what every candidate is combined with (scripts, extensions, layers), as digests;
-    `mixed`: some were answered for with others.
+    `mixed`: some were answered for with others; `imported`: some on another machine, with its own.
     """
 
     terms: Terms = Terms()
@@ -144,6 +144,7 @@ class Options(_Struct, frozen=True):
     deploy: bool = True
     constant: Constant = msgspec.field(default_factory=dict)
     mixed: bool = False
+    imported: bool = False
 
     def __post_init__(self) -> None:
         if self.votes % 2 == 0:

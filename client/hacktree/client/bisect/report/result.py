@@ -93,8 +93,14 @@ def doubts(report: Report) -> tuple[str, ...]:
         (report.before, state.low_evidence, report.old_word),
         (report.last, state.high_evidence, report.new_word),
     )
-    unlike = ("builds were tested with different scripts, extensions or layers",)
-    return (unlike if state.options.mixed else ()) + tuple(
+    options, unlike = state.options, []
+    if options.mixed:
+        unlike.append("builds were tested with different scripts, extensions or layers")
+    if options.imported:
+        unlike.append(
+            "builds were tested on another machine, with its own scripts, extensions and layers"
+        )
+    return tuple(unlike) + tuple(
         f"{build} was only said to be {word}"
         + (": it can't be tested" if evidence is Evidence.UNTESTABLE else ", not tested")
         for build, evidence, word in ends
