@@ -22,7 +22,7 @@ from hacktree.client.commands.bisect_output import (
 from hacktree.client.commands.bisect_steps import ahead_of, machine_in
 from hacktree.client.remote import Remote, choose_remote, list_remotes
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.errors import UserError
 
 
@@ -33,7 +33,7 @@ def log(args: argparse.Namespace) -> int:
     if args.json:
         emit_json({"session": session.id, "log": text.splitlines()})
     else:
-        sys.stdout.write(text)
+        show(text, end="")
     return 0
 
 

@@ -140,10 +140,10 @@ def _ask(machine: Machine, ready: Ready | None, args: argparse.Namespace) -> boo
 
 
 def _read_line(text: str) -> str | None:
-    print(text, end="", flush=True)
+    show(text, end="")
     line = sys.stdin.readline()
     if not line:
-        print()
+        show("")
     return line or None
 
 

@@ -42,7 +42,7 @@ def run(path: Path, args: argparse.Namespace) -> None:
             show(f"    {line}")
         difference = None if args.names else _difference(sysroot, root, edit)
         if difference is not None:
-            print(difference, end="")
+            show(difference, end="")
 
 
 def _difference(sysroot: Sysroot, root: str, edit: Edit) -> str | None:

@@ -1,7 +1,6 @@
 """`hacktree deploy`."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from hacktree.client.replay.step import AskAfterFailure, StepFailedError
 from hacktree.client.scripts.failure import ask_on_terminal, shown_log
 from hacktree.client.scripts.store import describe_unused
 from hacktree.client.sysroot import Sysroot, open_sysroot
-from hacktree.common.cli.output import say, tell, warn
+from hacktree.common.cli.output import emit_event, say, tell, warn
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.revision import resolve
 
@@ -113,10 +112,7 @@ def deploy_pulled(sysroot: Sysroot, commit: ObjectId, remote: str, args: argpars
     ask = None if json_progress else _asker(args)
     result = _deploy(sysroot, commit, DeployOptions(ask=ask), report)
     if json_progress:
-        print(
-            json.dumps({"event": "deployed", "remote": remote, **result_document(result)}),
-            flush=True,
-        )
+        emit_event({"event": "deployed", "remote": remote, **result_document(result)})
     else:
         show_result(args, result)
     return 0

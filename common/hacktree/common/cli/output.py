@@ -16,14 +16,19 @@ from hacktree.common.objects.names import display_text
 _LAYOUT = "\t\n"
 
 
-def show(text: str) -> None:
-    """What was asked for, on standard output."""
-    print(display_text(text, keep=_LAYOUT))
+def show(text: str, *, end: str = "\n") -> None:
+    """What was asked for, on standard output; what does not end a line is there at once."""
+    print(display_text(text, keep=_LAYOUT), end=end, flush=not end)
 
 
 def emit_json(value: object) -> None:
     """One JSON document on standard output."""
     print(json_text(value, indent=2))
+
+
+def emit_event(value: object) -> None:
+    """One JSON document in a line on standard output, at once: more may follow, much later."""
+    print(json_text(value), flush=True)
 
 
 def json_text(value: object, indent: int | None = None) -> str:
@@ -44,6 +49,13 @@ def say(args: argparse.Namespace, text: str) -> None:
 def tell(text: str) -> None:
     """A line on standard error, where standard output is a program's."""
     print(display_text(text, keep=_LAYOUT), file=sys.stderr)
+
+
+def rewrite(text: str, *, ends: bool) -> None:
+    """A line of progress on standard error, a terminal, in place of the one before; `ends`: the
+    last one.
+    """
+    print(f"\r{display_text(text)}", end="\n" if ends else "", file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -78,12 +90,6 @@ def terminal_progress(label: str) -> Callable[[int, int], None] | None:
             return
         shown = step
         share = f" of {total / 1e6:.0f}" if total else ""
-        end = "\n" if total and done >= total else ""
-        print(
-            f"\r{label}: {done / 1e6:.0f}{share} MB",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
+        rewrite(f"{label}: {done / 1e6:.0f}{share} MB", ends=0 < total <= done)
 
     return show

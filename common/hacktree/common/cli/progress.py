@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from hacktree.common.cli.output import rewrite
+
 
 def terminal_count(label: str) -> Callable[[int, int], None] | None:
     """A line on standard error that shows a count, or None when that is no terminal."""
@@ -10,7 +12,6 @@ def terminal_count(label: str) -> Callable[[int, int], None] | None:
         return None
 
     def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        print(f"\r{label}: {done} of {total}", end=end, file=sys.stderr, flush=True)
+        rewrite(f"{label}: {done} of {total}", ends=done >= total)
 
     return show

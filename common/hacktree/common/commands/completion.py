@@ -3,6 +3,7 @@
 import argparse
 
 from hacktree.common.cli.main import build_complete_parser
+from hacktree.common.cli.output import show
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,5 +20,5 @@ def run(args: argparse.Namespace) -> int:
     """Print the script."""
     import shtab
 
-    print(shtab.complete(build_complete_parser(), args.shell))
+    show(shtab.complete(build_complete_parser(), args.shell))
     return 0

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import emit_json, say, show, warn
+from hacktree.common.cli.output import emit_json, rewrite, say, show, warn
 from hacktree.common.delta.pairs import Pair, pairs_of_newest, wanted_pairs
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import format_size
@@ -114,9 +114,7 @@ def _progress(args: argparse.Namespace) -> Progress | None:
         return None
 
     def show(step: str, done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        text = f"\r{step}: {format_size(done)} of {format_size(total)}   "
-        print(text, end=end, file=sys.stderr, flush=True)
+        rewrite(f"{step}: {format_size(done)} of {format_size(total)}   ", ends=done >= total)
 
     return show
 

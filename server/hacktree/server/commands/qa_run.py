@@ -1,7 +1,6 @@
 """`hacktree qa run`: a runner."""
 
 import argparse
-import json
 import signal
 import socket
 import subprocess
@@ -14,7 +13,7 @@ from typing import NoReturn
 
 from hacktree.common.cli.connection import read_secret
 from hacktree.common.cli.context import repository_from, repository_path
-from hacktree.common.cli.output import say, warn
+from hacktree.common.cli.output import emit_event, say, warn
 from hacktree.common.errors import BusyError, PeerError, UserError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.config import parse_size
@@ -131,7 +130,7 @@ def _tell_claim(args: argparse.Namespace, claimed: Assignment) -> None:
 
 def _tell_verdict(args: argparse.Namespace, verdict: Verdict) -> None:
     if args.json:
-        print(json.dumps(verdict_as_json(verdict)), flush=True)
+        emit_event(verdict_as_json(verdict))
         return
     why = f" ({verdict.finding.reason})" if verdict.finding.reason else ""
     say(
@@ -144,6 +143,6 @@ def _tell_verdict(args: argparse.Namespace, verdict: Verdict) -> None:
 
 def _tell_idle(args: argparse.Namespace, idle: Idle) -> None:
     if args.json:
-        print(json.dumps({"idle": idle.reason}), flush=True)
+        emit_event({"idle": idle.reason})
     say(args, f"{args.suite}: nothing to test: {idle.reason}")
     sys.stdout.flush()

@@ -1,14 +1,13 @@
 """`hacktree qa sign`: the signer."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
 
 from hacktree.common.cli.connection import read_secret, state_directory
 from hacktree.common.cli.context import repository_from
-from hacktree.common.cli.output import say, warn
+from hacktree.common.cli.output import emit_event, say, warn
 from hacktree.common.errors import BusyError, PeerError, UserError
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.server.database import open_database
@@ -92,6 +91,6 @@ def describe(branch: str, done: Promoted) -> str:
 
 def _tell(args: argparse.Namespace, document: Mapping[str, object], text: str) -> None:
     if args.json:
-        print(json.dumps(document), flush=True)
+        emit_event(document)
     say(args, text)
     sys.stdout.flush()

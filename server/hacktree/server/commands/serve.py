@@ -1,10 +1,10 @@
 """`hacktree serve`: the published files of an archive repository over HTTP."""
 
 import argparse
-import json
 import logging
 import os
 import socket
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hacktree.common.cli.context import repository_path
+from hacktree.common.cli.output import emit_event, show
 from hacktree.common.errors import UserError
 from hacktree.common.repository.layout import Mode, read_format
 from hacktree.common.repository.repository import open_repository
@@ -97,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
     def announce(urls: Sequence[str]) -> None:
         for url in urls:
             if args.json:
-                print(json.dumps({"url": url}), flush=True)
+                emit_event({"url": url})
             elif not args.quiet:
-                print(url, flush=True)
+                show(url)
+                sys.stdout.flush()
 
     with _farm(repository, args) as (api, background), _listening(address) as sockets:
         serve(repository, sockets, tls, announce, api, background)
