@@ -325,11 +325,15 @@ def test_terms_are_words_for_the_two_verdicts() -> None:
         ("a b", "bad"),
         ("same", "same"),
         ("bad", "good"),
-        ("-x", "y"),
+        ("-x", "yes"),
+        ("b", "bad"),
+        ("fine", "u"),
+        ("quit", "bad"),
+        ("enter", "bad"),
     ],
 )
 def test_terms_that_would_be_mixed_up_are_refused(words: tuple[str, str]) -> None:
-    """Subcommands, options, each other, and the plain words turned round."""
+    """Subcommands, options, what the prompt asks for, the plain words turned round."""
     with pytest.raises(TermInvalidError):
         Terms(*words)
 

@@ -40,8 +40,9 @@ Constant = Annotated[dict[Text, Text], Meta(max_length=10_000)]
 _TERM = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _TAKEN = re.compile(
     "start|skip|answer|next|undo|run|prompt|log|replay|status|visualize|reset|report|export|import"
-    "|packages|help"
+    "|packages|help|enter|quit|."
 )
+"""Subcommands, and what `prompt` understands: some words, and letters."""
 
 
 class TermInvalidError(UserError):
@@ -106,7 +107,8 @@ class Terms(_Struct, frozen=True):
             if not _TERM.fullmatch(word) or _TAKEN.fullmatch(word):
                 raise TermInvalidError(
                     f"{word[:40]!r} can't stand for good or bad",
-                    hint="A lower-case word of up to 32 letters that is no subcommand of bisect.",
+                    hint="A lower-case word of 2 to 32 letters that is no subcommand of bisect and "
+                    "no word of its prompt.",
                 )
         if self.good == self.bad or self.good == "bad" or self.bad == "good":
             raise TermInvalidError(
