@@ -93,7 +93,7 @@ class Local(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keeps_started: bool = False
     received: Annotated[int, Meta(ge=0, le=1 << 62)] = 0
     ahead: Ahead = Ahead()
-    old_end: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] | None = None
+    old_end: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$(?!\\n)")] | None = None
 
 
 class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -196,7 +196,11 @@ class TrustStore:
     def _sweep(self, current: set[str], now: datetime) -> None:
         """Delete what is no longer current and a day old: some client may be half way through."""
         for path in self.directory.glob("*.json"):
-            if path.name in current or path.name == "timestamp.json" or _ROOT_NAME.match(path.name):
+            if (
+                path.name in current
+                or path.name == "timestamp.json"
+                or _ROOT_NAME.fullmatch(path.name)
+            ):
                 continue
             if now.timestamp() - path.stat().st_mtime > _KEPT_SECONDS:
                 path.unlink()

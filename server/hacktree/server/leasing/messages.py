@@ -11,7 +11,7 @@ from hacktree.server.leasing.leases import Range
 from hacktree.server.leasing.records import RangeLease
 from hacktree.server.promotion.messages import SuiteName
 
-CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$(?!\\n)")]
 # In JSON Schema `$` is the end alone, in Python also before a newline there; \Z only Python knows.
 SessionId = Annotated[str, Meta(pattern="^[0-9a-f]{8,64}$(?!\\n)")]
 

@@ -31,14 +31,9 @@ BRANCH: Final = "[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*"
 T = TypeVar("T")
 
 Revision = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE)]
-Machine = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE, pattern="^[ -~]+$")]
-SuiteName = Annotated[
-    str,
-    Meta(
-        max_length=MAX_BRANCH_LENGTH,
-        pattern=f"^{BRANCH}$",
-    ),
-]
+# In Python `$` is also before a newline at the end; JSON Schema knows no \Z.
+Machine = Annotated[str, Meta(min_length=1, max_length=MAX_MACHINE, pattern="^[ -~]+$(?!\\n)")]
+SuiteName = Annotated[str, Meta(max_length=MAX_BRANCH_LENGTH, pattern=f"^{BRANCH}$(?!\\n)")]
 
 
 class ClaimRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

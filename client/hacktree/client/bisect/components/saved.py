@@ -64,7 +64,7 @@ class Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     question: Question
     answers: Annotated[tuple[Answer, ...], Meta(max_length=MAX_TESTS)] = ()
-    testing: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    testing: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$(?!\\n)")] = ""
     spared: Annotated[tuple[Text, ...], Meta(max_length=1000)] = ()
     finished: bool = False
     format: Literal[1] = 1

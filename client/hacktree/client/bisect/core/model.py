@@ -25,7 +25,7 @@ MAX_VOTES: Final = 99
 MAX_WEIGHT: Final = 1_000_000
 MAX_TEXT: Final = 1000
 
-CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$(?!\\n)")]
 MAX_TIME: Final = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -86,7 +86,7 @@ class Candidate(_Struct, frozen=True):
     sequence: Annotated[int, Meta(ge=1, le=1 << 40)]
     time: CommitTime
     version: Text = ""
-    promoted_from: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    promoted_from: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$(?!\\n)")] = ""
 
     def __str__(self) -> str:
         return f"{self.branch} {self.sequence} ({self.commit[:12]})"
@@ -220,7 +220,7 @@ class Session(_Struct, frozen=True):
     commit is the one looked for, against 1 for those not named.
     """
 
-    id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    id: Annotated[str, Meta(pattern="^[0-9a-f]{32}$(?!\\n)")]
     remote: Text
     created: Time
     options: Options

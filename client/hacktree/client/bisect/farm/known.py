@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from hacktree.client.bisect.core.model import Candidate, Session, Verdict
+from hacktree.client.bisect.core.model import Candidate, CommitId, Session, Verdict
 from hacktree.client.bisect.farm.lines import MAX_BUILDS, ReadLine, as_candidate
 from hacktree.client.heads import HeadReader
 from hacktree.client.source import NotServedError, Source
@@ -34,8 +34,6 @@ _SURE: Final = 16
 _MAX_SUITES: Final = 64
 _FILE: Final = Path("bisect/verdicts.json")
 """Relative to the repository's `state`."""
-
-CommitId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class Outcome(StrEnum):

@@ -63,7 +63,7 @@ class _Refused(Exception):
 class _Lease(msgspec.Struct, frozen=True):
     """What is read of an answer; more fields may follow."""
 
-    lease: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    lease: Annotated[str, Meta(pattern="^[0-9a-f]{32}$(?!\\n)")]
     session: Annotated[str, Meta(max_length=64)]
     builds: Annotated[int, Meta(ge=0, le=MAX_LEASED)]
     expires: Annotated[int, Meta(ge=0, le=1 << 40)]
