@@ -13,6 +13,9 @@ from hacktree.common.objects.ids import ObjectId, WireObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.objects.tree import TreeSize
 
+PROMOTED_FROM: Final = "promoted-from"
+"""The name in the metadata that says which commit this one was promoted from, in hexadecimal."""
+
 MAX_COMMIT_SIZE: Final = 4 << 20
 """Bytes of one encoded commit; a list of 650 packages takes about 30 kB."""
 

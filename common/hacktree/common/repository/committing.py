@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import (
+    PROMOTED_FROM,
     Commit,
     MetadataValue,
     commit_id,
@@ -89,7 +90,7 @@ def commit_existing(
         stored = StoredTree(original.root, original.totals)
         inherited: dict[str, MetadataValue] = {
             **original.metadata,
-            "promoted-from": source.hex(),
+            PROMOTED_FROM: source.hex(),
             **request.metadata,
         }
         return _commit(

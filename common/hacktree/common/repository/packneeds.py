@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hacktree.common.delta.pairs import WINDOW, Build
+from hacktree.common.objects.commit import PROMOTED_FROM
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.revision import resolve
@@ -23,7 +24,7 @@ def read_history(repository: Repository, branch: str) -> BranchHistory:
     wanted: ObjectId | None = resolve(repository, branch)
     while wanted is not None and len(builds) < WINDOW and repository.has_meta(wanted):
         commit = repository.load_commit(wanted)
-        promoted = promoted or (not builds and "promoted-from" in commit.metadata)
+        promoted = promoted or (not builds and PROMOTED_FROM in commit.metadata)
         builds.append(Build(commit.sequence, commit.root.id))
         wanted = commit.parents[0] if commit.parents else None
     return BranchHistory(builds, promoted)

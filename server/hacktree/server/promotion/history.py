@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from hacktree.common.objects.commit import Commit
+from hacktree.common.objects.commit import PROMOTED_FROM, Commit
 from hacktree.common.objects.errors import NameInvalidError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import BranchName
@@ -13,7 +13,6 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.trust.editing import head_signed
 from hacktree.common.trust.store import TrustStore
 from hacktree.server.promotion.decision import Build
-from hacktree.server.promotion.promoted import PROMOTED_FROM
 from hacktree.server.promotion.suites import Suite
 
 MAX_BUILDS: Final = 1000

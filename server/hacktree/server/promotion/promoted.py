@@ -9,14 +9,13 @@ from typing import Final
 
 import msgspec
 
-from hacktree.common.objects.commit import Commit, encode_commit
+from hacktree.common.objects.commit import PROMOTED_FROM, Commit, encode_commit
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName
 
-PROMOTED_FROM: Final = "promoted-from"
 REASON: Final = "promotion-reason"
 BY: Final = "promoted-by"
-"""Names in a promoted commit's metadata."""
+"""Names in a promoted commit's metadata, beside `PROMOTED_FROM`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from hacktree.common.errors import HacktreeError
-from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE, PROMOTED_FROM, Commit, decode_commit
 from hacktree.common.objects.errors import FormatError, NameInvalidError
 from hacktree.common.objects.ids import ObjectId, hash_bytes, parse_object_id
 from hacktree.common.objects.tree import (
@@ -69,7 +69,7 @@ def check_closure(session: Session, commit: Commit) -> list[ObjectKey]:
 def _is_vouched_for(repository: Repository, commit: Commit) -> bool:
     """Whether a commit that is here has the same tree: a promotion, most often."""
     candidates = set(list_refs(repository).values())
-    source = commit.metadata.get("promoted-from")
+    source = commit.metadata.get(PROMOTED_FROM)
     if isinstance(source, str):
         with suppress(NameInvalidError):
             candidates.add(parse_object_id(source))

@@ -24,13 +24,12 @@ from hacktree.client.target import (
     walk_history,
 )
 from hacktree.common.errors import UserError
-from hacktree.common.objects.commit import Commit, decode_commit
+from hacktree.common.objects.commit import PROMOTED_FROM, Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.repository import Repository
 
-PROMOTED_FROM: Final = "promoted-from"
 MAX_BUILDS: Final = 2 * MAX_LINE
 """Builds of a branch that are looked through for an end."""
 
