@@ -71,6 +71,22 @@ def test_without_a_bisection_it_is_said_how_to_begin(sysroot: Sysroot) -> None:
         remove_bisection(sysroot)
 
 
+def test_the_lock_clears_what_a_killed_writer_left(sysroot: Sysroot) -> None:
+    """A pin's temporary file, once it is too old to be under way; no pin, and nobody else's."""
+    names = [".bisect-0123456789abcdef.01234567.tmp", ".bisect-packages-0a.89abcdef.tmp"]
+    others = ["bisect-0123456789abcdef", ".root-gnomeos-0.tmp", ".bisect-0a.0a.tmp"]
+    for name in names + others:
+        (sysroot.pins / name).touch()
+    for name in (*names, others[0]):
+        os.utime(sysroot.pins / name, (0, 0))
+    (_file(sysroot).parent).mkdir(exist_ok=True)
+    unfinished = _file(sysroot).with_name(f".{_file(sysroot).name}.01234567.tmp")
+    unfinished.touch()
+    with hold_bisection(sysroot):
+        assert sorted(os.listdir(sysroot.pins)) == sorted(others)
+        assert not unfinished.exists()
+
+
 def test_two_commands_never_change_it_at_once(sysroot: Sysroot) -> None:
     """The second is told who is at it; reading goes on."""
     with hold_bisection(sysroot):

@@ -8,8 +8,9 @@ crash knows what to finish. The lock comes before those of the sysroot and the r
 """
 
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -42,6 +43,10 @@ DIRECTORY: Final = Path("bisect")
 MAX_ROOTS: Final = 1000
 _FILE: Final = "session.json"
 _LOCK: Final = "lock"
+_UNFINISHED_PINS: Final = f".bisect-*{TEMPORARY_SUFFIX}"
+_WRITING_SECONDS: Final = 3600.0
+"""What is older is nobody's any more: a pin is one line."""
+
 _PATIENCE: Final = 1.0
 """Seconds: another command may only be reading its way to a refusal."""
 
@@ -112,7 +117,17 @@ def hold_bisection(
     with hold_directory(sysroot, _LOCK, waiting=waiting) as directory:
         for leftover in directory.glob(f".{_FILE}.*{TEMPORARY_SUFFIX}"):
             leftover.unlink()
+        _remove_dead_pins(sysroot)
         yield
+
+
+def _remove_dead_pins(sysroot: Sysroot) -> None:
+    """Delete what killed writers of pins left: who brings builds ahead doesn't hold this lock."""
+    latest = time.time() - _WRITING_SECONDS
+    for leftover in sysroot.pins.glob(_UNFINISHED_PINS):
+        with suppress(FileNotFoundError):
+            if leftover.stat().st_mtime < latest:
+                leftover.unlink()
 
 
 @contextmanager
