@@ -19,7 +19,7 @@ from hacktree.common.objects.ids import hash_bytes
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.objectnames import archive_name
 from hacktree.common.repository.repository import open_repository
-from support.certificates import make_certificates
+from support.certificates import make_certificates, make_untimely
 from support.faulty_server import faulty_server, stall
 from support.pulling import FakeTime, assert_whole, make_repository, patience, pull_from
 from support.servers import RunningServer, hacktree_serving, nginx_serving
@@ -160,6 +160,21 @@ def redirecting(url: str) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@pytest.mark.parametrize("begins", [-20, 20])
+def test_a_certificate_of_another_time_asks_for_the_clock(
+    begins: int, tmp_path: Path, mirror: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is over, one that has not begun: mostly it is this machine that is wrong."""
+    publisher = make_repository(tmp_path / "origin")
+    tls = make_untimely(tmp_path, begins)
+    base = ["--repo", str(mirror)]
+    with hacktree_serving(publisher.path, tls=tls) as server:
+        words = ("remote", "add", "farm", server.url, "--unsigned", "--tls-ca")
+        assert main([*base, *words, str(tls.certificate)]) == 0
+        assert main([*base, "pull", "farm:fastqa"]) == 4
+    assert "Is the clock right? It says 20" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY"])

@@ -95,6 +95,7 @@ async def test_expired_metadata_is_refused(signed: SignedFarm, client: Repositor
     assert "expired" in error.message
     assert "holds newer builds back" in error.message
     assert "trust renew" in error.hint
+    assert "Is the clock right? It says 20" in error.hint
     signed.commit({"f": b"2"})
     assert await head_of(client, remote)
 

@@ -1,11 +1,16 @@
 """Throw-away certificates for tests of TLS: an authority, a server's and a client's."""
 
 import dataclasses
+import ipaddress
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,6 +53,27 @@ def make_certificates(directory: Path) -> Certificates:
         client_certificate=client,
         client_key=client_key,
     )
+
+
+def make_untimely(directory: Path, begins: int) -> ServerTls:
+    """A certificate of 127.0.0.1, its own authority, for ten days from so many days from now on."""
+    signer = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    begin = datetime.now(UTC) + timedelta(days=begins)
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    certificate = (
+        x509.CertificateBuilder(name, name, signer.public_key(), x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(begin + timedelta(days=10))
+        .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    paths = directory / "untimely.pem", directory / "untimely.key"
+    paths[0].write_bytes(certificate.public_bytes(pem))
+    private = serialization.PrivateFormat.PKCS8
+    paths[1].write_bytes(signer.private_bytes(pem, private, serialization.NoEncryption()))
+    return ServerTls(*paths, client_authority=paths[0])
 
 
 _LEAF = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]

@@ -7,6 +7,7 @@ continues where it stopped: `Range` with `If-Range` on a strong ETag, else from 
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ from hacktree.common.delta.pack import MAX_PACK_LENGTH
 from hacktree.common.delta.route import Work, estimate_whole
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.moments import display_time
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.repository.durable import write_all
@@ -50,6 +52,9 @@ from hacktree.common.repository.objectnames import archive_name, meta_name
 
 ETAG_SUFFIX: Final = ".etag"
 _WRITE_SIZE: Final = 1 << 20
+_UNTIMELY: Final = (9, 10)
+"""OpenSSL's codes for a certificate that is not valid yet, or no longer."""
+
 _CERTIFICATE_HINT: Final = (
     "It may want a TLS client certificate: `hacktree remote add NAME URL --tls-cert FILE "
     "--tls-key FILE` names one."
@@ -236,7 +241,7 @@ class HttpSource:
             raise SourceError(
                 self._shown,
                 f"its TLS certificate is not trusted: {error.certificate_error}",
-                hint="`hacktree remote add NAME URL --tls-ca FILE` names the authority.",
+                hint=_untrusted_hint(error.certificate_error),
             ) from error
         except aiohttp.ServerDisconnectedError as error:
             raise self._transient(
@@ -327,6 +332,13 @@ def environment_proxy(url: str) -> str | None:
     if proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return getproxies().get(parts.scheme)
+
+
+def _untrusted_hint(error: Exception) -> str:
+    """What to do about a server's certificate."""
+    if getattr(error, "verify_code", 0) in _UNTIMELY:
+        return f"Is the clock right? It says {display_time(int(time.time()))}."
+    return "`hacktree remote add NAME URL --tls-ca FILE` names the authority."
 
 
 def _progress_of(part: Path, etag_file: Path) -> tuple[int, str]:

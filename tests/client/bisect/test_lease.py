@@ -38,6 +38,7 @@ from support.sysroots import make_sysroot
 from support.trees import make_commit
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
+DAY = 86_400
 HEADS = Policy(Rule(depth=0))
 
 
@@ -100,6 +101,29 @@ async def test_builds_are_kept_while_it_asks_and_given_back(farm: Farm) -> None:
     assert farm.left() == [2, 3, 4, 5, 8]
     assert await asyncio.to_thread(give_back, farm.remote, secret, one) == ""
     assert farm.left() == [8]
+
+
+async def test_a_clock_that_is_set_back_takes_nothing_from_what_was_promised(farm: Farm) -> None:
+    """Nor when it is set right again before the next step; then it lasts as long as any."""
+    secret = farm.secret("lease:**")
+    one = session(farm.builds[1:5])
+    for behind in (30, 29):
+        await keep(farm, secret, one)
+        farm.clock.now = START - behind * DAY
+        assert await keep(farm, secret, one) == Leased(4, 4, START + LEASE_SECONDS)
+    farm.clock.now = START + LEASE_SECONDS - 1
+    assert farm.left() == [2, 3, 4, 5, 8]
+    assert (await keep(farm, secret, one)).until == farm.clock.now + LEASE_SECONDS
+
+
+async def test_a_clock_that_was_ahead_keeps_no_builds_for_longer(farm: Farm) -> None:
+    secret = farm.secret("lease:**")
+    one = session(farm.builds[1:5])
+    await keep(farm, secret, one)
+    farm.clock.now += 6 * DAY
+    assert (await keep(farm, secret, one)).until == START + 13 * DAY
+    farm.clock.now = START + 60
+    assert (await keep(farm, secret, one)).until == START + 60 + LEASE_SECONDS
 
 
 async def test_a_url_with_a_password_leases_too(farm: Farm) -> None:

@@ -113,9 +113,8 @@ def lease_range(
                 wanted.session,
                 wanted.branch,
                 builds,
-                # A clock that was set back must not make it end before it began.
-                now if known is None else min(known.created, now),
-                now + LEASE_SECONDS,
+                now if known is None else known.created,
+                now + LEASE_SECONDS if known is None else _later_end(known, now),
             )
             _keep(repository, lease)
             save_lease(connection, lease)
@@ -135,11 +134,20 @@ def renew_lease(
             lease = find_lease(connection, name)
             if lease is None or lease.token != token or lease.expires <= now:
                 raise missing(name)
-            created = min(lease.created, now)
-            lease = replace(lease, created=created, expires=now + LEASE_SECONDS)
+            lease = replace(lease, expires=_later_end(lease, now))
             _keep(repository, lease)
             save_lease(connection, lease)
     return lease
+
+
+def _later_end(lease: RangeLease, now: int) -> int:
+    """Until when a lease lasts that is renewed.
+
+    If it began later than now, the clock was set back: what was promised before still holds, as the
+    clock may be set right before it is renewed again.
+    """
+    end = now + LEASE_SECONDS
+    return max(end, lease.expires) if lease.created > now else end
 
 
 def end_lease(repository: Repository, database: Database, name: str) -> None:
