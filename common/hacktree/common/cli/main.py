@@ -97,6 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
     gc.enable()
     status = module.run(args)
     sys.stdout.flush()
+    gc.freeze()  # At exit nobody looks for garbage in what is left.
     return status
 
 

@@ -333,7 +333,7 @@ def _names(universe: _Universe, numbers: Sequence[int]) -> tuple[ObjectId, ...]:
 def _plan_pack(
     pack: RoutePack, column: _Columns, entries: I64, model: CostModel, limit: int
 ) -> PackPlan:
-    frames = np.unique(column.frames[entries])
+    frames = np.unique(column.frames[entries], return_index=True)[0]
     starts, ends = pack.offsets[frames].tolist(), pack.offsets[frames + 1].tolist()
     return PackPlan(
         frames=tuple(frames.tolist()),

@@ -148,7 +148,8 @@ class Decoder:
     """Executes jobs; remembers the dictionary and maps of the pack that it was last given."""
 
     def __init__(self) -> None:
-        self._olds = memoryview(b"")
+        # Written to when it is made, which is while the parent still plans.
+        self._olds = memoryview(bytearray(_MAX_BASES))
         self._windows: dict[int, mmap.mmap] = {}
         self._dictionary = b""
         self._shared = Shared()
@@ -189,15 +190,18 @@ class Decoder:
         return Result(job.number, reasons)
 
     def _map_output(self, descriptor: int, total: int) -> mmap.mmap:
-        """Memory of the usual size comes again, and stays mapped; other memory is the caller's."""
+        """Memory of the usual size comes again, and stays mapped; other memory is the caller's.
+
+        Where much of it is needed, one call maps it all, instead of a fault for each page.
+        """
         status = os.fstat(descriptor)
+        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if total > OUTPUT // 4 else 0)
         if status.st_size != OUTPUT or total > OUTPUT:
-            # One call maps it all, instead of a fault for each page.
-            return mmap.mmap(descriptor, total, mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            return mmap.mmap(descriptor, total, flags)
         if status.st_ino not in self._windows:
             if len(self._windows) == _MAX_WINDOWS:
                 _unmap(self._windows.pop(next(iter(self._windows))))
-            self._windows[status.st_ino] = mmap.mmap(descriptor, OUTPUT, mmap.MAP_SHARED)
+            self._windows[status.st_ino] = mmap.mmap(descriptor, OUTPUT, flags)
         return self._windows[status.st_ino]
 
     def _read_context(self, descriptor: int, dictionary: int, shared: int) -> None:
@@ -208,9 +212,6 @@ class Decoder:
         self, reader: FrameReader, batch: "Sequence[_Plain]", output: memoryview
     ) -> list[int]:
         """The entries that were decoded: all, or none if one is wrong, which tells itself alone."""
-        total = sum(entry.base_size for entry in batch)
-        if len(self._olds) < total:
-            self._olds = memoryview(bytearray(total))
         places, start = [], 0
         for entry in batch:
             end, offset = start + entry.base_size, entry.wanted.offset

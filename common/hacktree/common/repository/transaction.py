@@ -10,6 +10,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,9 @@ from hacktree.common.repository.repository import Repository
 
 _SPACE_CHECK_BYTES: Final = 64 << 20
 """Free space is looked at again each time this much has been staged."""
+
+_MANY_NAMES: Final = 1000
+"""Names from which on a second thread takes half of them: the file system does most of the work."""
 
 
 class Transaction:
@@ -147,11 +151,20 @@ def publish_names(repository: Repository, staging: Path, names: list[str]) -> No
             directory.mkdir(mode=public, exist_ok=True)
             directory.chmod(public)
             new_directory = True
-    for name in names:
-        staged = f"{staging}/{name[:2]}{name[3:]}"
-        with suppress(FileExistsError):
-            os.link(staged, f"{objects}/{name}")
-        os.unlink(staged)
+
+    def publish(names: list[str]) -> None:
+        for name in names:
+            staged = f"{staging}/{name[:2]}{name[3:]}"
+            with suppress(FileExistsError):
+                os.link(staged, f"{objects}/{name}")
+            os.unlink(staged)
+
+    if len(names) < _MANY_NAMES:
+        publish(names)
+    else:
+        half = len(names) // 2
+        with ThreadPoolExecutor(2) as executor:
+            list(executor.map(publish, (names[:half], names[half:])))
     sync_directories(objects / prefix for prefix in touched)
     if new_directory:
         sync_directory(objects)
