@@ -24,13 +24,18 @@ class Inventory:
     """Object names relative to objects/, as a set; contents by id for finding another variant.
 
     `listed`: what each directory of objects/ holds. `stamp`: of objects/ before it was listed; None
-    if it had just changed.
+    if it had just changed. `settled`: inodes and mtimes of the directories that had not.
     """
 
     names: set[str]
     listed: dict[str, list[str]]
     stamp: Stamp | None = None
+    settled: dict[str, tuple[int, int]] = field(default_factory=dict)
     _sorted: set[str] = field(default_factory=set)
+
+    def names_in(self, directory: str) -> list[str]:
+        """The names that begin with it."""
+        return [f"{directory}/{name}" for name in self.listed.get(directory, ())]
 
     def variant_of(self, object_id: ObjectId) -> str | None:
         """The name of some object that holds this content."""
@@ -49,19 +54,32 @@ class Inventory:
         return None
 
 
-def read_inventory(repository: Repository) -> Inventory:
-    """List objects/: linear in what is there, without touching an inode."""
+def read_inventory(repository: Repository, before: Inventory | None = None) -> Inventory:
+    """List objects/: linear in what is there, without touching an inode.
+
+    `before`: an earlier inventory, of which the directories are taken that did not change since.
+    """
     stamp = stamp_objects(repository)
-    settled = max((mtime for *_, mtime in stamp), default=0) < time.time_ns() - _TICK_NS
-    names: set[str] = set()
-    listed: dict[str, list[str]] = {}
-    for directory, _, _ in stamp:
-        try:
-            listed[directory] = os.listdir(f"{repository.path}/objects/{directory}")
-        except FileNotFoundError:
-            continue
-        names.update([f"{directory}/{name}" for name in listed[directory]])
-    return Inventory(names, listed, stamp if settled else None)
+    changing = time.time_ns() - _TICK_NS
+    before = before or Inventory(set(), {})
+    after = Inventory(set(before.names), {})
+    for directory, inode, mtime in stamp:
+        if before.settled.get(directory) == (inode, mtime):
+            after.listed[directory] = before.listed[directory]
+        else:
+            after.names.difference_update(before.names_in(directory))
+            try:
+                after.listed[directory] = os.listdir(f"{repository.path}/objects/{directory}")
+            except FileNotFoundError:
+                continue
+            after.names.update(after.names_in(directory))
+        if mtime < changing:
+            after.settled[directory] = (inode, mtime)
+    for directory in before.listed.keys() - after.listed.keys():
+        after.names.difference_update(before.names_in(directory))
+    if len(after.settled) == len(stamp):
+        after.stamp = stamp
+    return after
 
 
 class _Marker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -105,10 +105,12 @@ async def choose_packs(
     source: Source,
     model: CostModel,
     known: Sequence[Edge] = (),
+    decoded: Mapping[ObjectId, Tree] | None = None,
 ) -> PackChoice:
     """Find the cheapest route to the target's tree and stage the trees that it brings.
 
     `known`: edges of the graph that were read already; it is read where they have no route.
+    `decoded`: trees that were read already.
     """
     choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
@@ -124,7 +126,7 @@ async def choose_packs(
             routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
             if not routes:
                 break
-            useless = await _open_route(staging, target, source, choice, routes)
+            useless = await _open_route(staging, target, source, choice, routes, decoded or {})
             if not useless:
                 break
             edges = [edge for edge in edges if edge.pack not in useless]
@@ -181,6 +183,7 @@ async def _open_route(
     source: Source,
     choice: PackChoice,
     routes: tuple[Route, ...],
+    decoded: Mapping[ObjectId, Tree],
 ) -> Set[ObjectId]:
     """Take the best route; returns the packs that are gone, or are none, and were to be of it."""
     best = routes[0]
@@ -205,7 +208,7 @@ async def _open_route(
     if useless:
         return useless
     # A test of the libraries, if it is due, leaves the interpreter to the other.
-    trees = _Trees(staging.repository)
+    trees = _Trees(staging.repository, decoded)
     (choice.packs, choice.targets, choice.brought), choice.kinds = await asyncio.gather(
         asyncio.to_thread(_join, target, best, good, trees),
         asyncio.to_thread(decodable_kinds, staging.repository),
@@ -276,10 +279,10 @@ def _join(
 class _Trees:
     """Trees from the repository and from packs, each read and decoded once."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, decoded: Mapping[ObjectId, Tree]) -> None:
         self._repository = repository
         self.encoded = read_trees(repository)
-        self.decoded: dict[ObjectId, Tree] = {}
+        self.decoded = dict(decoded)
         self.brought: set[ObjectId] = set()
 
     def add(self, tree_id: ObjectId, data: bytes, tree: Tree) -> None:

@@ -21,6 +21,7 @@ from hacktree.client.inventory import (
     read_inventory,
     stamp_objects,
 )
+from hacktree.client.memory import Memory
 from hacktree.client.packfetch import PackFetcher, PackTotals, brought_by_packs, plan_packs
 from hacktree.client.packs import PackChoice, choose_packs, measured_model, read_conformance
 from hacktree.client.plan import ContentPlan, Progress, plan_content
@@ -69,7 +70,7 @@ class PullRequest:
     """What to pull, under which remote's name, with how many connections.
 
     `prefer`: what packs are to spare; None: objects are fetched one by one. `edges`: of the pack
-    graph, if it was read already.
+    graph, if it was read already. `memory`: what earlier pulls of this process know.
     """
 
     remote: str
@@ -77,6 +78,7 @@ class PullRequest:
     connections: int = 12
     prefer: Prefer | None = Prefer.AUTO
     edges: Sequence[Edge] = field(default=(), repr=False)
+    memory: Memory = field(default_factory=Memory, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ async def pull_target(
         choice = await _choose_packs(staging, request, target, sources)
         packs = PackTotals(notes=list(choice.notes))
         for _ in range(_MAX_ROUNDS):
-            begun = _begin_plan(staging, sources[-1], choice)
+            begun = _begin_plan(staging, sources[-1], choice, request.memory)
             fetcher = ContentFetcher(staging, sources, request.connections, report.progressed)
             by_pack = PackFetcher(
                 staging, sources[-1], choice, begun.inventory, pool, fetcher.advance
@@ -231,7 +233,9 @@ async def _choose_packs(
     # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
     if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
         return PackChoice(model)
-    return await choose_packs(staging, target, sources[-1], model, request.edges)
+    return await choose_packs(
+        staging, target, sources[-1], model, request.edges, request.memory.trees
+    )
 
 
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
@@ -251,7 +255,7 @@ async def plan_only(
     target = await _find(repository, request, heads, sources[-1])
     with take_staging(repository) as staging:
         choice = await _choose_packs(staging, request, target, sources)
-        begun = _begin_plan(staging, sources[-1], choice)
+        begun = _begin_plan(staging, sources[-1], choice, request.memory)
         return await _end_plan(staging, target, sources, request, choice, begun)
 
 
@@ -276,8 +280,10 @@ class _BegunPlan:
     packs: FetchPlan | None
 
 
-def _begin_plan(staging: Staging, remote: Source, choice: PackChoice) -> _BegunPlan:
-    inventory = read_inventory(staging.repository)
+def _begin_plan(
+    staging: Staging, remote: Source, choice: PackChoice, memory: Memory
+) -> _BegunPlan:
+    inventory = memory.inventory = read_inventory(staging.repository, memory.inventory)
     packs = None
     try:
         packs = plan_packs(choice, inventory, staging, remote)
@@ -301,10 +307,13 @@ async def _end_plan(
     repository = staging.repository
     inventory = begun.inventory
     await asyncio.to_thread(_stage_trees, staging, choice, inventory)
-    reader = TreeReader(staging, sources, request.connections, choice.trees)
-    trees = await reader.read_all(target, inventory.names)
+    memory = request.memory
+    decoded = choice.trees or memory.trees
+    reader = TreeReader(staging, sources, request.connections, decoded, memory.extents)
+    trees = memory.trees = await reader.read_all(target, inventory.names)
     if reader.fetched:
-        inventory = read_inventory(repository)  # That may have taken a while.
+        # That may have taken a while.
+        inventory = memory.inventory = read_inventory(repository, inventory)
     # On a thread, as decoding has begun: the event loop has frames to hand on.
     content = await asyncio.to_thread(_plan_content, staging, target, trees, sources[-1], inventory)
     return PullPlan(
@@ -361,7 +370,7 @@ def publish(staging: Staging, plan: PullPlan, ref: str | None) -> bool:
         stamp = stamp_objects(repository)
         inventory = plan.inventory
         if inventory.stamp != stamp:
-            inventory = read_inventory(repository)
+            inventory = read_inventory(repository, inventory)
         present = inventory.names
         if plan.needed - present - staging.verified:
             return False

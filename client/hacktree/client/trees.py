@@ -12,7 +12,7 @@ from hacktree.client.target import Target
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import DirectoryEntry, Tree, decode_tree
-from hacktree.common.objects.walk import MAX_DEPTH, check_totals
+from hacktree.common.objects.walk import MAX_DEPTH, Extent, check_totals
 from hacktree.common.repository.config import require_space
 from hacktree.common.repository.objectnames import meta_name
 
@@ -27,7 +27,8 @@ class TreeReader:
     """Reads the trees of one commit; what isn't here comes from the sources and is staged.
 
     `sources` are tried in order; a failure of any but the last only means the next one. `decoded`
-    trees were verified, and are not read again where they are here or staged.
+    trees were verified, and are not read again where they are here or staged. `extents`: as for
+    `check_totals`.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class TreeReader:
         sources: Sequence[Source],
         connections: int,
         decoded: Mapping[ObjectId, Tree],
+        extents: dict[ObjectId, Extent] | None = None,
     ) -> None:
         self.fetched = 0
         self.reused = 0
@@ -44,6 +46,7 @@ class TreeReader:
         self._sources = sources
         self._connections = connections
         self._decoded = decoded
+        self._extents = extents
         self._trees: dict[ObjectId, Tree] = {}
         self._alone = asyncio.Lock()
 
@@ -62,7 +65,9 @@ class TreeReader:
                 level = self._next_level(level)
             else:
                 raise FormatError(f"directories nest deeper than {MAX_DEPTH}")
-            await asyncio.to_thread(check_totals, self._trees.__getitem__, target.commit)
+            await asyncio.to_thread(
+                check_totals, self._trees.__getitem__, target.commit, self._extents
+            )
         except FormatError as error:
             raise WrongBytesError(location, error.message) from error
         return self._trees

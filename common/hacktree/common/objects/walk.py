@@ -45,7 +45,7 @@ def walk_tree(load: LoadTree, root: ObjectId) -> Iterator[tuple[bytes, Entry]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Extent:
+class Extent:
     """How far one tree reaches: what it unfolds to, directories above one another below it, and
     the bytes of its longest path.
     """
@@ -55,12 +55,13 @@ class _Extent:
     path_length: int
 
 
-def measure(load: LoadTree, root: ObjectId) -> Totals:
+def measure(load: LoadTree, root: ObjectId, known: dict[ObjectId, Extent] | None = None) -> Totals:
     """What the tree unfolds to, in time linear in its distinct objects: each is loaded once.
 
+    `known`: what was measured before, which is not loaded again; what is measured is added.
     Raises `FormatError` beyond `MAX_DEPTH`, `MAX_PATH_LENGTH` or `MAX_ENTRIES`.
     """
-    known: dict[ObjectId, _Extent] = {}
+    known = {} if known is None else known
     first = load(root)
     stack = [(root, first, iter(first.entries))]
     while stack:
@@ -77,7 +78,7 @@ def measure(load: LoadTree, root: ObjectId) -> Totals:
     return known[root].totals
 
 
-def _sum_entries(tree: Tree, known: dict[ObjectId, _Extent]) -> _Extent:
+def _sum_entries(tree: Tree, known: dict[ObjectId, Extent]) -> Extent:
     sizes = [entry.size for entry in tree.entries if isinstance(entry, FileEntry)]
     below = [
         (entry, known[entry.id]) for entry in tree.entries if isinstance(entry, DirectoryEntry)
@@ -99,7 +100,7 @@ def _sum_entries(tree: Tree, known: dict[ObjectId, _Extent]) -> _Extent:
     totals = Totals(files, directories, symlinks, size)
     if totals.entries > MAX_ENTRIES:
         raise FormatError(f"the tree unfolds to more than {MAX_ENTRIES} entries")
-    return _Extent(totals, depth, path_length)
+    return Extent(totals, depth, path_length)
 
 
 def _check_depth(depth: int) -> None:
@@ -112,9 +113,14 @@ def _check_path_length(length: int) -> None:
         raise FormatError(f"a path in the tree exceeds {MAX_PATH_LENGTH} bytes")
 
 
-def check_totals(load: LoadTree, commit: Commit) -> None:
-    """Refuse a commit whose tree does not unfold to exactly what the commit says."""
-    totals = measure(load, commit.root.id)
+def check_totals(
+    load: LoadTree, commit: Commit, known: dict[ObjectId, Extent] | None = None
+) -> None:
+    """Refuse a commit whose tree does not unfold to exactly what the commit says.
+
+    `known`: as for `measure`.
+    """
+    totals = measure(load, commit.root.id, known)
     if totals != commit.totals:
         raise FormatError(f"the tree unfolds to {totals}, the commit says {commit.totals}")
 
