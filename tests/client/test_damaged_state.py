@@ -38,7 +38,7 @@ def damage(sysroot: Sysroot, name: str, data: bytes) -> Path:
 @pytest.mark.parametrize(
     ("name", "data", "use", "nothing"),
     [
-        ("state/bisect/builds.json", TURNED, lambda s: read_trees(s.repository), {}),
+        ("state/bisect/builds.zst", TURNED, lambda s: read_trees(s.repository), {}),
         ("kept/a/changes.json", KEPT, lambda s: read_kept(s.repository.path / "kept/a"), None),
         ("cache/a/entry.json", TURNED, lambda s: read_entry(s.repository.path / "cache/a"), None),
         ("state/retired", TURNED, lambda s: delete_retired(s.repository, 0, 0), []),

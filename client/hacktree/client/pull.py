@@ -280,9 +280,7 @@ class _BegunPlan:
     packs: FetchPlan | None
 
 
-def _begin_plan(
-    staging: Staging, remote: Source, choice: PackChoice, memory: Memory
-) -> _BegunPlan:
+def _begin_plan(staging: Staging, remote: Source, choice: PackChoice, memory: Memory) -> _BegunPlan:
     inventory = memory.inventory = read_inventory(staging.repository, memory.inventory)
     packs = None
     try:

@@ -15,9 +15,10 @@ from hacktree.client.bisect.farm.fetching import (
     release_builds,
 )
 from hacktree.client.remote import Remote
-from hacktree.client.source import WrongBytesError
+from hacktree.client.source import NotServedError, WrongBytesError
 from hacktree.client.target import WrongBranchError
 from hacktree.common.delta.graph import decode_segment
+from hacktree.common.objects.commit import MAX_COMMIT_SIZE
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.layout import Mode, NotARepositoryError
@@ -105,6 +106,20 @@ def test_a_graph_that_was_read_already_is_not_read_again(farm: Farm, client: Rep
     assert farm.requests("/graph/") == []
 
 
+def test_a_commit_that_history_had_is_not_fetched_again(farm: Farm, client: Repository) -> None:
+    commit = farm.commits[1]
+    data = farm.repository.read_meta(commit, MAX_COMMIT_SIZE)
+    bring_build(client, farm.remote, BuildRequest(BRANCH, commit, 4, data=data))
+    assert farm.requests(f"/objects/{meta_name(commit)}") == []
+    assert_whole(client, commit)
+
+
+def test_a_commit_that_was_kept_damaged_is_fetched(farm: Farm, client: Repository) -> None:
+    commit = farm.commits[1]
+    bring_build(client, farm.remote, BuildRequest(BRANCH, commit, 4, data=b"nonsense"))
+    assert_whole(client, commit)
+
+
 def test_a_build_that_is_here_needs_no_network(farm: Farm, client: Repository) -> None:
     for commit in farm.commits[:2]:
         bring_build(client, farm.remote, request(commit))
@@ -147,6 +162,22 @@ def test_a_build_that_the_server_has_pruned_is_named_as_gone(
     with pytest.raises(BuildGoneError) as caught:
         bring_build(client, farm.remote, request(farm.commits[1]))
     assert "bisect skip" in caught.value.hint
+
+
+def test_a_build_whose_objects_are_gone_is_gone_if_its_commit_is(
+    farm: Farm, client: Repository
+) -> None:
+    commit = farm.commits[1]
+    data = farm.repository.read_meta(commit, MAX_COMMIT_SIZE)
+    wanted = BuildRequest(BRANCH, commit, 4, data=data)
+    root = farm.repository.load_commit(commit).root.id
+    (farm.repository.objects / meta_name(root)).unlink()
+    with pytest.raises(NotServedError) as caught:
+        bring_build(client, farm.remote, wanted)
+    assert not isinstance(caught.value, BuildGoneError), "the server lacks a tree of its own build"
+    (farm.repository.objects / meta_name(commit)).unlink()
+    with pytest.raises(BuildGoneError):
+        bring_build(client, farm.remote, wanted)
 
 
 def test_other_bytes_than_those_of_the_commit_are_refused(farm: Farm, client: Repository) -> None:

@@ -3,6 +3,9 @@
 import asyncio
 import itertools
 import os
+import signal
+import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from hacktree.client.bisect.core.choice import choose
 from hacktree.client.bisect.core.model import Answered, Candidate, Options, Session, Verdict
 from hacktree.client.bisect.core.state import current_state, record
-from hacktree.client.bisect.farm.ahead import MAX_AHEAD, builds_ahead
+from hacktree.client.bisect.farm.ahead import builds_ahead
 from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.bisect.farm.prefetch import (
@@ -22,7 +25,7 @@ from hacktree.client.bisect.farm.prefetch import (
 from hacktree.client.connect import open_source
 from hacktree.client.pace import MIN_RATE, Pace
 from hacktree.client.plan import LARGE_FILE
-from hacktree.client.remote import add_remote
+from hacktree.client.remote import Remote, add_remote
 from hacktree.common.delta.graph import Edge
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE
@@ -37,13 +40,25 @@ from hacktree.common.repository.prune import read_pins
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
 from support.bisectfarm import bisect, make_farm, make_tester
-from support.faulty_server import faulty_server, stall
+from support.faulty_server import FaultyServer, faulty_server, stall
 from support.packmaking import publish_packs
 from support.pulling import FakeTime, assert_whole, make_repository, patience, remote_at
 from support.trees import Spec, make_commit
 
 BRANCH = parse_branch_name("fastqa")
 FREE = PrefetchLimits()
+BEGIN = """
+import sys
+from pathlib import Path
+from hacktree.client.bisect.farm.fetching import BuildRequest
+from hacktree.client.bisect.farm.prefetch import PrefetchLimits, start_prefetch
+from hacktree.common.objects.ids import parse_object_id
+from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.repository.repository import open_repository
+request = BuildRequest(parse_branch_name("fastqa"), parse_object_id(sys.argv[2]))
+assert start_prefetch(open_repository(Path(sys.argv[1])), "farm", [request], PrefetchLimits())
+sys.stdin.read()
+"""
 LARGE = os.urandom(LARGE_FILE + 100_000)
 
 
@@ -80,7 +95,7 @@ def test_builds_that_were_brought_ahead_need_no_network_when_their_turn_comes(
     publish_packs(farm, [(commits[0], commits[1]), (commits[0], commits[2])])
     remote = remote_at(f"file://{farm.path}")
     bring_build(client, remote, BuildRequest(BRANCH, commits[0], 4))
-    wishes = [(BRANCH, commit) for commit in commits[1:]]
+    wishes = [BuildRequest(BRANCH, commit) for commit in commits[1:]]
     assert start_prefetch(client, "farm", wishes, FREE)
     log = wait_for_its_end(client)
     assert log.count(": here, ") == 2
@@ -95,35 +110,99 @@ def test_builds_that_were_brought_ahead_need_no_network_when_their_turn_comes(
     assert not (client.state / "bandwidth").exists()
 
 
-async def test_ended_in_the_middle_it_leaves_its_work_to_the_pull_that_follows(
-    farm: Repository, client: Repository, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Stalled:
+    """A build of which a large file stops coming half way, once."""
+
+    commit: ObjectId
+    tree: str
+    remote: Remote
+    server: FaultyServer
+    reached: asyncio.Event
+
+
+@pytest.fixture
+async def stalled(farm: Repository, client: Repository) -> AsyncIterator[Stalled]:
     commit = make_commit(farm, {**tree(1), "large": LARGE})
+    root = farm.load_commit(commit).root.id
     entry = next(
         entry
-        for _, entry in walk_tree(farm.load_tree, farm.load_commit(commit).root.id)
+        for _, entry in walk_tree(farm.load_tree, root)
         if isinstance(entry, FileEntry) and entry.size > LARGE_FILE
     )
     async with faulty_server(farm.path) as server:
-        remote = remote_at(server.url)
         (client.state / "remotes/farm.toml").unlink()
-        add_remote(client, remote)
-        stalled = asyncio.Event()
-        path = f"objects/{archive_name(entry.id)}"
-        server.faults[path].append(stall(LARGE_FILE, stalled))
-        assert start_prefetch(client, "farm", [(BRANCH, commit)], FREE)
-        await stalled.wait()
-        assert is_prefetching(client)
-        assert not start_prefetch(client, "farm", [(BRANCH, commit)], FREE)
-        assert await asyncio.to_thread(stop_prefetch, client)
-        assert not is_prefetching(client)
-        assert not client.has_meta(commit)
-        await asyncio.to_thread(bring_build, client, remote, BuildRequest(BRANCH, commit, 4))
-        assert len(server.asked(path)) == 2
-        tree_path = f"objects/{meta_name(farm.load_commit(commit).root.id)}"
-        assert len(server.asked(tree_path)) == 1, "what was staged is used"
-    assert_whole(client, commit)
+        add_remote(client, remote_at(server.url))
+        reached = asyncio.Event()
+        server.faults[f"objects/{archive_name(entry.id)}"].append(stall(LARGE_FILE, reached))
+        tree_path = f"objects/{meta_name(root)}"
+        yield Stalled(commit, tree_path, remote_at(server.url), server, reached)
+
+
+async def brought_after_all(client: Repository, stalled: Stalled) -> None:
+    """Nothing is half published, and what was staged is used by the pull that follows."""
+    assert not is_prefetching(client)
+    assert not client.has_meta(stalled.commit)
+    await asyncio.to_thread(
+        bring_build, client, stalled.remote, BuildRequest(BRANCH, stalled.commit, 4)
+    )
+    assert len(stalled.server.asked(stalled.tree)) == 1
+    assert_whole(client, stalled.commit)
     assert list(client.staging.iterdir()) == []
+
+
+async def test_ended_in_the_middle_it_leaves_its_work_to_the_pull_that_follows(
+    client: Repository, stalled: Stalled
+) -> None:
+    wishes = [BuildRequest(BRANCH, stalled.commit)]
+    assert start_prefetch(client, "farm", wishes, FREE)
+    await stalled.reached.wait()
+    assert is_prefetching(client)
+    assert not start_prefetch(client, "farm", wishes, FREE)
+    assert await asyncio.to_thread(stop_prefetch, client)
+    await brought_after_all(client, stalled)
+
+
+async def test_killed_by_somebody_else_it_leaves_no_less(
+    client: Repository, stalled: Stalled
+) -> None:
+    assert start_prefetch(client, "farm", [BuildRequest(BRANCH, stalled.commit)], FREE)
+    await stalled.reached.wait()
+    lock = client.state / "bisect/prefetch.lock"
+    os.kill(int(lock.read_text()), signal.SIGKILL)
+    await asyncio.to_thread(wait_for_its_end, client)
+    assert not stop_prefetch(client)
+    await brought_after_all(client, stalled)
+
+
+async def test_it_goes_on_when_who_began_it_is_killed_and_others_can_end_it(
+    client: Repository, stalled: Stalled
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        BEGIN,
+        client.path,
+        stalled.commit.hex(),
+        stdin=asyncio.subprocess.PIPE,
+    )
+    await stalled.reached.wait()
+    process.kill()
+    assert await process.wait() == -signal.SIGKILL
+    assert is_prefetching(client)
+    assert await asyncio.to_thread(stop_prefetch, client)
+    await brought_after_all(client, stalled)
+
+
+async def test_it_holds_no_lock_of_who_began_it(client: Repository, stalled: Stalled) -> None:
+    """It is a copy of that process, but what that one locks is free when that one lets go."""
+    path = client.state / "held"
+    path.touch()
+    with hold_lock(path, LockKind.EXCLUSIVE):
+        assert start_prefetch(client, "farm", [BuildRequest(BRANCH, stalled.commit)], FREE)
+        await stalled.reached.wait()
+    with hold_lock(path, LockKind.EXCLUSIVE):
+        assert await asyncio.to_thread(stop_prefetch, client)
 
 
 def test_a_build_that_takes_more_than_the_space_is_left_and_a_smaller_one_comes(
@@ -132,7 +211,9 @@ def test_a_build_that_takes_more_than_the_space_is_left_and_a_smaller_one_comes(
     large = make_commit(farm, {"large": LARGE})
     small = make_commit(farm, tree(1))
     space = PrefetchLimits(space=1_000_000)
-    assert start_prefetch(client, "farm", [(BRANCH, large), (BRANCH, small)], space)
+    assert start_prefetch(
+        client, "farm", [BuildRequest(BRANCH, large), BuildRequest(BRANCH, small)], space
+    )
     log = wait_for_its_end(client)
     assert "left for bringing ahead" in log
     assert not client.has_meta(large)
@@ -144,10 +225,12 @@ def test_what_goes_wrong_is_in_its_log_and_nowhere_else(
 ) -> None:
     gone = hash_bytes(b"no such commit")
     there = make_commit(farm, tree(1))
-    assert start_prefetch(client, "farm", [(BRANCH, gone), (BRANCH, there)], FREE)
+    assert start_prefetch(
+        client, "farm", [BuildRequest(BRANCH, gone), BuildRequest(BRANCH, there)], FREE
+    )
     assert "no longer served" in wait_for_its_end(client)
     assert_whole(client, there)
-    assert start_prefetch(client, "elsewhere", [(BRANCH, there)], FREE)
+    assert start_prefetch(client, "elsewhere", [BuildRequest(BRANCH, there)], FREE)
     assert "there is no remote elsewhere" in wait_for_its_end(client)
 
 
@@ -247,12 +330,38 @@ def test_whatever_is_found_the_build_that_comes_next_was_brought_ahead(pack: int
         assert state.suspects[0] == going.line[first_bad]
 
 
-def test_what_costs_bytes_is_brought_one_test_ahead_and_the_rest_further() -> None:
-    dear, cheap = Line(50_000_000), Line(100)
-    state = current_state(dear.session)
-    index = 32
-    few = builds_ahead(state, index, dear.trees, dear.held(0, index), dear.edges)
-    many = builds_ahead(state, index, cheap.trees, cheap.held(0, index), cheap.edges)
-    assert 2 <= len(few) <= 3, "good, bad and skip"
-    assert len(many) == MAX_AHEAD
-    assert not set(many) & {state.line[0], state.line[index]}
+def test_no_more_than_what_the_two_verdicts_lead_to_is_brought_ahead() -> None:
+    searched = Line(100)
+    state = current_state(searched.session)
+    ahead = builds_ahead(state, 32, searched.trees, searched.held(0, 32), searched.edges)
+    lower, upper = ahead if state.line.index(ahead[0]) < 32 else ahead[::-1]
+    assert state.line.index(lower) < 32 < state.line.index(upper) < 63
+
+
+def test_what_a_skip_leads_to_is_brought_last_where_builds_had_to_be_skipped() -> None:
+    searched = Line(100)
+    session = record(searched.session, Answered(searched.session.line[31].commit, Verdict.SKIP))
+    state = current_state(session)
+    trees, held, edges = searched.trees, searched.held(0, 31, 32), searched.edges
+    ahead = builds_ahead(state, 32, trees, held, edges)
+    skipped = current_state(record(session, Answered(session.line[32].commit, Verdict.SKIP)))
+    choice = choose(skipped, estimate_costs(trees, held, edges))
+    assert choice is not None
+    assert len(ahead) == 3
+    assert ahead[-1] == choice.candidate
+
+
+def test_the_cheaper_comes_first_and_among_equals_the_likelier() -> None:
+    searched = Line(5_000_000)
+    state, index = current_state(searched.session), 32
+    trees, edges = searched.trees, searched.edges
+
+    def first(*held: int, priors: dict[str, int] | None = None) -> int:
+        found = builds_ahead(state, index, trees, searched.held(index, *held), edges, priors)
+        return state.line.index(found[0])
+
+    assert first(0, 46) > index
+    assert first(14) < index
+    commits = [build.commit for build in state.line]
+    assert first(0, priors=dict.fromkeys(commits[1:index], 100)) < index
+    assert first(0, priors=dict.fromkeys(commits[index + 1 :], 100)) > index

@@ -34,7 +34,7 @@ from hacktree.client.bisect.deploying import (
     remove_roots,
 )
 from hacktree.client.bisect.farm.ahead import builds_ahead
-from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
+from hacktree.client.bisect.farm.fetching import bring_build
 from hacktree.client.bisect.farm.forecast import describe_orders
 from hacktree.client.bisect.farm.lease import begin_lease, renew_lease
 from hacktree.client.bisect.farm.lines import BuildsGoneError
@@ -57,9 +57,9 @@ from hacktree.client.pull import PullReport
 from hacktree.client.remote import Remote, load_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
+from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError, SpaceError, UserError
 from hacktree.common.objects.ids import parse_object_id
-from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.config import format_size
 
 _SKIP_HINT: Final = (
@@ -292,8 +292,7 @@ def _choose(machine: Machine, saved: Saved, state: State) -> Saved:
 
 
 def _bring(machine: Machine, saved: Saved, candidate: Candidate) -> Saved:
-    commit, branch = parse_object_id(candidate.commit), parse_branch_name(candidate.branch)
-    request = BuildRequest(branch, commit, edges=machine.transfers.edges)
+    request = machine.transfers.request(candidate)
     _, traffic = bring_build(
         machine.sysroot.repository, _remote(machine, saved), request, machine.listener.pulling
     )
@@ -329,7 +328,8 @@ def _bring_ahead(machine: Machine, saved: Saved, state: State) -> None:
     builds = builds_ahead(
         state, index, transfers.trees, transfers.held(), transfers.edges, saved.session.priors
     )
-    wishes = [(parse_branch_name(b.branch), parse_object_id(b.commit)) for b in builds]
+    # Nobody waits for these, and some of them come in vain.
+    wishes = [transfers.request(build, Prefer.BYTES) for build in builds]
     limits = PrefetchLimits(ahead.rate or None, ahead.space)
     start_prefetch(machine.sysroot.repository, remote.name, wishes, limits)
 

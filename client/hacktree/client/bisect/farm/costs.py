@@ -8,7 +8,7 @@ how far they are apart, in both directions. docs/bisect.md, "What a build costs"
 
 import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
@@ -24,15 +24,16 @@ MAX_SEGMENTS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class BuildTree:
-    """A build's root tree, and the bytes of its files."""
+    """A build's root tree, bytes of its files, and its commit; empty if that is not kept."""
 
     tree: ObjectId
-    bytes: int
+    size: int
+    commit: bytes = field(default=b"", repr=False)
 
     @classmethod
     def of(cls, target: Target) -> "BuildTree":
         """That of a commit from the branch's history."""
-        return cls(target.commit.root.id, target.commit.totals.bytes)
+        return cls(target.commit.root.id, target.commit.totals.bytes, target.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class CostGraph:
         self._builds = builds
         self._packs: _Ways = {}
         self._objects: _Ways = {}
-        sizes = {build.tree: build.bytes for build in builds.values()}
+        sizes = {build.tree: build.size for build in builds.values()}
         for edge in edges:
             if edge.old is None:
                 continue
@@ -101,7 +102,7 @@ class CostGraph:
         routes, apart = _reach_by_packs(self._packs, held), _distances(self._objects, held)
         costs = {}
         for key, build in self._builds.items():
-            whole = estimate_whole(build.bytes).bytes
+            whole = estimate_whole(build.size).bytes
             tree = build.tree
             costs[key] = min(routes.get(tree, whole), apart.get(tree, whole), whole)
         return costs

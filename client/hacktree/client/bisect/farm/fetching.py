@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.connect import open_source, real_patience
+from hacktree.client.memory import Memory
 from hacktree.client.pull import (
     PullReport,
     PullRequest,
@@ -29,7 +30,7 @@ from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.route import Prefer
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.durable import (
@@ -52,15 +53,18 @@ class BuildGoneError(NotServedError):
 class BuildRequest:
     """Which build to bring; `commit` and `branch` are known from verified history.
 
-    `prefer`: what packs are to spare; None: objects are fetched one by one. `edges`: of the pack
-    graph, if it was read already (`costs.read_edges`).
+    `prefer`: what packs are to spare; None: objects are fetched one by one. `data`: the commit, if
+    history had it. `edges`: of the pack graph, if it was read already (`costs.read_edges`).
+    `memory`: what earlier pulls of this process know.
     """
 
     branch: BranchName
     commit: ObjectId
     connections: int = 12
     prefer: Prefer | None = Prefer.AUTO
+    data: bytes = field(default=b"", repr=False)
     edges: Sequence[Edge] = field(default=(), repr=False)
+    memory: Memory = field(default_factory=Memory, repr=False)
 
 
 def bring_build(
@@ -109,8 +113,15 @@ async def bring_from(
         return unchanged(_read_here(repository, request))
     target = await _read_target(request, source)
     wanted = Wanted(remote, request.branch, IdPrefix(request.commit.hex()))
-    pull = PullRequest(remote, wanted, request.connections, request.prefer, request.edges)
-    return await pull_target(repository, pull, target, [source], report, pool, ref=None)
+    pull = PullRequest(
+        remote, wanted, request.connections, request.prefer, request.edges, request.memory
+    )
+    try:
+        return await pull_target(repository, pull, target, [source], report, pool, ref=None)
+    except NotServedError:
+        if request.data:
+            await _fetch_commit(request, source)  # If that is gone as well, all of it is.
+        raise
 
 
 def _keep_if_here(repository: Repository, commit_id: ObjectId) -> bool:
@@ -129,17 +140,22 @@ def _read_here(repository: Repository, request: BuildRequest) -> Target:
 
 
 async def _read_target(request: BuildRequest, source: Source) -> Target:
-    """The commit, checked, in one request."""
-    location = source.meta_location(request.commit)
+    """The commit, checked: what history had, or in one request."""
+    data = request.data
+    if hash_bytes(data) != request.commit:
+        data = await _fetch_commit(request, source)
+    return _target(request, data, source.meta_location(request.commit))
+
+
+async def _fetch_commit(request: BuildRequest, source: Source) -> bytes:
     try:
-        data = await fetch_commit(source, request.commit)
+        return await fetch_commit(source, request.commit)
     except NotServedError as error:
         raise BuildGoneError(
-            location,
+            source.meta_location(request.commit),
             "the build is no longer served",
             hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
         ) from error
-    return _target(request, data, location)
 
 
 def _target(request: BuildRequest, data: bytes, location: str) -> Target:

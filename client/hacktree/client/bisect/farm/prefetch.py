@@ -1,40 +1,41 @@
 """Bringing builds ahead: a process of its own, of lowest priority, while somebody tests.
 
-It holds `.ht/state/bisect/prefetch.lock` from before it exists until it has ended, so whoever sees
-that lock free knows that nothing is brought any more. It is stopped by killing it: what it has
-published is whole and kept by a pin, and the rest is staged, where the next pull finds it.
-Whatever fails in it is a line in `prefetch.log` and nothing else. docs/bisect.md, "Bringing ahead".
+It is a copy of the process that begins it, so it need not import, nor read again, what that one
+knows. It holds `.ht/state/bisect/prefetch.lock` from before it exists until it has ended, so
+whoever sees that lock free knows that nothing is brought any more. It is stopped by killing it:
+what it has published is whole and kept by a pin, and the rest is staged, where the next pull finds
+it. Whatever fails in it is a line in `prefetch.log` and nothing else. docs/bisect.md, "Bringing
+ahead".
 """
 
 import asyncio
+import gc
 import os
+import resource
 import select
 import signal
-import subprocess
-import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_from
+from hacktree.client.bisect.running import fork
 from hacktree.client.connect import open_source, real_patience
 from hacktree.client.pace import Pace
 from hacktree.client.pull import PullPlan, PullReport, decoders
 from hacktree.client.remote import Remote, load_remote
 from hacktree.client.source import NotServedError
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
-from hacktree.common.objects.ids import ObjectId, parse_object_id
-from hacktree.common.objects.names import BranchName, parse_branch_name
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.durable import make_directories
 from hacktree.common.repository.locks import LockKind, try_lock
 from hacktree.common.repository.repository import Repository, open_repository
 
-_PROGRAM: Final = "hacktree.client.bisect.farm.prefetch"
 _LOCK: Final = "prefetch.lock"
 _LOG: Final = "prefetch.log"
 _NICENESS: Final = 19
@@ -44,7 +45,8 @@ _END_SECONDS: Final = 60
 
 _POLL_SECONDS: Final = 0.02
 
-_started: list[subprocess.Popen[bytes]] = []
+_started: set[int] = set()
+"""Processes that this one began and has not seen end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +63,13 @@ class PrefetchSpaceError(SpaceError):
     """A build would take more than the space for builds that are brought ahead."""
 
 
-Wish = tuple[BranchName, ObjectId]
-"""A build to bring: its branch and its commit."""
-
-
 def start_prefetch(
-    repository: Repository, remote: str, wishes: Sequence[Wish], limits: PrefetchLimits
+    repository: Repository, remote: str, wishes: Sequence[BuildRequest], limits: PrefetchLimits
 ) -> bool:
     """Begin to bring `wishes`, in this order, in the background; returns at once.
 
-    It outlives this process. False if there is nothing to bring or it is running already.
+    It outlives this process, which must have one thread. False if there is nothing to bring or it
+    is running already.
     """
     directory = _directory(repository)
     make_directories(repository.state, Path(directory.name), mode=0o700)
@@ -80,20 +79,13 @@ def start_prefetch(
         if not wishes or not try_lock(lock, LockKind.EXCLUSIVE):
             return False
         os.ftruncate(lock, 0)
-        words = [f"{branch}@{commit.hex()}" for branch, commit in wishes]
-        numbers = [str(lock), str(limits.rate or 0), str(limits.space)]
-        with (directory / _LOG).open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-m", _PROGRAM, *numbers, repository.path, remote, *words],
-                pass_fds=[lock],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-            )
-        _started.append(process)
-        os.pwrite(lock, _line(process.pid), 0)
+        log = os.open(directory / _LOG, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        pid = fork()
+        if not pid:
+            _be_prefetch(lock, log, lambda: _bring_wishes(repository.path, remote, wishes, limits))
+        os.close(log)
+        _started.add(pid)
+        os.pwrite(lock, _line(pid), 0)
         return True
     finally:
         os.close(lock)
@@ -133,9 +125,9 @@ def _end_holder(lock: int) -> bool:
             # Its parent died right after starting it, and it will say who it is itself; or it has
             # ended, and a decoder that it forked last closes the lock in a moment.
             time.sleep(_POLL_SECONDS)
-    for process in list(_started):
-        if process.poll() is not None:
-            _started.remove(process)
+    for pid in list(_started):
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            _started.remove(pid)
     return found
 
 
@@ -192,13 +184,53 @@ class _Budget(PullReport):
         self.left -= needed
 
 
+def _be_prefetch(lock: int, log: int, bring: Callable[[], bool]) -> NoReturn:
+    """In the copy: keep nothing of the other process but the lock, do it, and end."""
+    status = 1
+    try:
+        os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        gc.freeze()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard, descriptor in enumerate((null, null, log)):
+            os.dup2(descriptor, standard)
+        os.closerange(3, lock)
+        os.closerange(lock + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        os.pwrite(lock, _line(os.getpid()), 0)
+        os.nice(_NICENESS)
+        os.chdir("/")
+        status = 0 if bring() else 1
+    except (HacktreeError, OSError) as error:
+        _say(str(error))
+    except BaseException:  # noqa: BLE001 - reported in the log: os._exit would swallow it.
+        _say(traceback.format_exc())
+    finally:
+        # Nothing else of this process's program may go on in the copy.
+        os._exit(status)
+
+
+def _say(line: str) -> None:
+    os.write(2, f"{line}\n".encode())
+
+
+def _bring_wishes(
+    path: Path, remote: str, wishes: Sequence[BuildRequest], limits: PrefetchLimits
+) -> bool:
+    repository = open_repository(path)
+    with decoders(repository) as pool:
+        pool.fork()  # Now, before there are threads.
+        return asyncio.run(
+            _bring_all(repository, load_remote(repository, remote), wishes, limits, pool)
+        )
+
+
 async def _bring_all(
     repository: Repository,
     remote: Remote,
-    wishes: Sequence[Wish],
+    wishes: Sequence[BuildRequest],
     limits: PrefetchLimits,
     pool: DecoderPool,
-    say: Callable[[str], None],
 ) -> bool:
     """Bring one after the other; returns whether all came.
 
@@ -210,50 +242,16 @@ async def _bring_all(
     good = True
     async with open_source(remote, patience, _CONNECTIONS, pace) as source:
         source.traffic.tells_speed = False
-        for branch, commit in wishes:
-            request = BuildRequest(branch, commit, _CONNECTIONS)
+        for wish in wishes:
+            build = f"{wish.branch}@{wish.commit.hex()[:16]}"
+            request = replace(wish, connections=_CONNECTIONS)
             begun, before = time.monotonic(), source.traffic.bytes
             try:
                 await bring_from(repository, remote.name, request, source, budget, pool)
             except (NotServedError, PrefetchSpaceError) as error:
-                say(f"{branch}@{commit.hex()[:16]}: {error}")
+                _say(f"{build}: {error}")
                 good = False
                 continue
             received = format_size(source.traffic.bytes - before)
-            seconds = time.monotonic() - begun
-            say(f"{branch}@{commit.hex()[:16]}: here, {received} in {seconds:.1f} s")
+            _say(f"{build}: here, {received} in {time.monotonic() - begun:.1f} s")
     return good
-
-
-def main() -> int:
-    """The process. Arguments: the lock's descriptor, rate (0: none), space, repository, remote,
-    then BRANCH@COMMIT for each build.
-    """
-    lock, rate, space, path, name, *words = sys.argv[1:]
-    os.set_inheritable(int(lock), False)
-    os.pwrite(int(lock), _line(os.getpid()), 0)
-    os.nice(_NICENESS)
-    repository = open_repository(Path(path))
-    limits = PrefetchLimits(int(rate) or None, int(space))
-    wishes = []
-    for word in words:
-        branch, _, commit = word.partition("@")
-        wishes.append((parse_branch_name(branch), parse_object_id(commit)))
-
-    def say(line: str) -> None:
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
-
-    try:
-        remote = load_remote(repository, name)
-        with decoders(repository) as pool:
-            pool.fork()  # Now, before there are threads.
-            done = asyncio.run(_bring_all(repository, remote, wishes, limits, pool, say))
-    except (HacktreeError, OSError) as error:
-        say(str(error))
-        return 1
-    return 0 if done else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,8 @@
-"""What it takes to bring the builds of a line, kept in `.ht/state/bisect/builds.json`.
+"""What it takes to bring the builds of a line, kept in `.ht/state/bisect/builds.zst`.
 
 A cache: where it is missing or of another line, as after an import, the line is read again. The
 pack graph is read once a process. Both are hints: what can't be read costs bytes and fails nothing.
+With it are the commits that history had: fetched one by one they are larger than all of its page.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,32 +16,44 @@ from msgspec import Meta
 from hacktree.client.bisect.core.model import MAX_LINE, Candidate, CommitId
 from hacktree.client.bisect.core.state import State
 from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
+from hacktree.client.bisect.farm.fetching import BuildRequest
 from hacktree.client.bisect.farm.forecast import Orders, compare_orders
 from hacktree.client.bisect.farm.reading import read_again, read_graph
+from hacktree.client.memory import Memory
 from hacktree.client.packs import held_trees
 from hacktree.client.remote import Remote
 from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.route import Prefer
 from hacktree.common.errors import HacktreeError
+from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.objects.zstandard import compress, decompress_bounded
 from hacktree.common.repository.durable import write_durably
 from hacktree.common.repository.repository import Repository
 
-_FILE: Final = Path("bisect/builds.json")
-_MAX_SIZE: Final = 4 << 20
+_FILE: Final = Path("bisect/builds.zst")
+_MAX_COMMITS: Final = 32 << 20
+"""Bytes of commits that are kept; others are fetched with their builds."""
 
-_Kept = dict[CommitId, tuple[CommitId, Annotated[int, Meta(ge=0, le=1 << 50)]]]
+_MAX_SIZE: Final = _MAX_COMMITS + 256 * MAX_LINE
+_LEVEL: Final = 3
+
+_Kept = dict[CommitId, tuple[CommitId, Annotated[int, Meta(ge=0, le=1 << 50)], bytes]]
+_DECODER: Final = msgspec.msgpack.Decoder(_Kept)
 
 
 @dataclass(slots=True)
 class Transfers:
     """What is known of the way to each build of the lines of one process.
 
-    `received`: bytes that asking took since it was last set to 0.
+    `received`: bytes that asking took since it was last set to 0. `memory`: what pulls leave to
+    one another.
     """
 
     repository: Repository
     received: int = 0
+    memory: Memory = field(default_factory=Memory)
     _note: str = ""
     _line: tuple[str, str] = ("", "")
     _trees: Mapping[str, BuildTree] = field(default_factory=dict)
@@ -80,6 +93,18 @@ class Transfers:
     def edges(self) -> Sequence[Edge]:
         """Of the pack graph."""
         return self._edges
+
+    def request(self, build: Candidate, prefer: Prefer = Prefer.AUTO) -> BuildRequest:
+        """To bring a build of the line."""
+        known = self._trees.get(build.commit)
+        return BuildRequest(
+            parse_branch_name(build.branch),
+            parse_object_id(build.commit),
+            prefer=prefer,
+            data=b"" if known is None else known.commit,
+            edges=self._edges,
+            memory=self.memory,
+        )
 
     @property
     def trees(self) -> Mapping[str, BuildTree]:
@@ -121,17 +146,25 @@ def read_trees(repository: Repository) -> dict[str, BuildTree]:
     """What is kept; nothing if that is damaged: it is only a cache."""
     try:
         with (repository.state / _FILE).open("rb") as stream:
-            kept = msgspec.json.decode(stream.read(_MAX_SIZE), type=_Kept)
-    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
+            data = stream.read(_MAX_SIZE)
+        kept = _DECODER.decode(decompress_bounded(data, _MAX_SIZE))
+    except (FileNotFoundError, FormatError, msgspec.MsgspecError, UnicodeError):
         return {}
-    return {commit: BuildTree(parse_object_id(tree), size) for commit, (tree, size) in kept.items()}
+    return {
+        commit: BuildTree(parse_object_id(tree), size, data)
+        for commit, (tree, size, data) in kept.items()
+    }
 
 
 def keep_trees(repository: Repository, trees: Mapping[str, BuildTree]) -> None:
     """Keep what is known of the builds of a line, in place of what was kept."""
-    newest = list(trees.items())[:MAX_LINE]
-    kept: _Kept = {commit: (build.tree.hex(), build.bytes) for commit, build in newest}
-    write_durably(repository.state / _FILE, msgspec.json.encode(kept))
+    kept: _Kept = {}
+    left = _MAX_COMMITS
+    for commit, build in list(trees.items())[:MAX_LINE]:
+        left -= len(build.commit)
+        kept[commit] = (build.tree.hex(), build.size, build.commit if left >= 0 else b"")
+    data = compress(msgspec.msgpack.encode(kept), _LEVEL)
+    write_durably(repository.state / _FILE, data)
 
 
 def forget_trees(repository: Repository) -> None:

@@ -1,0 +1,110 @@
+"""What one pull of a process leaves to the next one, which never believes it of the disk."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
+from hacktree.client.inventory import Inventory, read_inventory
+from hacktree.client.memory import Memory
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.names import parse_branch_name
+from hacktree.common.objects.tree import DirectoryEntry, FileEntry, Tree
+from hacktree.common.objects.walk import Extent, measure, walk_tree
+from hacktree.common.repository.objectnames import content_name, meta_name
+from hacktree.common.repository.repository import Repository
+from support.pulling import assert_whole, remote_at
+from support.trees import Spec, make_commit
+
+BRANCH = parse_branch_name("fastqa")
+LONG_AGO = time.time_ns() - 3_600_000_000_000
+
+
+def tree(number: int) -> dict[str | bytes, Spec]:
+    files: dict[str | bytes, Spec] = {f"d{i}/f": b"%d" % i for i in range(8)}
+    return {**files, "d0/new": b"of build %d" % number}
+
+
+def settle(repository: Repository) -> None:
+    """As if nothing had changed for an hour."""
+    for directory in repository.objects.iterdir():
+        os.utime(directory, ns=(LONG_AGO, LONG_AGO))
+
+
+def put(repository: Repository, content: bytes) -> Path:
+    path = repository.objects / meta_name(hash_bytes(content))
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_an_inventory_is_the_same_whether_one_is_known_or_not(
+    farm: Repository, *, settled: bool
+) -> None:
+    make_commit(farm, tree(0))
+    put(farm, b"goes")
+    if settled:
+        settle(farm)
+    known = read_inventory(farm)
+    for change in (lambda: put(farm, b"comes"), lambda: put(farm, b"goes").unlink()):
+        change()
+        known, fresh = read_inventory(farm, known), read_inventory(farm)
+        assert known.names == fresh.names
+        assert known.listings.keys() == fresh.listings.keys()
+
+
+def test_only_directories_that_changed_are_listed_again(
+    farm: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_commit(farm, tree(0))
+    settle(farm)
+    known = read_inventory(farm)
+    changed = put(farm, b"comes").parent
+    listed: list[str] = []
+    listdir = os.listdir
+
+    def spy(path: str | Path) -> list[str]:
+        listed.append(Path(path).name)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", spy)
+    read_inventory(farm, known)
+    assert listed == ["objects", changed.name]
+
+
+def test_what_is_known_of_an_empty_inventory_finds_no_variant() -> None:
+    assert Inventory(set()).variant_of(hash_bytes(b"x")) is None
+
+
+def test_pulls_with_a_memory_bring_the_same_and_what_was_deleted_meanwhile(
+    farm: Repository, client: Repository
+) -> None:
+    remote, memory = remote_at(f"file://{farm.path}"), Memory()
+    for number in range(3):
+        commit = make_commit(farm, tree(number))
+        bring_build(client, remote, BuildRequest(BRANCH, commit, 4, memory=memory))
+        assert assert_whole(client, commit) == assert_whole(farm, commit)
+        # A content and a tree that the next build has, too.
+        found = dict(walk_tree(client.load_tree, client.load_commit(commit).root.id))
+        content, directory = found[b"d3/f"], found[b"d4"]
+        assert isinstance(content, FileEntry)
+        assert isinstance(directory, DirectoryEntry)
+        (client.objects / content_name(client.mode, content)).unlink()
+        (client.objects / meta_name(directory.id)).unlink()
+
+
+def test_what_was_measured_before_is_not_loaded_again(farm: Repository) -> None:
+    first, second = (farm.load_commit(make_commit(farm, tree(n))).root.id for n in range(2))
+    extents: dict[ObjectId, Extent] = {}
+    assert measure(farm.load_tree, first, extents) == measure(farm.load_tree, first)
+    loaded = []
+
+    def load(tree_id: ObjectId) -> Tree:
+        loaded.append(tree_id)
+        return farm.load_tree(tree_id)
+
+    assert measure(load, second, extents) == measure(farm.load_tree, second)
+    assert len(loaded) == 2, "the root, and the directory that changed"
