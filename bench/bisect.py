@@ -5,12 +5,17 @@ all that have its new one. Each is a new commit of a tree that is there, in a co
 of hard links, so that the packs serve. The tester has the two ends, as after an upgrade that broke
 something, and searches with `hacktree bisect run`, unattended: a test asks the root's own dpkg.
 
-Three searches for each culprit, through a link of one speed:
+Five searches for each culprit, through a link of one speed:
 
 - strict: the middle every time, every object by itself (the site shows no packs);
 - cost: the cheapest of the builds that take no test more, over packs;
 - ahead: the same while builds are brought ahead; a test takes as long as bringing the build took
-  in the search before, or that search's mean for a build that it didn't test.
+  in the search before, or that search's mean for a build that it didn't test;
+- loop, loop+: the same two by bisect_loop.py, which makes no root between: nothing is brought while
+  a root is made, and a test of loop+ takes as long as bringing the build took in loop.
+
+"Here" is a build that was here whole when it was chosen. Of the others, "short" counts those that
+came within SHORT seconds all the same: less than a person notices after an answer.
 
 In --dir: bisect/farm, bisect/tester (both ends deployed) and what a search leaves. As root.
 """
@@ -47,6 +52,7 @@ from hacktree.common.repository.transaction import begin_transaction
 
 CULPRITS = ("libpng16-16", "libsystemd0", "python3.11")
 PORT = 18560
+SHORT = 0.5
 
 TEST = """\
 import json, os, subprocess, sys, time
@@ -186,6 +192,11 @@ class Search:
         """Tests for which a build had to be fetched first."""
         return sum(not step.here for step in self.steps)
 
+    @property
+    def short(self) -> int:
+        """Those of them that it didn't take long for."""
+        return sum(not step.here and step.seconds < SHORT for step in self.steps)
+
 
 class Tester:
     """A machine with both ends of the line deployed."""
@@ -234,6 +245,27 @@ class Tester:
         self._run(done, "reset")
         return done
 
+    def loop(self, site: str, line: Line, seconds: Mapping[str, float] | None) -> Search:
+        """As `search`, by bisect_loop.py; `seconds`: by commit, None to bring nothing ahead."""
+        self._copy(site)
+        before = self.sites.sent(site)
+        done, begun = Search(), time.monotonic()
+        words = (line.branch, str(line.builds), str(line.first_bad))
+        told = "-" if seconds is None else json.dumps(seconds)
+        command = [sys.executable, "-m", "bench.bisect_loop", str(self.client / ".ht"), "o"]
+        printed = subprocess.run(
+            [*self.prefix, *command, *words, told], stdout=subprocess.PIPE, check=True
+        ).stdout
+        done.seconds = time.monotonic() - begun
+        done.sent = self.sites.traffic(site, before)
+        result = json.loads(printed)
+        done.found = result["found"]
+        done.steps = [
+            Step(commit, sequence, here, 0.0, took)
+            for commit, sequence, here, took in result["steps"]
+        ]
+        return done
+
     def _copy(self, site: str) -> None:
         """Objects and roots are linked: nothing is ever written into them."""
         shutil.rmtree(self.client, ignore_errors=True)
@@ -259,16 +291,25 @@ class Tester:
 
 
 def compare(tester: Tester, line: Line) -> None:
-    """The three searches of one line."""
+    """The five searches of one line."""
     print(f"{line.culprit}: {line.builds} builds, the first bad one is {line.first_bad}")
+    loop = tester.loop("packs", line, None)
+    tell("loop", loop, line)
+    tell("loop+", tester.loop("packs", line, seconds_of(loop)), line)
     cost = tester.search("packs", line, ("--no-prefetch",), {})
     tell("cost", cost, line)
-    times = {step.build: step.seconds for step in cost.steps}
-    times[""] = statistics.mean(times.values())
-    tell("ahead", tester.search("packs", line, (), times), line)
+    ahead = tester.search("packs", line, (), seconds_of(cost))
+    tell("ahead", ahead, line)
     strict = tester.search("singly", line, ("--strict-midpoint", "--no-prefetch"), {})
     tell("strict", strict, line)
-    print(f"  cost / strict: {cost.sent.bytes / strict.sent.bytes:.3f} of the bytes")
+    for name, search in (("cost", cost), ("ahead", ahead)):
+        print(f"  {name} / strict: {search.sent.bytes / strict.sent.bytes:.3f} of the bytes")
+
+
+def seconds_of(search: Search) -> dict[str, float]:
+    """How long it took to bring each build, by commit; under "" the mean."""
+    times = {step.build: step.seconds for step in search.steps}
+    return {**times, "": statistics.mean(times.values())}
 
 
 def tell(name: str, search: Search, line: Line) -> None:
@@ -277,7 +318,8 @@ def tell(name: str, search: Search, line: Line) -> None:
     shown = (f"{s.sequence}:{'here' if s.here else f'{s.seconds:.1f}s'}" for s in steps)
     print(
         f"  {name:<7} {len(steps)} tests, {search.sent}, {search.seconds:.0f} s, "
-        f"{len(steps) - search.waits} of {len(steps)} builds were here: {' '.join(shown)}",
+        f"{len(steps) - search.waits} of {len(steps)} builds were here"
+        f"{f' and {search.short} short' if search.short else ''}: {' '.join(shown)}",
         flush=True,
     )
     if search.found != line.first_bad:
