@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
-from hacktree.client.inventory import Inventory, read_inventory
+from hacktree.client.inventory import read_inventory
 from hacktree.client.memory import Memory
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import parse_branch_name
@@ -53,7 +53,9 @@ def test_an_inventory_is_the_same_whether_one_is_known_or_not(
         change()
         known, fresh = read_inventory(farm, known), read_inventory(farm)
         assert known.names == fresh.names
-        assert known.listings.keys() == fresh.listings.keys()
+        assert {d: sorted(n) for d, n in known.listed.items()} == {
+            d: sorted(n) for d, n in fresh.listed.items()
+        }
 
 
 def test_only_directories_that_changed_are_listed_again(
@@ -75,8 +77,13 @@ def test_only_directories_that_changed_are_listed_again(
     assert listed == ["objects", changed.name]
 
 
-def test_what_is_known_of_an_empty_inventory_finds_no_variant() -> None:
-    assert Inventory(set()).variant_of(hash_bytes(b"x")) is None
+def test_a_directory_that_is_gone_has_no_names(farm: Repository) -> None:
+    path = put(farm, b"goes")
+    settle(farm)
+    known = read_inventory(farm)
+    path.unlink()
+    path.parent.rmdir()
+    assert read_inventory(farm, known).names == read_inventory(farm).names == set()
 
 
 def test_pulls_with_a_memory_bring_the_same_and_what_was_deleted_meanwhile(

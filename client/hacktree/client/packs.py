@@ -254,12 +254,14 @@ def _join(
 ) -> tuple[list[JoinedPack], Mapping[ObjectId, int], list[ObjectId]]:
     """Resolve the ordinals of every pack.
 
-    Returns also the contents that the target has and the first tree of the route has not, or all;
-    and the target's trees that packs brought.
+    Returns also the contents that the target has and the first tree of the route has not; and the
+    target's trees that packs brought.
     """
     joined = []
+    held: Mapping[ObjectId, int] | None = None
     for edge, head in zip(route.edges, heads, strict=True):
         before = Contents({}, ()) if edge.old is None else list_contents(trees.load, edge.old)
+        held = before.files if held is None else held
         context = metas_context([trees.data(tree) for tree in before.trees])
         for packed in read_metas(head, frozenset(before.trees), context):
             trees.add(packed.id, packed.data, packed.tree)
@@ -272,7 +274,8 @@ def _join(
     if len(route.edges) > 1:
         # What an earlier pack brought is new to this machine, but not to the last pack.
         reached = list_contents(trees.load, target.commit.root.id)
-        wanted, contents = reached.trees, reached.files
+        wanted = reached.trees
+        contents = {i: size for i, size in reached.files.items() if i not in (held or ())}
     return joined, contents, [tree for tree in wanted if tree in trees.brought]
 
 

@@ -13,6 +13,7 @@ from hacktree.client.remote import Remote, add_remote
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.repository import open_repository
 from support.bisectfarm import add_build, bisect, make_farm
 from support.enterable import hacktree
 from support.packmaking import publish_packs
@@ -124,12 +125,15 @@ def test_who_goes_on_with_a_colleagues_search_decides_for_his_own_machine(
 def test_an_old_end_that_the_farm_has_pruned_is_left_out(farm: Farm, tmp_path: Path) -> None:
     """It was to spare bytes only: the search goes on without it."""
     sysroot = farm.tester(tmp_path / "sysroot", deployed=True)
-    path = farm.path / "objects" / meta_name(farm.commits[0])
-    away = path.rename(tmp_path / "away")
+    commit = farm.commits[0]
+    root = open_repository(farm.path).load_commit(commit).root.id
+    paths = [farm.path / "objects" / meta_name(pruned) for pruned in (commit, root)]
+    away = [path.rename(tmp_path / path.name) for path in paths]
     try:
         done = bisect(sysroot, *START)
     finally:
-        away.rename(path)
+        for moved, path in zip(away, paths, strict=True):
+            moved.rename(path)
     assert "is not brought first: " in done.stdout
     assert "the build is no longer served" in done.stdout
     assert read_bisection(sysroot).local.old_end == ""
