@@ -17,6 +17,7 @@ from hacktree.common.delta.streams import pack_blob
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.objects.walk import find_entry
+from hacktree.common.repository.decoding import PIECE
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
 from support.faulty_server import Exchange, faulty_server, replaced, status
@@ -28,6 +29,7 @@ from support.trees import File, Spec, make_commit
 Tree = dict[str | bytes, Spec]
 NUMBERS = random.Random(1)
 BULK = {f"usr/lib/{i}": NUMBERS.randbytes(30_000) for i in range(12)}
+BULK["usr/lib/large"] = NUMBERS.randbytes(PIECE + 10_000)
 
 
 def build(number: int) -> Tree:

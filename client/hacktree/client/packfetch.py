@@ -24,7 +24,7 @@ from hacktree.client.framefiles import FrameFiles
 from hacktree.client.inventory import Inventory
 from hacktree.client.packs import JoinedPack, PackChoice
 from hacktree.client.plan import ContentPlan, Fetch
-from hacktree.client.source import Source, SourceError
+from hacktree.client.source import ContentForm, Source, SourceError
 from hacktree.client.staging import Staging, checked_chunks
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
@@ -33,6 +33,7 @@ from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.decoder_process import MAX_WANTED
 from hacktree.common.repository.decoding import (
+    PIECE,
     DecodedEntry,
     DecoderFailedError,
     DecoderPool,
@@ -228,7 +229,11 @@ class PackFetcher:
                     write_all(stream.fileno(), chunk)
             self._intermediates[name] = path
             return False
-        self.staging.store_chunks(fetch.entry, decoded.chunks())
+        if decoded.size <= PIECE:
+            content = next(decoded.chunks(), memoryview(b""))
+            self.staging.store_small(fetch.entry, content, ContentForm.RAW)
+        else:
+            self.staging.store_chunks(fetch.entry, decoded.chunks())
         staged = self.staging.path(content_name(self.staging.repository.mode, fetch.entry))
         self._staged[name] = staged
         for entry in fetch.variants:

@@ -180,6 +180,7 @@ async def pull_target(
                         require_space(staging.directory, plan.space_needed, repository.reserve)
                         fetcher.begin(plan.content)
                         by_pack.begin(plan.content)
+                        group.create_task(asyncio.to_thread(_keep_trees, repository, plan.trees))
                         await fetcher.run(plan.beside_packs)
                     finally:
                         by_pack.abandon()
@@ -189,9 +190,6 @@ async def pull_target(
             await fetcher.run(_remaining(plan.content, staging))
             if publish(staging, plan, ref):
                 staging.delete()
-                # Only a cache: a disk that is full now does not undo what is published.
-                with suppress(OSError):
-                    write_trees(repository, plan.trees)
                 return PullResult(
                     target,
                     False,
@@ -326,6 +324,12 @@ async def _end_plan(
         [choice.encoded.get(name) or encode_tree(tree) for name, tree in trees.items()],
         begun.packs,
     )
+
+
+def _keep_trees(repository: Repository, trees: Sequence[bytes]) -> None:
+    """For the next pull. Only a cache: whatever forbids it is no failure of this one."""
+    with suppress(OSError):
+        write_trees(repository, trees)
 
 
 def _stage_trees(staging: Staging, choice: PackChoice, inventory: Inventory) -> None:

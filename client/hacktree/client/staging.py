@@ -123,22 +123,25 @@ class Staging:
         os.unlink(self.path(name))
         self._leftovers.discard(_flat(name))
 
-    def store_small(self, entry: FileEntry, data: bytes, form: ContentForm) -> None:
+    def store_small(self, entry: FileEntry, data: Piece, form: ContentForm) -> None:
         """Stage a content from memory."""
-        content = decompress_bounded(data, entry.size) if form is ContentForm.ZSTD else data
+        is_zstd = form is ContentForm.ZSTD
+        content = decompress_bounded(bytes(data), entry.size) if is_zstd else data
         if len(content) != entry.size or hash_bytes(content) != entry.id:
             raise FormatError("its content's size or sha256 differs from its name")
         repository = self.repository
         name = content_name(repository.mode, entry)
         path = self.path(name)
         if repository.mode is Mode.ARCHIVE:
-            zstd = (
-                data if form is ContentForm.ZSTD else compress(data, repository.config.zstd_level)
-            )
-            write_file(path, zstd, 0o644)
+            zstd = data if is_zstd else compress(bytes(data), repository.config.zstd_level)
+            write_file(path, bytes(zstd), 0o644)
         else:
-            write_file(path, content, 0o600)
-            apply_variant_attributes(path, repository.mode, entry)
+            output = _create(path)
+            try:
+                write_all(output, content)
+                apply_variant_attributes(output, repository.mode, entry)
+            finally:
+                os.close(output)
         self.verified.add(name)
 
     def store_chunks(self, entry: FileEntry, chunks: Iterator[Piece]) -> None:
@@ -178,7 +181,7 @@ class Staging:
         compressor = None
         if repository.mode is Mode.ARCHIVE:
             compressor = new_compressor(repository.config.zstd_level)
-        output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        output = _create(path)
         try:
             for chunk in chunks:
                 write_all(output, chunk if compressor is None else compressor.compress(chunk))
@@ -202,6 +205,10 @@ class Staging:
         except FormatError as error:
             self.discard(name)
             raise FormatError(f"{source}: {error.message}") from error
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
 
 def _flat(name: str) -> str:

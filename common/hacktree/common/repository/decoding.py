@@ -59,7 +59,7 @@ _ENDING: Final = 0.5
 """Seconds in which a worker whose socket broke is gone."""
 
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-_PIECE: Final = 256 << 10
+PIECE: Final = 256 << 10
 """Bytes that are copied, hashed and written at a time: they stay in a core's cache."""
 
 _RESULTS: Final = msgspec.msgpack.Decoder(Result)
@@ -287,6 +287,12 @@ class _Worker:
             raise ValueError("it answered another question")
         return result.reasons
 
+    def hang_up(self) -> None:
+        """Tell it to end, and don't wait."""
+        self._socket.close()
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
     def kill(self, patience: float = 0.0) -> str:
         """End it; returns how it ended, if that was within `patience` seconds and by itself."""
         self._socket.close()
@@ -350,6 +356,8 @@ class DecoderPool:
             workers, self._free = self._free, []
             outputs, self._outputs = self._outputs, []
             self._started = 0
+        for worker in workers:
+            worker.hang_up()
         for worker in workers:
             worker.kill()
         for output in outputs:
@@ -419,7 +427,7 @@ class DecoderPool:
 
 
 def _decoded_entries(job: FrameJob, reasons: Sequence[str], output: int) -> list[DecodedEntry]:
-    piece = memoryview(bytearray(_PIECE))
+    piece = memoryview(bytearray(PIECE))
     entries, offset = [], 0
     for wanted, reason in zip(job.wanted, reasons, strict=True):
         size = job.sizes[wanted.index]
