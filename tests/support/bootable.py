@@ -66,6 +66,13 @@ def _libraries(programs: list[Path]) -> set[Path]:
     return found
 
 
+def kernel_module(name: str) -> bytes:
+    """A module of the tree's kernel that the tree does not have."""
+    found = next(_kernel()[2].rglob(f"{name}.ko*"))
+    assert found.suffix == ".ko", f"{found} is compressed: use Debian's kernel (make system)"
+    return found.read_bytes()
+
+
 def kernel_release() -> str:
     """What `uname -r` says in the tree, once it is booted."""
     return _kernel()[0]
