@@ -180,7 +180,7 @@ async def pull_target(
                         require_space(staging.directory, plan.space_needed, repository.reserve)
                         fetcher.begin(plan.content)
                         by_pack.begin(plan.content)
-                        group.create_task(asyncio.to_thread(_keep_trees, repository, plan.trees))
+                        group.create_task(asyncio.to_thread(_stage_trees, staging, plan))
                         await fetcher.run(plan.beside_packs)
                     finally:
                         by_pack.abandon()
@@ -302,10 +302,11 @@ async def _end_plan(
     """
     repository = staging.repository
     inventory = begun.inventory
-    await asyncio.to_thread(_stage_trees, staging, choice, inventory)
     memory = request.memory
     decoded = choice.trees or memory.trees
-    reader = TreeReader(staging, sources, request.connections, decoded, memory.extents)
+    reader = TreeReader(
+        staging, sources, request.connections, decoded, memory.extents, choice.brought
+    )
     trees = memory.trees = await reader.read_all(target, inventory.names)
     if reader.fetched:
         # That may have taken a while.
@@ -326,18 +327,15 @@ async def _end_plan(
     )
 
 
-def _keep_trees(repository: Repository, trees: Sequence[bytes]) -> None:
-    """For the next pull. Only a cache: whatever forbids it is no failure of this one."""
-    with suppress(OSError):
-        write_trees(repository, trees)
-
-
-def _stage_trees(staging: Staging, choice: PackChoice, inventory: Inventory) -> None:
-    """Stage what packs brought: while workers decode, as nothing needs it before."""
-    for tree in choice.brought:
+def _stage_trees(staging: Staging, plan: PullPlan) -> None:
+    """Stage the trees that packs brought, and keep all for the next pull; while workers decode."""
+    for tree in plan.choice.brought:
         name = meta_name(tree)
-        if name not in inventory.names and name not in staging.verified:
-            staging.store_meta(tree, choice.encoded[tree])
+        if name not in plan.inventory.names and name not in staging.verified:
+            staging.store_meta(tree, plan.choice.encoded[tree])
+    # Only a cache: a disk that has no room for it is no failure.
+    with suppress(OSError):
+        write_trees(staging.repository, plan.trees)
 
 
 def _pack_space(packs: FetchPlan | None) -> int:

@@ -27,8 +27,8 @@ class TreeReader:
     """Reads the trees of one commit; what isn't here comes from the sources and is staged.
 
     `sources` are tried in order; a failure of any but the last only means the next one. `decoded`
-    trees were verified, and are not read again where they are here or staged. `extents`: as for
-    `check_totals`.
+    trees were verified, and are not read again where they are here or staged, or `brought`: the
+    caller stages those. `extents`: as for `check_totals`.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class TreeReader:
         connections: int,
         decoded: Mapping[ObjectId, Tree],
         extents: dict[ObjectId, Extent] | None = None,
+        brought: Iterable[ObjectId] = (),
     ) -> None:
         self.fetched = 0
         self.reused = 0
@@ -47,6 +48,7 @@ class TreeReader:
         self._connections = connections
         self._decoded = decoded
         self._extents = extents
+        self._brought = frozenset(brought)
         self._trees: dict[ObjectId, Tree] = {}
         self._alone = asyncio.Lock()
 
@@ -83,7 +85,8 @@ class TreeReader:
         self._trees.update(
             (tree_id, self._decoded[tree_id])
             for tree_id in level
-            if tree_id in self._decoded and meta_name(tree_id) in self._staging.verified
+            if tree_id in self._decoded
+            and (tree_id in self._brought or meta_name(tree_id) in self._staging.verified)
         )
         missing = {i: size for i, size in level.items() if i not in self._trees}
         require_space(self._staging.directory, sum(missing.values()), self._repository.reserve)
