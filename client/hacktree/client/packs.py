@@ -107,7 +107,7 @@ async def choose_packs(
     known: Sequence[Edge] = (),
     decoded: Mapping[ObjectId, Tree] | None = None,
 ) -> PackChoice:
-    """Find the cheapest route to the target's tree and stage the trees that it brings.
+    """Find the cheapest route to the target's tree, and read the trees that it brings.
 
     `known`: edges of the graph that were read already; it is read where they have no route.
     `decoded`: trees that were read already.
