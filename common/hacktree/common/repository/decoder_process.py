@@ -52,7 +52,7 @@ _MAX_WINDOWS: Final = 16
 """Outputs that a worker keeps mapped: a pool has one more than it has workers."""
 
 _TOGETHER: Final = 4 << 20
-_MAX_BASES: Final = 16 << 20
+_MAX_BASES: Final = 8 << 20
 """Plain entries up to so many bytes are decoded together, with bases of so many bytes in all."""
 
 _M_TRIM_THRESHOLD: Final = -1
