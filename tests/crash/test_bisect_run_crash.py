@@ -39,7 +39,7 @@ from hacktree.client.bisect.loop import Check, check_all
 from hacktree.client.bisect.store import find_bisection, hold_bisection, read_bisection
 from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.sysroot import open_sysroot
-from hacktree.common.repository import durable, transaction
+from hacktree.common.repository import durable
 
 CALLS = ("rename", "unlink", "fsync")
 TEST = Check(("sh", "-c", 'grep -q fine "$HACKTREE_ROOT/usr/share/state"'))
@@ -72,8 +72,7 @@ def killed(action, path, number):
         last = [number]
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name), last))
-        for module in (durable, transaction):
-            module.sync_filesystem = counted(module.sync_filesystem, last)
+        durable.sync_filesystem = counted(durable.sync_filesystem, last)
         try:
             act(action, path)
             os._exit(0)

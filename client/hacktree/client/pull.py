@@ -249,7 +249,7 @@ async def plan_only(
     heads: HeadReader,
     sources: Sequence[Source],
 ) -> PullPlan:
-    """What `pull` would do. The trees read for this stay staged for it."""
+    """What `pull` would do. Trees that are fetched stay staged for it; packs bring theirs anew."""
     target = await _find(repository, request, heads, sources[-1])
     with take_staging(repository) as staging:
         choice = await _choose_packs(staging, request, target, sources)

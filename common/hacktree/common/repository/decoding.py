@@ -288,7 +288,7 @@ class _Worker:
         return result.reasons
 
     def hang_up(self) -> None:
-        """Tell it to end, and don't wait."""
+        """End it without waiting for that; `kill` waits."""
         self._socket.close()
         with suppress(ProcessLookupError):
             self._process.kill()

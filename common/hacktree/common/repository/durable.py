@@ -23,6 +23,15 @@ def sync_filesystem(descriptor: int) -> None:
         raise OSError(number, os.strerror(number), "syncfs")
 
 
+def sync_filesystem_of(directory: Path) -> None:
+    """As `sync_filesystem`, for the file system that holds a directory."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_filesystem(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync_directory(path: Path | str) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -153,9 +162,5 @@ def sync_directories(paths: Iterable[Path]) -> None:
     if len(wanted) <= _MANY_DIRECTORIES:
         for path in wanted:
             sync_directory(path)
-        return
-    descriptor = os.open(wanted[0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync_filesystem(descriptor)
-    finally:
-        os.close(descriptor)
+    else:
+        sync_filesystem_of(wanted[0])

@@ -20,7 +20,7 @@ from hacktree.common.repository.config import require_space
 from hacktree.common.repository.durable import (
     sync_directories,
     sync_directory,
-    sync_filesystem,
+    sync_filesystem_of,
     write_all,
 )
 from hacktree.common.repository.layout import Mode
@@ -129,11 +129,7 @@ def sync_staging(directory: Path) -> None:
     directories, and which this transaction therefore found present. Syncing only the staged files
     would be quicker for small commits, and would let a ref reach names that a power cut takes away.
     """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        sync_filesystem(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_filesystem_of(directory)
 
 
 def publish_names(repository: Repository, staging: Path, names: list[str]) -> None:
