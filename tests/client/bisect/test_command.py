@@ -513,7 +513,8 @@ def test_programs_learn_what_a_person_reads(
     """What it takes, how it is tested, whether the build is live; and one document each time."""
     assert main(["pull", "fastqa~19"]) == 0
     begun = ask(capsys, "start", "fastqa", "--good", "current", "--votes", "3")
-    assert begun["forecast"]["tests"] >= begun["tests-left"] == 10, "two for each build"
+    assert begun["tests-left"] == 10, "two for each build"
+    assert begun["forecast"]["tests"] in (10, 12), "the same, and perhaps an end"
     assert 0 < begun["forecast"]["bytes"] <= begun["forecast"]["most-bytes"]
     assert (begun["votes"], begun["verify"], begun["deploy"]) == (3, "last", True)
     assert (begun["under-test"]["live"], begun["under-test"]["booted"]) == (True, False)

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.bisect.strategies import UNTIMED
-from hacktree.client.bisect.core.model import Options, Verify
-from hacktree.client.bisect.core.state import State, current_state
+from hacktree.client.bisect.core.choice import choose
+from hacktree.client.bisect.core.model import Answered, Options, Verify
+from hacktree.client.bisect.core.state import State, apply_event, current_state
 from hacktree.client.bisect.farm.costs import BuildTree, CostGraph, estimate_costs
-from hacktree.client.bisect.farm.forecast import compare_orders, describe_orders, forecast
+from hacktree.client.bisect.farm.forecast import SAMPLES, compare_orders, describe_orders, forecast
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.route import REQUEST_BYTES, estimate_whole
 from hacktree.common.objects.ids import ObjectId, hash_bytes
-from support.bisecting import make_line, make_session
+from support.bisecting import make_line, make_session, truthful
 
 MEGABYTE = 1_000_000
 LINE = make_line(17)
@@ -132,6 +133,68 @@ def test_what_a_build_lacks_is_never_estimated_too_low(
         assert costs[str(number)] + rounding >= estimate_whole(size * len(build - here)).bytes
         if number in held:
             assert costs[str(number)] == 0
+
+
+steps = st.tuples(st.integers(0, HIGH), st.integers(0, HIGH)).filter(
+    lambda step: step[0] != step[1]
+)
+packs = st.dictionaries(
+    steps, st.tuples(st.integers(1, 10 * MEGABYTE), st.integers(0, 1 << 30)), max_size=60
+)
+
+
+def edges_of(drawn: dict[tuple[int, int], tuple[int, int]]) -> list[Edge]:
+    return [edge(tree(old), tree(new), *sizes) for (old, new), sizes in drawn.items()]
+
+
+@UNTIMED
+@given(packs, st.sets(st.integers(0, HIGH), max_size=4), st.sets(st.integers(0, HIGH)))
+def test_one_tree_after_the_other_costs_as_all_at_once(
+    drawn: dict[tuple[int, int], tuple[int, int]], held: set[int], added: set[int]
+) -> None:
+    graphed = CostGraph(TREES, edges_of(drawn))
+    reach = graphed.reach([tree(index) for index in held])
+    before = reach.costs(TREES)
+    for index in added:
+        reach.holding([tree(index)])
+        assert reach.costs(TREES) == before, "what was known stays as it was"
+        reach = reach.holding([tree(index)])
+        held |= {index}
+        before = reach.costs(TREES)
+        assert before == graphed.costs({tree(one) for one in held})
+
+
+@UNTIMED
+@given(
+    packs,
+    st.sets(st.integers(0, HIGH), max_size=3),
+    st.dictionaries(st.sampled_from([build.commit for build in LINE]), st.integers(1, 50)),
+    st.sampled_from(Verify),
+    st.sampled_from([1, 3]),
+)
+def test_the_forecast_is_what_searches_take(
+    drawn: dict[tuple[int, int], tuple[int, int]],
+    held: set[int],
+    priors: dict[str, int],
+    verify: Verify,
+    votes: int,
+) -> None:
+    """Each result that is tried, searched by itself, gives the same tests and bytes."""
+    begun = current_state(make_session(LINE, Options(verify=verify, votes=votes)))
+    edges = edges_of(drawn)
+    taken = []
+    for first in range(1, HIGH + 1, HIGH // SAMPLES):
+        here, searched, size = {tree(index) for index in held}, begun, 0
+        while choice := choose(searched, estimate_costs(TREES, here, edges), priors):
+            size += choice.cost or 0
+            here.add(tree(choice.index))
+            said = Answered(choice.candidate.commit, truthful(first)(searched, choice.index))
+            searched = apply_event(searched, said)
+        taken.append((searched.tests, size))
+    told = forecast(begun, TREES, {tree(index) for index in held}, edges, priors)
+    tests, sizes = [count for count, _ in taken], [size for _, size in taken]
+    assert (told.tests, told.most_tests) == (sum(tests) / len(tests), max(tests))
+    assert (told.bytes, told.most_bytes) == (sum(sizes) // len(sizes), max(sizes))
 
 
 def test_from_the_old_end_every_later_build_is_reached_over_packs_alone() -> None:

@@ -192,14 +192,14 @@ def _show_plan(
         left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
     else:
         left = orders.first if first else orders.later
-    tests = left.most_tests * options.majority
     line = session.line
     say(args, f"{options.terms.word(options.old):<5} {describe_build(line[0])}")
     say(args, f"{options.terms.word(options.new):<5} {describe_build(line[-1])}")
+    suspects, tests = count(len(state.suspects), "build"), count(left.most_tests, "test")
     say(
         args,
-        f"Searching {count(len(state.suspects), 'build')}: up to {count(tests, 'test')}, about "
-        f"{format_size(left.bytes)} to bring, up to {format_size(left.most_bytes)}",
+        f"Searching {suspects}: up to {tests}, about {format_size(left.bytes)} to bring, "
+        f"up to {format_size(left.most_bytes)}",
     )
     if orders is not None and (first or orders.pays):
         how = "The old end is brought first" if first else "The old end is not brought first"
@@ -208,7 +208,7 @@ def _show_plan(
         say(args, f"note: {note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
     document = {
-        "tests": tests,
+        "tests": left.most_tests,
         "bytes": left.bytes,
         "most-bytes": left.most_bytes,
         "old-end": None if orders is None else _orders_document(orders, first=first),

@@ -80,75 +80,117 @@ def estimate_costs(
 
 
 class CostGraph:
-    """As `estimate_costs`, for several sets of held trees."""
+    """The ways between trees, for several sets of held trees.
+
+    `numbers`: of the trees. `packs` and `objects`: the ways to others, with the bytes that these
+    take. `builds`: of each its tree, and the bytes of all that it holds.
+    """
 
     def __init__(self, builds: Mapping[str, BuildTree], edges: Iterable[Edge]) -> None:
-        self._builds = builds
-        self._packs: _Ways = {}
-        self._objects: _Ways = {}
+        self.numbers: dict[ObjectId, int] = {}
+        self.packs: _Ways = []
+        self.objects: _Ways = []
+        self.builds = {
+            key: (self._number(build.tree), estimate_whole(build.size).bytes)
+            for key, build in builds.items()
+        }
         sizes = {build.tree: build.size for build in builds.values()}
         for edge in edges:
             if edge.old is None:
                 continue
-            _add(self._packs, edge.old, edge.new, edge_bytes(edge))
-            _add(self._objects, edge.old, edge.new, _objects_bytes(edge, edge.decoded))
+            old, new = self._number(edge.old), self._number(edge.new)
+            self.packs[old].append((new, edge_bytes(edge)))
+            self.objects[old].append((new, _objects_bytes(edge, edge.decoded)))
             if edge.old in sizes and edge.new in sizes:
                 # What only the new one has is known; so is what only the old one has.
                 back = max(0, edge.decoded + sizes[edge.old] - sizes[edge.new])
-                _add(self._objects, edge.new, edge.old, _objects_bytes(edge, back))
+                self.objects[new].append((old, _objects_bytes(edge, back)))
+
+    def _number(self, tree: ObjectId) -> int:
+        number = self.numbers.setdefault(tree, len(self.numbers))
+        if number == len(self.packs):
+            self.packs.append([])
+            self.objects.append([])
+        return number
 
     def costs(self, held: Collection[ObjectId]) -> dict[str, int]:
         """Bytes to bring each build when these trees are here."""
-        routes, apart = _reach_by_packs(self._packs, held), _distances(self._objects, held)
-        costs = {}
-        for key, build in self._builds.items():
-            whole = estimate_whole(build.size).bytes
-            tree = build.tree
-            costs[key] = min(routes.get(tree, whole), apart.get(tree, whole), whole)
-        return costs
+        return self.reach(held).costs(self.builds)
+
+    def reach(self, held: Collection[ObjectId]) -> "Reach":
+        """How far everything is from these trees."""
+        unknown = [_NEVER] * len(self.numbers)
+        reach = Reach(self, [unknown.copy() for _ in range(MAX_HOPS + 1)], unknown)
+        return reach.holding(held)
 
 
-_Ways = dict[ObjectId, list[tuple[ObjectId, int]]]
-"""From each tree to others, and the bytes that it takes."""
+_Ways = list[list[tuple[int, int]]]
+"""From each tree, by its number, to others, and the bytes that it takes."""
+
+_NEVER: Final = 1 << 62
 
 
-def _add(ways: _Ways, start: ObjectId, end: ObjectId, price: int) -> None:
-    ways.setdefault(start, []).append((end, price))
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far every tree of a graph is from those that are held.
+
+    `_routes[n]`: the least bytes to each tree over at most n packs; a pull's routes have `MAX_HOPS`
+    at most. `_apart`: the least sum of the objects between, over any number of ways. With them one
+    more tree costs no more work than there is that is nearer to it than to all others.
+    """
+
+    _graph: CostGraph
+    _routes: list[list[int]]
+    _apart: list[int]
+
+    def costs(self, builds: Iterable[str]) -> dict[str, int]:
+        """Bytes to bring each of these builds; those that the graph doesn't know are left out."""
+        routes, apart, known = self._routes[-1], self._apart, self._graph.builds
+        return {
+            key: min(routes[tree], apart[tree], whole)
+            for key in builds
+            if key in known
+            for tree, whole in (known[key],)
+        }
+
+    def holding(self, trees: Iterable[ObjectId]) -> "Reach":
+        """The same when these are here as well."""
+        numbers = self._graph.numbers
+        added = [numbers[tree] for tree in trees if tree in numbers]
+        routes, apart = [reached.copy() for reached in self._routes], self._apart.copy()
+        _shorten_routes(routes, self._graph.packs, added)
+        _shorten_distances(apart, self._graph.objects, added)
+        return Reach(self._graph, routes, apart)
 
 
-def _reach_by_packs(packs: _Ways, held: Iterable[ObjectId]) -> dict[ObjectId, int]:
-    """The least bytes to each tree over at most `MAX_HOPS` packs, as a pull's routes have."""
-    reached = dict.fromkeys(held, 0)
-    latest = reached
-    for _ in range(MAX_HOPS):
-        # One more pack behind what the last pass improved.
-        better: dict[ObjectId, int] = {}
-        for tree, cost in latest.items():
-            for new, price in packs.get(tree, ()):
-                known = better.get(new, reached.get(new))
-                if known is None or cost + price < known:
-                    better[new] = cost + price
-        if not better:
-            break
-        reached.update(better)
-        latest = better
-    return reached
+def _shorten_routes(routes: list[list[int]], packs: _Ways, starts: Iterable[int]) -> None:
+    """Routes over packs from `starts`, too, where they are shorter."""
+    latest = {tree: 0 for tree in starts if routes[0][tree]}
+    for reached in routes:
+        # What the last pass improved, and then one more pack behind it.
+        better = {tree: cost for tree, cost in latest.items() if cost < reached[tree]}
+        for tree, cost in better.items():
+            reached[tree] = cost
+        latest = better.copy()
+        for tree, cost in better.items():
+            for new, price in packs[tree]:
+                if cost + price < latest.get(new, _NEVER):
+                    latest[new] = cost + price
 
 
-def _distances(ways: _Ways, held: Iterable[ObjectId]) -> dict[ObjectId, int]:
-    """The least sum of bytes to each tree, over any number of ways (Dijkstra)."""
-    reached: dict[ObjectId, int] = {}
-    waiting = [(0, tree) for tree in held]
-    heapq.heapify(waiting)
+def _shorten_distances(apart: list[int], ways: _Ways, starts: Iterable[int]) -> None:
+    """Sums of ways from `starts`, too, where they are less (Dijkstra)."""
+    waiting = [(0, tree) for tree in starts if apart[tree]]
+    for _, tree in waiting:
+        apart[tree] = 0
     while waiting:
         cost, tree = heapq.heappop(waiting)
-        if tree in reached:
+        if cost > apart[tree]:
             continue
-        reached[tree] = cost
-        for new, price in ways.get(tree, ()):
-            if new not in reached:
+        for new, price in ways[tree]:
+            if cost + price < apart[new]:
+                apart[new] = cost + price
                 heapq.heappush(waiting, (cost + price, new))
-    return reached
 
 
 def edge_bytes(edge: Edge) -> int:

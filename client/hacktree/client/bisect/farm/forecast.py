@@ -7,7 +7,7 @@ from typing import Final
 from hacktree.client.bisect.core.choice import SAME_BYTES, SAME_SHARE, choose
 from hacktree.client.bisect.core.model import Answered
 from hacktree.client.bisect.core.state import State, apply_event
-from hacktree.client.bisect.farm.costs import BuildTree, CostGraph
+from hacktree.client.bisect.farm.costs import BuildTree, CostGraph, Reach
 from hacktree.common.delta.graph import Edge
 from hacktree.common.objects.ids import ObjectId
 
@@ -52,7 +52,7 @@ def forecast(
     priors: Mapping[str, int] | None = None,
 ) -> Forecast:
     """What the search from here on takes in this line, if no build has to be skipped."""
-    return _forecast(state, trees, held, CostGraph(trees, edges), priors)
+    return _forecast(state, trees, CostGraph(trees, edges).reach(held), priors)
 
 
 def compare_orders(
@@ -67,10 +67,10 @@ def compare_orders(
     before = trees.get(state.before.commit)
     if before is None or before.tree in held:
         return None
-    graph = CostGraph(trees, edges)
-    cost = graph.costs(held)[state.before.commit]
-    later = _forecast(state, trees, held, graph, priors)
-    first = _forecast(state, trees, {*held, before.tree}, graph, priors, cost)
+    here = CostGraph(trees, edges).reach(held)
+    cost = here.costs([state.before.commit])[state.before.commit]
+    later = _forecast(state, trees, here, priors)
+    first = _forecast(state, trees, here.holding([before.tree]), priors, cost)
     return Orders(cost, first, later)
 
 
@@ -85,37 +85,54 @@ def describe_orders(orders: Orders, size: Callable[[int], str]) -> str:
 def _forecast(
     state: State,
     trees: Mapping[str, BuildTree],
-    held: Collection[ObjectId],
-    graph: CostGraph,
+    here: Reach,
     priors: Mapping[str, int] | None,
     spent: int = 0,
 ) -> Forecast:
     suspects = range(state.low + 1, state.high + 1)
-    step = max(1, len(suspects) // SAMPLES)
-    tried = [_search(state, first, trees, set(held), graph, priors) for first in suspects[::step]]
-    tests = [count for count, _ in tried]
-    sizes = [spent + size for _, size in tried]
+    tried = suspects[:: max(1, len(suspects) // SAMPLES)]
+    ends: list[tuple[int, int]] = []
+    courses = [_Course(state, here, tried, 0, spent)]
+    while courses:
+        course = courses.pop()
+        following = _test(course, trees, priors)
+        courses.extend(following)
+        if not following:
+            ends.extend((course.tests, course.bytes) for _ in course.firsts)
+    tests = [count for count, _ in ends]
+    sizes = [size for _, size in ends]
     return Forecast(sum(tests) / len(tests), max(tests), sum(sizes) // len(sizes), max(sizes))
 
 
-def _search(
-    state: State,
-    first: int,
-    trees: Mapping[str, BuildTree],
-    held: set[ObjectId],
-    graph: CostGraph,
-    priors: Mapping[str, int] | None,
-) -> tuple[int, int]:
-    """Tests and bytes if `line[first]` is the first new build."""
-    tests = size = 0
-    while True:
-        choice = choose(state, graph.costs(held), priors)
-        if choice is None:
-            return tests, size
-        size += choice.cost or 0
-        if choice.candidate.commit in trees:
-            held.add(trees[choice.candidate.commit].tree)
-        options = state.options
-        verdict = options.new if choice.index >= first else options.old
-        state = apply_event(state, Answered(choice.candidate.commit, verdict))
-        tests += 1
+@dataclass(frozen=True, slots=True)
+class _Course:
+    """A search so far: it went the same way whichever of `firsts` is the first new build."""
+
+    state: State
+    here: Reach
+    firsts: Sequence[int]
+    tests: int
+    bytes: int
+
+
+def _test(
+    course: _Course, trees: Mapping[str, BuildTree], priors: Mapping[str, int] | None
+) -> list[_Course]:
+    """How it goes on behind one more test; empty if the search has ended."""
+    state = course.state
+    suspected = state.line[state.low : state.high + 1]
+    choice = choose(state, course.here.costs(build.commit for build in suspected), priors)
+    if choice is None:
+        return []
+    commit = choice.candidate.commit
+    here = course.here.holding([trees[commit].tree]) if commit in trees else course.here
+    size = course.bytes + (choice.cost or 0)
+    by_verdict = {
+        state.options.new: [first for first in course.firsts if first <= choice.index],
+        state.options.old: [first for first in course.firsts if first > choice.index],
+    }
+    return [
+        _Course(apply_event(state, Answered(commit, verdict)), here, firsts, course.tests + 1, size)
+        for verdict, firsts in by_verdict.items()
+        if firsts
+    ]
