@@ -759,14 +759,13 @@ def test_a_tree_with_both_tools_has_the_packages_of_both() -> None:
     assert detect_packages(reader(files)) == (A, Package("n", "1-2", "noarch"))
 
 
-@pytest.mark.parametrize(("name", "kind"), [("Packages", "Berkeley DB"), ("Packages.db", "ndb")])
 @pytest.mark.parametrize("directory", ["usr/lib/sysimage/rpm", "var/lib/rpm", "usr/share/rpm"])
-def test_an_rpm_database_in_another_format_is_named(directory: str, name: str, kind: str) -> None:
-    files = {f"{directory}/{name}": b"", "var/lib/dpkg/status": b""}
+def test_an_rpm_database_in_another_format_is_named(directory: str) -> None:
+    files = {f"{directory}/Packages": b"", "var/lib/dpkg/status": b""}
     with pytest.raises(UnreadablePackagesError) as caught:
         detect_packages(reader(files))
-    assert kind in caught.value.message
-    assert f"{directory}/{name}" in caught.value.message
+    assert "Berkeley DB" in caught.value.message
+    assert f"{directory}/Packages)" in caught.value.message
     assert "--rebuilddb" in caught.value.hint
 
 

@@ -10,6 +10,8 @@ from hacktree.client.bisect.components.reading import read_database
 from hacktree.client.bisect.report.ownership import find_owners
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.rpmndb import encode_ndb
+from hacktree.common.repository.packages import rpm_headers
 from hacktree.common.repository.repository import Repository
 from support.debs import build_tool
 from support.pulling import make_repository
@@ -87,7 +89,8 @@ def test_what_dpkg_itself_installed(repository: Repository, tmp_path: Path) -> N
     assert find_owners(view(repository, tree), frozenset({b"opt/tool"})) == {b"opt/tool": ("tool",)}
 
 
-def test_what_rpm_itself_installed(repository: Repository, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rpmdb.sqlite", "Packages.db"])
+def test_what_rpm_itself_installed(repository: Repository, tmp_path: Path, kind: str) -> None:
     """A file may belong to two packages."""
     (tmp_path / "package.spec").write_text(SPEC)
     environment = {**os.environ, "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
@@ -102,8 +105,10 @@ def test_what_rpm_itself_installed(repository: Repository, tmp_path: Path) -> No
     built = sorted(tmp_path.glob("RPMS/noarch/*.rpm"))
     run("rpm", "--dbpath", tmp_path / "db", "-i", "--justdb", "--nodeps", *built)
     database = (tmp_path / "db/rpmdb.sqlite").read_bytes()
+    if kind == "Packages.db":
+        database = encode_ndb(list(rpm_headers(database)))
     tree: dict[str | bytes, Spec] = {
-        "usr/lib/sysimage/rpm/rpmdb.sqlite": database,
+        f"usr/lib/sysimage/rpm/{kind}": database,
         "usr/lib/of-one": b"",
         "usr/lib/shared": b"",
     }

@@ -209,8 +209,9 @@ done
 
 def test_builds_without_packages_are_refused(sysroot: Sysroot) -> None:
     commits = [make_build(sysroot, number) for number in (1, 2)]
-    with pytest.raises(NoPackagesError, match="no packages in a database"):
+    with pytest.raises(NoPackagesError, match="no packages in a database") as caught:
         take_apart(sysroot.repository, *commits)
+    assert "hacktree diff GOOD BAD" in caught.value.hint
 
 
 EVENTS = ("os.mkdir", "os.rename", "os.link", "os.remove", "os.rmdir", "os.symlink", "os.fork")

@@ -17,6 +17,7 @@ from hacktree.client.bisect.components.composing import (
     store,
     take_apart,
 )
+from hacktree.client.bisect.components.database import NoPackagesError
 from hacktree.client.bisect.components.rpm import join_export
 from hacktree.client.bisect.components.rpmdb import read_headers, write_database
 from hacktree.client.bisect.components.saved import find_search
@@ -27,7 +28,9 @@ from hacktree.common.errors import SystemFault
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.packages import METADATA_KEY, packages_from_metadata
+from hacktree.common.objects.rpmndb import encode_ndb, ndb_headers
 from hacktree.common.repository.checkout import LinkPolicy, check_out
+from hacktree.common.repository.packages import packages_of_headers
 from support.debsystem import Deb, base_system, commit_tree
 from support.enterable import hacktree, require_root
 from support.rpmsystem import DATABASE, install_rpms, rpm
@@ -126,14 +129,13 @@ def test_a_mixture_is_what_rpm_says_it_is(
 
 def headers_in(tree: Path) -> list[bytes]:
     database = (tree / DATABASE / "rpmdb.sqlite").read_bytes()
-    return read_headers("sqlite", {b"rpmdb.sqlite": database})
+    return read_headers("sqlite", database)
 
 
 def test_equal_packages_are_equal_databases(trees: tuple[Path, Path]) -> None:
     headers = join_export(headers_in(trees[0]))
     first, second = (write_database("sqlite", headers) for _ in range(2))
     assert first == second
-    assert first.keys() == {b"rpmdb.sqlite"}
 
 
 def test_a_header_that_rpm_refuses_is_not_left_out_silently(trees: tuple[Path, Path]) -> None:
@@ -227,13 +229,59 @@ def test_a_database_that_rpm_only_reads_stays_the_good_builds(
     assert "its /usr/lib/sysimage/rpm is the good build's" in shown
 
 
-@pytest.mark.parametrize(("name", "kind"), [("Packages", "Berkeley DB"), ("Packages.db", "ndb")])
 def test_what_rpm_cannot_read_is_refused(
-    sysroot: Sysroot, trees: tuple[Path, Path], tmp_path: Path, name: str, kind: str
+    sysroot: Sysroot, trees: tuple[Path, Path], tmp_path: Path
 ) -> None:
     old, new = (to_berkeley_db(tree, tmp_path / tree.name) for tree in trees)
     for tree in (old, new):
         os.truncate(tree / DATABASE / "Packages", 5000)
-        (tree / DATABASE / "Packages").rename(tree / DATABASE / name)
-    with pytest.raises(FormatError, match=f"doesn't take this {kind}: rpmdb --exportdb"):
+    with pytest.raises(FormatError, match="doesn't take this Berkeley DB: rpmdb --exportdb"):
         take_apart(sysroot.repository, *commits_of(sysroot, (old, new)))
+
+
+def to_ndb(tree: Path, copy: Path) -> Path:
+    """A copy of the tree with its database as openSUSE's rpm keeps it."""
+    subprocess.run(["cp", "-a", tree, copy], check=True)
+    for path in (copy / DATABASE).iterdir():
+        path.unlink()
+    (copy / DATABASE / "Packages.db").write_bytes(encode_ndb(headers_in(tree)))
+    (copy / DATABASE / "Index.db").write_text("indexes")
+    return copy
+
+
+def test_databases_of_two_kinds_are_refused(
+    sysroot: Sysroot, trees: tuple[Path, Path], tmp_path: Path
+) -> None:
+    both = commits_of(sysroot, (trees[0], to_ndb(trees[1], tmp_path / "ndb")))
+    with pytest.raises(
+        NoPackagesError, match=r"sqlite, .* in .*/Packages\.db: they can't be mixed"
+    ):
+        take_apart(sysroot.repository, *both)
+
+
+def test_an_ndb_database_is_read_and_written_without_rpm(
+    sysroot: Sysroot,
+    trees: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Debian's has no ndb. The good build's indexes stay: rpm makes them anew."""
+    old, new = (to_ndb(tree, tmp_path / tree.name) for tree in trees)
+    monkeypatch.setattr("hacktree.client.bisect.components.rpmdb.SEARCHED", str(tmp_path))
+    ends = take_apart(sysroot.repository, *commits_of(sysroot, (old, new)))
+    chosen = ends.plan.close([number_of(ends, "other-two")])
+    commit = sysroot.repository.load_commit(store(ends, compose(ends, chosen), lambda commit: None))
+    check_out(sysroot.repository, commit, tmp_path / "root", policy=LinkPolicy.COPY)
+    assert (tmp_path / "root/usr/share/two").read_text() == "2"
+    kept = tmp_path / "root" / DATABASE
+    listed = packages_of_headers(ndb_headers((kept / "Packages.db").read_bytes()))
+    assert [f"{one.name} {one.version}" for one in listed] == [
+        "app 1-1", "base 1-1", "one 2-1", "other-two 1-1", "shell 1-1", "three 1-1",
+    ]  # fmt: skip
+    assert listed == packages_from_metadata(commit.metadata[METADATA_KEY])
+    assert (kept / "Index.db").read_text() == "indexes"
+    assert main([f"--sysroot={sysroot.path}", *PACKAGES, "--dry-run"]) == 0
+    assert "can't write" not in capsys.readouterr().out
+    assert main([f"--sysroot={sysroot.path}", *PACKAGES, "--run", "/usr/bin/app"]) == 0
+    assert "this breaks it:\n  three 1-1 -> 2-1\n" in capsys.readouterr().out

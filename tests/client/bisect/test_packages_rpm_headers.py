@@ -36,7 +36,7 @@ def test_a_header_says_what_a_package_needs_and_is(tmp_path: Path) -> None:
     require_root()
     install_rpms([Deb("one-libs", "2.0^git1", control=FIELDS)], tmp_path / "root", tmp_path)
     database = (tmp_path / "root" / DATABASE / "rpmdb.sqlite").read_bytes()
-    (header,) = read_headers("sqlite", {b"rpmdb.sqlite": database})
+    (header,) = read_headers("sqlite", database)
     package = parse_installed(header)
     assert (package.name, package.version, package.source) == (
         "one-libs", "1:2.0^git1-1", "one-libs"

@@ -22,6 +22,7 @@ from hacktree.common.objects.packages import (
     parse_dpkg_status,
     parse_rpm_header,
 )
+from hacktree.common.objects.rpmndb import ndb_headers
 
 ReadFile = Callable[[bytes, int], bytes | None]
 """`read(path, max_size)`: the content of a regular file inside the tree, such as
@@ -46,7 +47,8 @@ RPM_KEY: Final = "gpg-pubkey"
 """Headers of this name are keys that somebody imported, not packages."""
 
 _RPM_SQLITE: Final = b"rpmdb.sqlite"
-_RPM_UNREADABLE: Final = {b"Packages.db": "ndb", b"Packages": "Berkeley DB"}
+_RPM_NDB: Final = b"Packages.db"
+_RPM_BERKELEY: Final = b"Packages"
 
 
 class UnreadablePackagesError(FormatError):
@@ -57,7 +59,7 @@ def detect_packages(read: ReadFile) -> tuple[Package, ...] | None:
     """The packages installed in the tree, sorted; None when it has no package database.
 
     A tree can hold both kinds, one of them empty because only its tool is installed, so dpkg's and
-    rpm's packages are united. An rpm database in another format counts only if dpkg knows of no
+    rpm's packages are united. An rpm database in Berkeley DB format counts only if dpkg knows of no
     package; then it raises `UnreadablePackagesError`. A damaged database raises `FormatError`.
     """
     dpkg = _detect_dpkg(read)
@@ -78,8 +80,23 @@ def _detect_dpkg(read: ReadFile) -> tuple[Package, ...] | None:
 
 
 def _detect_rpm(read: ReadFile) -> tuple[Package, ...] | None:
+    headers = find_rpm_headers(read)
+    return None if headers is None else packages_of_headers(headers)
+
+
+def find_rpm_headers(read: ReadFile) -> Iterator[bytes] | None:
+    """The headers in the tree's rpm database; None without one in SQLite or ndb.
+
+    Raises `UnreadablePackagesError`; the iterator raises `FormatError` for a damaged database.
+    """
     database = find_rpm_database(read)
-    return None if database is None else read_rpm_database(database)
+    if database is not None:
+        return rpm_headers(database)
+    for directory in RPM_DATABASES:
+        database = read(directory + b"/" + _RPM_NDB, MAX_RPM_DATABASE_SIZE)
+        if database is not None:
+            return ndb_headers(database)
+    return None
 
 
 def find_rpm_database(read: ReadFile) -> bytes | None:
@@ -101,13 +118,13 @@ def find_rpm_database(read: ReadFile) -> bytes | None:
 
 def _refuse_unreadable_rpm(read: ReadFile) -> None:
     for directory in RPM_DATABASES:
-        for name, kind in _RPM_UNREADABLE.items():
-            if read(directory + b"/" + name, MAX_RPM_DATABASE_SIZE) is not None:
-                path = display_path(directory + b"/" + name)
-                raise UnreadablePackagesError(
-                    f"an rpm database in {kind} format was found ({path}) that hacktree can't read",
-                    hint="rpm 4.16 or newer converts it to SQLite: `rpm --root TREE --rebuilddb`.",
-                )
+        path = directory + b"/" + _RPM_BERKELEY
+        if read(path, MAX_RPM_DATABASE_SIZE) is not None:
+            raise UnreadablePackagesError(
+                f"an rpm database in Berkeley DB format was found ({display_path(path)}) that "
+                "hacktree can't read",
+                hint="rpm 4.16 or newer converts it to SQLite: `rpm --root TREE --rebuilddb`.",
+            )
 
 
 _SQLITE_MAGIC: Final = b"SQLite format 3\0"

@@ -10,12 +10,13 @@ import msgspec
 from hacktree.client.bisect.components.database import Database, Form, NoPackagesError
 from hacktree.client.bisect.components.mixing import Mixer
 from hacktree.client.bisect.components.planning import Plan, Sides, plan_components
-from hacktree.client.bisect.components.reading import read_database
+from hacktree.client.bisect.components.reading import NEXT_HINT, read_database
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import Commit, encode_commit
 from hacktree.common.objects.diff import Change, diff_trees
 from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.names import display_path
 from hacktree.common.objects.packages import METADATA_KEY, packages_to_metadata
 from hacktree.common.objects.tree import FileEntry, Tree, decode_tree
 from hacktree.common.objects.walk import LoadTree, check_totals, find_entry, measure
@@ -81,7 +82,11 @@ def take_apart(repository: Repository, good: ObjectId, bad: ObjectId) -> Ends:
     )
     form = before.form
     if form != after.form:
-        raise NoPackagesError("the two builds keep their package databases in different ways")
+        raise NoPackagesError(
+            f"{good.hex()[:12]} keeps its packages in /{display_path(form.path)}, "
+            f"{bad.hex()[:12]} in /{display_path(after.form.path)}: they can't be mixed",
+            hint=NEXT_HINT,
+        )
     sides = Sides(before.packages, after.packages, form.info)
     plan = plan_components(sides, [change for change in changes if not form.covers(change.path)])
     if not plan.components:

@@ -3,11 +3,19 @@
 The tree is as untrusted as whoever built it: everything is bounded, nothing of it is run.
 """
 
+from typing import Final
+
 from hacktree.client.bisect.components.database import Database, NoPackagesError
 from hacktree.client.bisect.components.dpkgreading import read_dpkg
 from hacktree.client.bisect.components.rpmreading import read_rpm_packages
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.errors import FormatError
+
+NEXT_HINT: Final = (
+    "`hacktree bisect report` says which files and source revisions changed in the build that was "
+    "found, `hacktree diff GOOD BAD` in any."
+)
+"""What is left to do where roots can't be mixed."""
 
 
 def read_database(view: TreeView, name: str) -> Database:
@@ -24,6 +32,6 @@ def read_database(view: TreeView, name: str) -> Database:
     if found is None:
         raise NoPackagesError(
             f"{name} has no packages in a database of dpkg or rpm, so they can't be told apart",
-            hint="Mixed roots need it; `hacktree bisect start` finds the build.",
+            hint=NEXT_HINT,
         )
     return found

@@ -1,12 +1,11 @@
-"""The host's rpmdb: reading headers out of a database, and making one of headers.
+"""Reading headers out of rpm's database, and making one of headers; mostly by the host's rpmdb.
 
-It works in a scratch directory. No package's script runs: headers are only stored. What it reads
+That works in a scratch directory. No package's script runs: headers are only stored. What it reads
 may be hostile, so it gets a time, and its output a limit.
 """
 
 import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from shutil import which
 from threading import Timer
@@ -17,23 +16,26 @@ from hacktree.client.extensions.programs import ENVIRONMENT, SEARCHED, ProgramMi
 from hacktree.client.scratch import scratch_directory
 from hacktree.common.errors import SystemFault
 from hacktree.common.objects.names import display_path
+from hacktree.common.objects.rpmndb import encode_ndb, ndb_headers
 from hacktree.common.repository.packages import MAX_RPM_DATABASE_SIZE, rpm_headers
 
 SQLITE: Final = "sqlite"
+NDB: Final = "ndb"
 KINDS: Final = {
-    SQLITE: (b"rpmdb.sqlite",),
-    "ndb": (b"Packages.db", b"Index.db"),
-    "bdb": (b"Packages",),
+    SQLITE: b"rpmdb.sqlite",
+    NDB: b"Packages.db",
+    "bdb": b"Packages",
 }
-"""The files of each kind of database, by rpm's name for it; the first holds the headers."""
+"""The file with the headers of each kind of database, by rpm's name for it."""
 
 _SECONDS: Final = 600.0
 _MAX_SAID: Final = 64 << 10
 
 
-def require_rpmdb(name: str) -> None:
-    """Raises `ProgramMissingError` unless the host has it; `name`: the build that needs it."""
-    if which("rpmdb", path=SEARCHED) is None:
+def require_rpmdb(kind: str, name: str) -> None:
+    """Raises `ProgramMissingError` unless the host has it; `name`: the build that needs it, `kind`:
+    of its database."""
+    if kind != NDB and which("rpmdb", path=SEARCHED) is None:
         raise ProgramMissingError(
             f"{name} has an rpm database, and this machine has no rpmdb, which mixes them",
             hint="Install the package rpm.",
@@ -41,27 +43,29 @@ def require_rpmdb(name: str) -> None:
 
 
 def can_write(kind: str) -> bool:
-    """Whether the host's rpm can make a database of this kind."""
+    """Whether a database of this kind can be made here."""
+    if kind == NDB:
+        return True
     with scratch_directory() as scratch:
         try:
             _run(kind, scratch, "--initdb")
         except SystemFault:
             return False
         # An unknown kind is a warning to rpm, which then writes nothing.
-        return (scratch / os.fsdecode(KINDS[kind][0])).exists()
+        return (scratch / os.fsdecode(KINDS[kind])).exists()
 
 
-def read_headers(kind: str, files: Mapping[bytes, bytes]) -> list[bytes]:
-    """The headers in a database's files, given by name.
+def read_headers(kind: str, database: bytes) -> list[bytes]:
+    """The headers in a database; only Berkeley DB is left to rpm.
 
-    Raises `FormatError` for a damaged database, `SystemFault` if rpm can't read it, or, where it is
-    not SQLite, finds nothing.
+    Raises `FormatError` for a damaged database, `SystemFault` if rpm reads nothing from it.
     """
     if kind == SQLITE:
-        return list(rpm_headers(files[KINDS[kind][0]]))
+        return list(rpm_headers(database))
+    if kind == NDB:
+        return list(ndb_headers(database))
     with scratch_directory() as scratch:
-        for file, data in files.items():
-            (scratch / os.fsdecode(file)).write_bytes(data)
+        (scratch / os.fsdecode(KINDS[kind])).write_bytes(database)
         stream = _run(kind, scratch, "--exportdb")
     if not stream:
         # To read a kind that it doesn't know is a success to rpm.
@@ -69,23 +73,25 @@ def read_headers(kind: str, files: Mapping[bytes, bytes]) -> list[bytes]:
     return split_export(stream)
 
 
-def write_database(kind: str, stream: bytes) -> dict[bytes, bytes]:
-    """The files, by name, of a database of the headers in `stream`, as `rpmdb --exportdb` has them.
+def write_database(kind: str, stream: bytes) -> bytes:
+    """A database of the headers in `stream`, which is as `rpmdb --exportdb` has them.
 
-    They are read again: raises `SystemFault` unless rpm has taken every header as it was.
+    What rpm wrote is read again: raises `SystemFault` unless it has taken every header as it was.
     """
+    headers = split_export(stream)
+    if kind == NDB:
+        return encode_ndb(headers)
     with scratch_directory() as scratch:
         (scratch / "export").write_bytes(stream)
         _run(kind, scratch, "--importdb", scratch / "export")
-        paths = {file: scratch / os.fsdecode(file) for file in KINDS[kind]}
-        files = {file: path.read_bytes() for file, path in paths.items() if path.exists()}
-    taken = read_headers(kind, files) if KINDS[kind][0] in files else []
-    if sorted(taken) != sorted(split_export(stream)):
+        path = scratch / os.fsdecode(KINDS[kind])
+        database = path.read_bytes() if path.exists() else b""
+    if not database or sorted(read_headers(kind, database)) != sorted(headers):
         raise SystemFault(
             "rpm on this machine did not take the headers of both builds as they are",
             hint="A newer rpm may: look at `rpm --version` here and in the builds.",
         )
-    return files
+    return database
 
 
 def _run(kind: str, database: Path, action: str, stdin: Path | None = None) -> bytes:

@@ -1,6 +1,6 @@
 """Reading rpm's database out of a tree: its headers say all, of files too.
 
-A database in SQLite is read here, within bounds; one of another kind is copied out for rpmdb.
+A database in SQLite or ndb is read here, within bounds; one of Berkeley DB is copied out for rpmdb.
 """
 
 import os
@@ -46,7 +46,7 @@ _SPOKEN: Final = {SQLITE: "SQLite", "ndb": "ndb", "bdb": "Berkeley DB"}
 
 @dataclass(frozen=True, slots=True)
 class RpmForm:
-    """A database of a kind in `directory`; `writable`: the host's rpm can make one."""
+    """A database of a kind in `directory`; `writable`: one can be made here."""
 
     directory: bytes
     kind: str
@@ -55,7 +55,7 @@ class RpmForm:
     @property
     def path(self) -> bytes:
         """As `Form.path`."""
-        return self.directory + b"/" + KINDS[self.kind][0]
+        return self.directory + b"/" + KINDS[self.kind]
 
     @property
     def info(self) -> bytes:
@@ -86,8 +86,7 @@ class RpmForm:
 
     def write(self, joined: bytes) -> Mapping[bytes, bytes]:
         """As `Form.write`."""
-        files = write_database(self.kind, joined) if self.writable else {}
-        return {self.directory + b"/" + name: data for name, data in files.items()}
+        return {self.path: write_database(self.kind, joined)} if self.writable else {}
 
 
 def read_rpm_packages(view: TreeView, name: str) -> Database | None:
@@ -100,7 +99,7 @@ def read_rpm_packages(view: TreeView, name: str) -> Database | None:
     if found is None:
         return None
     directory, kind = found
-    require_rpmdb(name)
+    require_rpmdb(kind, name)
     headers: dict[str, list[bytes]] = defaultdict(list)
     for header in _read(view, directory, kind):
         headers[parse_rpm_header(header).name].append(header)
@@ -123,9 +122,9 @@ def read_rpm_packages(view: TreeView, name: str) -> Database | None:
 
 def _locate(view: TreeView) -> tuple[bytes, str] | None:
     """The database's directory, without links in its path, and its kind."""
-    for kind, (main, *_) in KINDS.items():
+    for kind, name in KINDS.items():
         for directory in RPM_DATABASES:
-            place = view.place(directory + b"/" + main)
+            place = view.place(directory + b"/" + name)
             if isinstance(view.find(place), FileEntry):
                 return place.rpartition(b"/")[0], kind
     return None
@@ -134,17 +133,13 @@ def _locate(view: TreeView) -> tuple[bytes, str] | None:
 def _read(view: TreeView, directory: bytes, kind: str) -> list[bytes]:
     if kind == SQLITE:
         # Looks for a log with content, which would be part of the database.
-        data = find_rpm_database(view.read)
-        files = {} if data is None else {KINDS[kind][0]: data}
+        database = find_rpm_database(view.read)
     else:
-        read = {
-            name: view.read(directory + b"/" + name, MAX_RPM_DATABASE_SIZE) for name in KINDS[kind]
-        }
-        files = {name: data for name, data in read.items() if data is not None}
-    if KINDS[kind][0] not in files:
+        database = view.read(directory + b"/" + KINDS[kind], MAX_RPM_DATABASE_SIZE)
+    if database is None:
         raise FormatError(f"it has more than {MAX_RPM_DATABASE_SIZE} bytes")
     try:
-        return read_headers(kind, files)
+        return read_headers(kind, database)
     except SystemFault as error:
         raise UnreadablePackagesError(
             f"rpm on this machine doesn't take this {_SPOKEN[kind]}: {error.message}",

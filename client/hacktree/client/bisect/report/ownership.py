@@ -12,7 +12,7 @@ from hacktree.client.extensions.rpmheader import list_header_files
 from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.packages import parse_rpm_header
 from hacktree.common.objects.tree import FileEntry
-from hacktree.common.repository.packages import DPKG_DATABASES, find_rpm_database, rpm_headers
+from hacktree.common.repository.packages import DPKG_DATABASES, find_rpm_headers
 
 
 def find_owners(view: TreeView, wanted: Collection[bytes]) -> Owners | None:
@@ -42,7 +42,5 @@ def _listings(view: TreeView) -> Iterator[tuple[str, list[bytes]]]:
         if isinstance(view.resolve(directory + b"/status")[1], FileEntry):
             yield from list_files(view, directory + b"/info")
             break
-    database = find_rpm_database(view.read)
-    if database is not None:
-        for header in rpm_headers(database):
-            yield parse_rpm_header(header).name, list_header_files(header)
+    for header in find_rpm_headers(view.read) or ():
+        yield parse_rpm_header(header).name, list_header_files(header)
