@@ -148,15 +148,15 @@ def test_a_command_finds_it_in_the_root(tmp_path: Path) -> None:
     for number in range(1, 5):
         add_build(farm, number, broken=number >= 3, tree=shell_tree(number))
     sysroot = make_tester(tmp_path / "sysroot", farm)
-    log = tmp_path / "log"
     script = (
-        f'echo "$HACKTREE_ROOT $HACKTREE_BRANCH $HACKTREE_PREVIOUS_VERDICT" >> {log}; '
+        'echo "in $HACKTREE_ROOT of $HACKTREE_BRANCH, before: $HACKTREE_PREVIOUS_VERDICT"; '
         "test ! -e /usr/touched && touch /usr/touched && grep -q fine /usr/share/state"
     )
     bisect(sysroot, "start", "fastqa", "--good", "~3", *NEVER)
     done = bisect(sysroot, "run", "--", "sh", "-c", script)
     assert "First bad build: fastqa 3 47.3 (" in done.stdout
-    assert log.read_text().splitlines() == ["/ fastqa ", "/ fastqa good"]
+    printed = [line for line in done.stdout.splitlines() if line.startswith("in ")]
+    assert printed == ["in / of fastqa, before: ", "in / of fastqa, before: good"]
 
 
 def test_exit_statuses_of_a_run(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,8 +111,13 @@ def test_a_replay_ends_where_the_log_does(
     assert find_bisection(sysroot) is None
     printed = say(capsys, "replay", str(file))
     assert "Replayed" in printed
+    assert "These tests may be another machine's: with which scripts" in printed
     assert "First bad build: fastqa 8 47.8 (" in printed
-    assert ask(capsys, "status")["outcome"] == search.status["outcome"]
+    status = ask(capsys, "status")
+    assert status["outcome"] == search.status["outcome"]
+    assert (search.status["tested-elsewhere"], status["tested-elsewhere"]) == (False, True)
+    doubts = ask(capsys, "report")["doubts"]
+    assert any("perhaps from another machine" in doubt for doubt in doubts)
     assert say(capsys, "log") == search.log
     assert read_roots(sysroot).records == {}
     before = find_bisection(sysroot)

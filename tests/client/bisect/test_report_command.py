@@ -190,7 +190,7 @@ def test_a_colleague_goes_on(
     other = make_machine(tmp_path / "two", farm, monkeypatch)
     shown = told(capsys, "import", file, "--dry-run")
     assert "4 suspects after 1 tests" in shown
-    assert "These tests were another machine's, with its own scripts" in shown
+    assert "These tests may be another machine's: with which scripts" in shown
     assert "no bisection is under way" in told(capsys, "status", status=2)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
     assert ask(capsys, "import", "-")["suspects"] == 4
@@ -200,7 +200,7 @@ def test_a_colleague_goes_on(
     assert "under way already" in told(capsys, "import", file, status=2)
     assert ask(capsys, "next")["under-test"] is not None
     assert ask(capsys, "bad", "47.5")["outcome"]["first"]["sequence"] == 5
-    assert any("on another machine" in doubt for doubt in ask(capsys, "report")["doubts"])
+    assert any("perhaps from another machine" in doubt for doubt in ask(capsys, "report")["doubts"])
 
 
 def test_a_session_of_another_farm_is_refused_unless_told(

@@ -6,6 +6,7 @@ import msgspec
 
 from hacktree.client.bisect.core.model import Candidate, Session
 from hacktree.client.bisect.core.sessionlog import Descent, Log, replay_log
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.farm.lines import Name
 from hacktree.client.bisect.farm.reading import read_again, read_ends
 from hacktree.client.remote import Remote
@@ -23,7 +24,8 @@ def read_replayed(
 ) -> Session:
     """The session that a log leads to, over lines of the remote's verified history.
 
-    `constant`: what this machine combines builds with. Raises `LogInvalidError`,
+    `constant`: what this machine combines builds with; what the answers were given with, no log
+    tells. Raises `LogInvalidError`,
     `NoSuchBuildError`, `BuildsGoneError`, `PeerError`.
     """
     oldest, newest = (
@@ -38,4 +40,6 @@ def read_replayed(
         # `replay_log` refuses it.
         read = read_again(repository, remote, descent.branch, descent.first, descent.last)
         lines[descent] = read.value.builds
-    return replay_log(session, log, lines)
+    session = replay_log(session, log, lines)
+    options = msgspec.structs.replace(options, imported=current_state(session).tests > 0)
+    return msgspec.structs.replace(session, options=options)

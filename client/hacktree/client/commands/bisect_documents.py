@@ -39,6 +39,7 @@ def status_document(
         "strict-midpoint": options.strict_midpoint,
         "deploy": options.deploy,
         "constant": options.constant,
+        "tested-elsewhere": options.imported,
         "old": {**build_document(state.before), "evidence": state.low_evidence.value},
         "new": {**build_document(state.last), "evidence": state.high_evidence.value},
         "coarser": [

@@ -17,6 +17,7 @@ from hacktree.client.bisect.store import Saved, hold_bisection, read_bisection
 from hacktree.client.commands.bisect_documents import status_document
 from hacktree.client.commands.bisect_output import (
     narrowed,
+    say_imported,
     show_outcome,
 )
 from hacktree.client.commands.bisect_steps import ahead_of, machine_in
@@ -61,6 +62,7 @@ def replay(args: argparse.Namespace) -> int:
         emit_json(status_document(sysroot, saved, verbose=args.verbose))
         return 0
     say(args, f"Replayed {len(session.events)} events over {len(session.line)} builds.")
+    say_imported(args, session.options)
     if state.outcome is not None:
         show_outcome(args, saved, state.outcome)
         return 0

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from hacktree.client.bisect.candidate import how_to_answer
 from hacktree.client.bisect.core.choice import Choice, Purpose, describe_choice
-from hacktree.client.bisect.core.model import Candidate, Session
+from hacktree.client.bisect.core.model import Candidate, Options, Session
 from hacktree.client.bisect.core.state import (
     Evidence,
     Found,
@@ -103,6 +103,16 @@ def narrowed(state: State) -> str:
     """'Narrowed to 12 builds (~4 tests left)'."""
     suspects, left = len(state.suspects), state.answers_left
     return f"Narrowed to {count(suspects, 'build')} (~{count(left, 'test')} left)"
+
+
+def say_imported(args: argparse.Namespace, options: Options) -> None:
+    """Whose the answers are that came in a file, if any did."""
+    if options.imported:
+        say(
+            args,
+            "These tests may be another machine's: with which scripts, extensions and layers they "
+            "were made, nobody can tell here.",
+        )
 
 
 def show_standing(

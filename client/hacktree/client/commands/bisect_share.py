@@ -21,6 +21,7 @@ from hacktree.client.bisect.sharing import (
     import_session,
 )
 from hacktree.client.bisect.store import hold_bisection, read_bisection
+from hacktree.client.commands.bisect_output import say_imported
 from hacktree.client.commands.bisect_steps import ahead_of, machine_in
 from hacktree.client.remote import list_remotes, load_remote
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
@@ -74,7 +75,7 @@ def _read(name: str) -> bytes:
 
 
 def _adopt(sysroot: Sysroot, session: Session, remote: str, *, keep_live: bool) -> Session:
-    """The session as this machine goes on with it; its answers are another machine's.
+    """The session as this machine goes on with it; its answers may be another machine's.
 
     Its id is its own: whose bisection ends gives back what is leased under its id.
     """
@@ -113,11 +114,6 @@ def _show(args: argparse.Namespace, session: Session) -> None:
         f"{state.answers_left} tests left",
     )
     say(args, f"Held constant: {describe_held(options.constant)}")
-    if options.imported:
-        say(
-            args,
-            "These tests were another machine's, with its own scripts, extensions and layers: "
-            "nobody can tell here whether they are the same.",
-        )
+    say_imported(args, options)
     if not args.dry_run:
         say(args, "`hacktree bisect next` goes on with it.")

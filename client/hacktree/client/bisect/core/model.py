@@ -135,7 +135,8 @@ class Options(_Struct, frozen=True):
     `find_fix`: the line begins bad and ends good. `votes`: tests of a build of which the majority
     counts, odd. `deploy`: candidates become the live root, else they are only checked out.
     `constant`: what every candidate is combined with (scripts, extensions, layers), as digests;
-    `mixed`: some were answered for with others; `imported`: some on another machine, with its own.
+    `mixed`: some were answered for with others; `imported`: some answers came in a file, which
+    doesn't tell what they were given with.
     """
 
     terms: Terms = Terms()

@@ -98,7 +98,8 @@ def doubts(report: Report) -> tuple[str, ...]:
         unlike.append("builds were tested with different scripts, extensions or layers")
     if options.imported:
         unlike.append(
-            "builds were tested on another machine, with its own scripts, extensions and layers"
+            "answers came in a file, perhaps from another machine: with which scripts, extensions "
+            "and layers they were given is not known here"
         )
     return tuple(unlike) + tuple(
         f"{build} was only said to be {word}"
