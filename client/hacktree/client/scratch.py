@@ -1,51 +1,67 @@
-"""Directories for programs of the host to work in, below $TMPDIR: none is left for long."""
+"""Directories for programs of the host to work in: none is left for long."""
 
 import os
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hacktree.client.removal import delete_below
+from hacktree.common.errors import BusyError
 from hacktree.common.repository.locks import LockKind, try_lock
 
-_PREFIX: Final = "hacktree-scratch-"
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """A directory, and the open descriptor of it that holds its lock: processes that inherit this
+    one hold the lock, too."""
+
+    path: Path
+    lock: int
 
 
 @contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """An empty directory, which is gone afterwards; after a kill it goes with the next one.
+    """An empty directory below $TMPDIR for as long as its owner lives; as `scratch_below`."""
+    with scratch_below(Path(tempfile.gettempdir()), "hacktree-scratch-") as scratch:
+        yield scratch.path
 
-    It is locked for as long as its owner lives.
+
+@contextmanager
+def scratch_below(top: Path, prefix: str) -> Iterator[Scratch]:
+    """An empty directory of `top`, which is gone afterwards.
+
+    After a kill it goes with the next one of this prefix that is made when nobody holds its lock.
     """
-    top = Path(tempfile.gettempdir())
-    _remove_dead(top)
-    directory = top / f"{_PREFIX}{secrets.token_hex(8)}"
-    descriptor = _make_locked(directory)
+    _remove_dead(top, prefix)
+    scratch = _make_locked(top, prefix)
     try:
-        yield directory
+        yield scratch
     finally:
-        shutil.rmtree(directory)
-        os.close(descriptor)
+        delete_below(top, scratch.path.name)
+        os.close(scratch.lock)
 
 
-def _make_locked(directory: Path) -> int:
+def _make_locked(top: Path, prefix: str) -> Scratch:
+    directory = top / f"{prefix}{secrets.token_hex(8)}"
     while True:
         directory.mkdir(mode=0o700, exist_ok=True)
         # Between mkdir and the lock somebody may take it for a dead one's.
         with suppress(FileNotFoundError):
             descriptor = os.open(directory, _OPEN)
             if try_lock(descriptor, LockKind.EXCLUSIVE) and directory.exists():
-                return descriptor
+                return Scratch(directory, descriptor)
             os.close(descriptor)
 
 
-def _remove_dead(top: Path) -> None:
+def _remove_dead(top: Path, prefix: str) -> None:
     for name in os.listdir(top):
-        if not name.startswith(_PREFIX):
+        if not name.startswith(prefix):
             continue
         try:
             descriptor = os.open(top / name, _OPEN)
@@ -54,5 +70,6 @@ def _remove_dead(top: Path) -> None:
         own = os.fstat(descriptor).st_uid == os.geteuid()
         if own and try_lock(descriptor, LockKind.EXCLUSIVE):
             # What a program that outlives its owner still writes to goes another time.
-            shutil.rmtree(top / name, ignore_errors=True)
+            with suppress(OSError, BusyError):
+                delete_below(top, name)
         os.close(descriptor)

@@ -29,6 +29,7 @@ def runner(args: argparse.Namespace) -> Callable[[Invocation], int]:
                 cwd=invocation.directory,
                 env=environment,
                 stdout=output,
+                pass_fds=[invocation.lock],
                 check=False,
             )
             return done.returncode
@@ -42,6 +43,7 @@ def runner(args: argparse.Namespace) -> Callable[[Invocation], int]:
             user=account.pw_uid,
             group=account.pw_gid,
             extra_groups=os.getgrouplist(account.pw_name, account.pw_gid),
+            pass_fds=[invocation.lock],
             check=False,
         )
         return done.returncode

@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from hacktree.client.layers.definition import LayerDefinition
-from hacktree.client.removal import delete_below
+from hacktree.client.scratch import scratch_below
 from hacktree.common.errors import HacktreeError, UserError
 
-_TEMPORARY: Final = "/var/tmp"  # noqa: S108 - the directory in it is made by mkdtemp
+_TEMPORARY: Final = "/var/tmp"  # noqa: S108 - the directory in it is ours alone
 
 
 class CommandFailedError(HacktreeError):
@@ -22,12 +21,17 @@ class CommandFailedError(HacktreeError):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A command to run: where, with what added to the environment, as whom (None: as we are)."""
+    """A command to run: where, with what added to the environment, as whom (None: as we are).
+
+    It inherits the descriptor `lock`: what it installs to is kept for as long as a process of it
+    lives, also if we are killed.
+    """
 
     command: Sequence[str]
     directory: Path
     environment: Mapping[str, str]
     user: pwd.struct_passwd | None
+    lock: int
 
 
 Runner = Callable[[Invocation], int]
@@ -46,7 +50,8 @@ def invoking_user(uid: int, environment: Mapping[str, str]) -> str:
 
 @contextmanager
 def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
-    """Run the command of a layer and give the directory that it installed to, then delete that.
+    """Run the command of a layer and give the directory that it installed to, then delete that;
+    what a killed one left goes with the next, unless its command still runs.
 
     The directory is in $TMPDIR, else in /var/tmp: it belongs to whoever runs the command, who can't
     reach the repository. The one above it is ours, so that nothing else can be put in its place,
@@ -59,15 +64,14 @@ def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
             hint="Bring it back, or remove the layer and add it anew.",
         )
     place = os.environ.get("TMPDIR") or _TEMPORARY
-    above = Path(tempfile.mkdtemp(prefix="hacktree-layer-", dir=place)).resolve()
-    destination = above / "destdir"
-    try:
-        above.chmod(0o711)
+    with scratch_below(Path(place).resolve(), "hacktree-layer-") as scratch:
+        destination = scratch.path / "destdir"
+        scratch.path.chmod(0o711)
         destination.mkdir(mode=0o700)
         if user is not None:
             os.chown(destination, user.pw_uid, user.pw_gid)
         environment = {"DESTDIR": str(destination)}
-        status = run(Invocation(layer.command, Path(layer.path), environment, user))
+        status = run(Invocation(layer.command, Path(layer.path), environment, user, scratch.lock))
         if status != 0:
             raise CommandFailedError(
                 f"{layer.command[0]} ended with status {status}: nothing was committed",
@@ -75,8 +79,6 @@ def captured(layer: LayerDefinition, run: Runner) -> Iterator[Path]:
             )
         destination.chmod(0o755)
         yield destination
-    finally:
-        delete_below(above.parent, above.name)
 
 
 def _account(name: str) -> pwd.struct_passwd:
