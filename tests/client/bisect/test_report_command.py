@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from hacktree.client.bisect.sharing import import_session
+from hacktree.client.bisect.store import hold_bisection, read_bisection, write_bisection
 from hacktree.client.remote import Remote, add_remote
 from hacktree.client.sysroot import Sysroot, open_sysroot
 from hacktree.common.cli.main import main
 from hacktree.common.repository.repository import Repository, open_repository
 from support.bisectfarm import add_build, make_farm, make_tester
+from support.bisections import STEERS
 from support.pulling import make_repository
 from support.trees import Spec
 
@@ -223,6 +227,23 @@ def test_a_session_of_another_farm_is_refused_unless_told(
     assert ask(capsys, "import", file, "--remote", "farm", "-n")["remote"] == "farm"
     add_remote(sysroot.repository, Remote("same", f"file://{farm.path}/", "unsigned"))
     assert ask(capsys, "import", file, "-n")["remote"] == "same"
+
+
+def test_nothing_that_a_farm_chose_steers_the_terminal(
+    found: Sysroot, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is printed is escaped, and the same session."""
+    saved = read_bisection(found)
+    first, *others = saved.session.line
+    line = (msgspec.structs.replace(first, version=STEERS), *others)
+    session = msgspec.structs.replace(saved.session, line=line)
+    with hold_bisection(found):
+        write_bisection(found, msgspec.structs.replace(saved, session=session))
+    printed = told(capsys, "export", "-")
+    assert printed.replace("\n", "").isprintable()
+    assert import_session(printed.encode()).session.line == line
+    told(capsys, "export", str(tmp_path / "session.json"))
+    assert import_session((tmp_path / "session.json").read_bytes()).session.line == line
 
 
 def test_a_file_that_is_no_session_is_refused(

@@ -25,7 +25,7 @@ from hacktree.client.commands.bisect_output import say_imported
 from hacktree.client.commands.bisect_steps import ahead_of, machine_in
 from hacktree.client.remote import list_remotes, load_remote
 from hacktree.client.sysroot import Sysroot, open_sysroot, prepare_sysroot
-from hacktree.common.cli.output import emit_json, say
+from hacktree.common.cli.output import emit_json, printable_json, say
 from hacktree.common.errors import UserError
 from hacktree.common.repository.durable import replace_published
 
@@ -36,7 +36,7 @@ def export(args: argparse.Namespace) -> int:
     session = read_bisection(sysroot).session
     data = export_session(session, load_remote(sysroot.repository, session.remote))
     if args.file == "-":
-        sys.stdout.write(data.decode())
+        sys.stdout.write(printable_json(data.decode()))
         return 0
     path = Path(args.file)
     if path.exists() and not args.force:

@@ -33,7 +33,11 @@ def emit_event(value: object) -> None:
 
 def json_text(value: object, indent: int | None = None) -> str:
     """`value` as JSON that is read as it was, and prints on a terminal: the rest is escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return printable_json(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def printable_json(text: str) -> str:
+    """A JSON document that is text already, as `json_text` has it."""
     if text.isprintable():
         return text
     # Such a character stands in a string; but for the ends of lines, which in strings are escaped.
