@@ -24,6 +24,20 @@ class NothingUnderTestError(UserError):
     """No build waits for an answer."""
 
 
+class WentOnError(UserError):
+    """Another command went on with the bisection while this one waited for it."""
+
+
+def require_same(seen: Saved, saved: Saved) -> None:
+    """Raise `WentOnError` if the bisection is no longer as whoever answers has seen it: the build
+    under test may be another one."""
+    if seen != saved:
+        raise WentOnError(
+            "another command went on with the bisection meanwhile: nothing was changed",
+            hint="`hacktree bisect status` says which build is under test now.",
+        )
+
+
 def answer(
     machine: Machine, saved: Saved, verdict: Verdict, names: Sequence[str] = (), note: str = ""
 ) -> Saved:

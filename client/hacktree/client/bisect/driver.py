@@ -153,7 +153,7 @@ def refuse_second(sysroot: Sysroot) -> None:
     if find_bisection(sysroot) is not None:
         raise BisectionExistsError(
             "a bisection is under way already",
-            hint="`hacktree bisect status` shows it, `hacktree bisect reset` ends it.",
+            hint="`hacktree bisect next` goes on with it, `status` shows it, `reset` ends it.",
         )
 
 

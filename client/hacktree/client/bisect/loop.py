@@ -7,6 +7,7 @@ from typing import Final
 
 from hacktree.client.bisect.answering import answer, previous_verdict
 from hacktree.client.bisect.core.model import Verdict
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.driver import (
     CandidateFailedError,
     Finished,
@@ -15,6 +16,7 @@ from hacktree.client.bisect.driver import (
     advance,
 )
 from hacktree.client.bisect.farm.fetching import BuildGoneError
+from hacktree.client.bisect.farm.reading import require_head
 from hacktree.client.bisect.running import (
     CommandRun,
     Finding,
@@ -26,8 +28,10 @@ from hacktree.client.bisect.store import Saved, read_bisection
 from hacktree.client.entering.enter import Request, enter_root
 from hacktree.client.entering.filesystem import Writes
 from hacktree.client.entering.person import Person
+from hacktree.client.remote import load_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
+from hacktree.common.objects.names import parse_branch_name
 
 _VERDICTS = {
     Finding.PASSED: Verdict.GOOD,
@@ -62,7 +66,8 @@ def check_all(
     """Bring, deploy and test builds until the search has ended; `tested` is told each verdict.
 
     A build that is gone or can't be deployed is skipped, unless it is the third one after another
-    that can't be deployed: then it is hardly the build's fault. Raises `CandidateFailedError`,
+    that can't be deployed, or the remote doesn't even serve the branch's head: then it is hardly
+    the build's fault. Raises `CandidateFailedError`,
     `RunAbortedError`, `CommandMissingError`, and what `advance` raises otherwise: the bisection
     stays as it was before that build.
     """
@@ -72,7 +77,8 @@ def check_all(
             standing = advance(machine, saved)
         except CandidateFailedError as error:
             # That the farm has it no more is not for this machine to mend.
-            failed += not isinstance(error.__cause__, BuildGoneError)
+            gone = isinstance(error.__cause__, BuildGoneError)
+            failed += not gone
             if failed == MOST_FAILED:
                 raise CandidateFailedError(
                     f"{failed} builds one after another can't be deployed: {error.message}",
@@ -81,6 +87,8 @@ def check_all(
                 ) from error
             machine.listener.say(error.message)
             saved = read_bisection(machine.sysroot)
+            if gone:
+                _require_farm(machine, saved)
             saved = answer(machine, saved, Verdict.SKIP, note=error.message)
             continue
         failed = 0
@@ -90,6 +98,14 @@ def check_all(
         verdict = _VERDICTS[run.finding]
         saved = answer(machine, standing.saved, verdict, note=run.describe())
         tested(standing, verdict, run, saved)
+
+
+def _require_farm(machine: Machine, saved: Saved) -> None:
+    """Raise `PeerError` if the remote has nothing else either: its disk is not there, say."""
+    repository = machine.sysroot.repository
+    branch = current_state(saved.session).line[0].branch
+    remote = load_remote(repository, saved.session.remote)
+    require_head(repository, remote, parse_branch_name(branch))
 
 
 def run_check(sysroot: Sysroot, ready: Ready, check: Check) -> CommandRun:

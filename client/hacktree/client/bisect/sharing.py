@@ -15,6 +15,7 @@ from hacktree.client.bisect.core.encoding import check_events, decode_struct, en
 from hacktree.client.bisect.core.model import Session
 from hacktree.client.remote import Remote
 from hacktree.common.errors import UserError
+from hacktree.common.objects.errors import FormatError
 
 _PORTS: Final = {"http": 80, "https": 443}
 
@@ -40,8 +41,12 @@ def export_session(session: Session, remote: Remote) -> bytes:
 
 def import_session(data: bytes) -> Exported:
     """What a file holds; raises `FormatError` for anything that could not be a session."""
-    exported = decode_struct(data, Exported)
-    check_events(exported.session)
+    try:
+        exported = decode_struct(data, Exported)
+        check_events(exported.session)
+    except FormatError as error:
+        hint = "`hacktree bisect export` writes one, `hacktree bisect replay` reads a log."
+        raise FormatError(error.message, hint=hint) from error
     return exported
 
 

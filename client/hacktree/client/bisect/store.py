@@ -176,7 +176,7 @@ def find_bisection(sysroot: Sysroot) -> Saved | None:
     except FormatError as error:
         raise CorruptError(
             f"{path}: {error.message}",
-            hint="`hacktree bisect reset` drops it; a session that was exported can be imported.",
+            hint="`hacktree bisect reset --force` drops it; one that was exported can be imported.",
         ) from error
     return saved
 

@@ -212,7 +212,7 @@ def _configure_answer(action: argparse.ArgumentParser, name: str) -> None:
 
 
 def _configure_run(action: argparse.ArgumentParser) -> None:
-    action.usage = "hacktree bisect run [-h] [OPTIONS] -- COMMAND..."
+    action.usage = "hacktree bisect run [-h] [OPTIONS] [--] COMMAND..."
     action.epilog = (
         "The command runs in the build's root, as `hacktree enter --scratch` would run it, or with "
         "--host on this machine. Exit status 0 says good, 125 skip, 1 to 127 bad; 128 and above, "
@@ -230,6 +230,9 @@ def _configure_run(action: argparse.ArgumentParser) -> None:
         help="go on by itself after a reboot, by a systemd unit in etc/systemd/system",
     )
     action.add_argument("--user", metavar="NAME", help="as somebody else (as root only)")
+    action.add_argument(
+        "words", metavar="COMMAND", nargs=argparse.REMAINDER, help="the test, with its arguments"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

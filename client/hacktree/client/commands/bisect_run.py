@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from hacktree.client.bisect.answering import answer, undo
@@ -40,13 +41,12 @@ _STDERR = 2
 
 def run(args: argparse.Namespace) -> int:
     """Test build after build with the command; 0 if the first build was found."""
-    if not args.command:
-        raise UserError("no command", hint="hacktree bisect run -- COMMAND [WORD...]")
+    command = _command(args)
     if args.host and args.user:
         raise UserError("--user is for a command in the root", hint="Leave out --host or --user.")
     person = None if args.host else requested_person(args.user, os.environ)
     machine = machine_of(args)
-    check = Check(args.command, args.timeout, person, _STDERR if args.json else None)
+    check = Check(command, args.timeout, person, _STDERR if args.json else None)
 
     def tested(ready: Ready, verdict: Verdict, run: CommandRun, saved: Saved) -> None:
         word = saved.session.options.terms.word(verdict)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     with hold_bisection(sysroot):
         saved = read_bisection(sysroot)
         if args.unattended:
-            path = install_unit(sysroot, _unit(sysroot, args))
+            path = install_unit(sysroot, _unit(sysroot, args, command))
             # No other machine's systemd looks there.
             whose = (
                 "" if sysroot.path == Path("/") else f" of the machine whose / is {sysroot.path}"
@@ -70,7 +70,16 @@ def run(args: argparse.Namespace) -> int:
     return 0 if isinstance(finished.outcome, Found) else 1
 
 
-def _unit(sysroot: Sysroot, args: argparse.Namespace) -> str:
+def _command(args: argparse.Namespace) -> tuple[str, ...]:
+    """The test; the driver cut the words at the first `--`, which may be the test's own."""
+    if not args.words and not args.command:
+        raise UserError("no command", hint="hacktree bisect run COMMAND [WORD...]")
+    if args.words and args.command:
+        return (*args.words, "--", *args.command)
+    return (*args.words, *args.command)
+
+
+def _unit(sysroot: Sysroot, args: argparse.Namespace, command: Sequence[str]) -> str:
     """The unit that runs what this process runs."""
     program = os.path.abspath(sys.argv[0])
     words = [program] if os.access(program, os.X_OK) else [sys.executable, program]
@@ -81,7 +90,7 @@ def _unit(sysroot: Sysroot, args: argparse.Namespace) -> str:
         words.append("--host")
     if args.user:
         words += ["--user", args.user]
-    return render_unit(sysroot, [*words, "--", *args.command], os.getcwd())
+    return render_unit(sysroot, [*words, "--", *command], os.getcwd())
 
 
 def prompt(args: argparse.Namespace) -> int:

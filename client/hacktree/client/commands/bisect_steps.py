@@ -5,7 +5,7 @@ import secrets
 import time
 from pathlib import Path
 
-from hacktree.client.bisect.answering import answer, undo
+from hacktree.client.bisect.answering import answer, require_same, undo
 from hacktree.client.bisect.core.model import Options, Session, Terms, Verdict, Verify
 from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.driver import (
@@ -228,8 +228,11 @@ def _orders_document(orders: Orders, *, first: bool) -> dict[str, object]:
 def take(args: argparse.Namespace) -> int:
     """good, bad, skip, answer: take the verdict, then go on."""
     machine = machine_of(args)
+    seen = read_bisection(machine.sysroot)
     with hold_bisection(machine.sysroot):
         saved = read_bisection(machine.sysroot)
+        if not args.builds:
+            require_same(seen, saved)
         verdict = _verdict(args, saved)
         saved = answer(machine, saved, verdict, args.builds, args.note)
         show_narrowed(args, saved)
@@ -261,8 +264,11 @@ def go_on(args: argparse.Namespace) -> int:
 def take_back(args: argparse.Namespace) -> int:
     """undo: take the last answer back, then go on from there."""
     machine = machine_of(args)
+    seen = read_bisection(machine.sysroot)
     with hold_bisection(machine.sysroot):
-        saved = undo(machine, read_bisection(machine.sysroot))
+        saved = read_bisection(machine.sysroot)
+        require_same(seen, saved)
+        saved = undo(machine, saved)
         show_narrowed(args, saved)
         show_standing(args, machine.sysroot, advance(machine, saved))
     return 0

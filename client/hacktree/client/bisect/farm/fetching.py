@@ -154,7 +154,7 @@ async def _fetch_commit(request: BuildRequest, source: Source) -> bytes:
         raise BuildGoneError(
             source.meta_location(request.commit),
             "the build is no longer served",
-            hint="The server has pruned it. `hacktree bisect skip` goes on with another one.",
+            hint="The server has pruned it.",
         ) from error
 
 

@@ -179,8 +179,9 @@ async def read_line(
                 return ReadLine.of(line)
         elif is_old:
             raise NoSuchBuildError(
-                f"{new.text} is not newer than {old.text} on {branch}",
-                hint="The older end comes first; `--find-fix` looks for a build that mends.",
+                f"{branch} has no build {new.text} that is newer than {old.text}",
+                hint="The older end comes first (`--find-fix` looks for a build that mends); or "
+                "the farm no longer has the newer one.",
             )
         position += 1
         if position >= MAX_BUILDS:

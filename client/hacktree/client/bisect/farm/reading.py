@@ -19,6 +19,7 @@ from hacktree.client.connect import open_source, real_patience
 from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.remote import Remote
 from hacktree.client.source import Source
+from hacktree.client.target import fetch_commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.repository.repository import Repository
@@ -79,6 +80,17 @@ def read_again(
 ) -> Read[ReadLine]:
     """The builds between two commits that are known, as `lines.read_between`."""
     return _ask(remote, lambda source: read_between(repository, source, branch, oldest, newest))
+
+
+def require_head(repository: Repository, remote: Remote, branch: BranchName) -> None:
+    """Raise `PeerError` unless the remote serves the head of the branch: where it does not, that a
+    build is missing says nothing of the build."""
+
+    async def ask(source: Source) -> bytes:
+        head = await _heads(repository, remote, source).read_head(branch)
+        return await fetch_commit(source, head)
+
+    _ask(remote, ask)
 
 
 def read_graph(remote: Remote, wanted: Collection[ObjectId]) -> Read[GraphReading]:
