@@ -254,6 +254,17 @@ def test_a_start_that_makes_no_sense(
     assert main(["bisect", "status"]) == 2
 
 
+def test_more_builds_than_a_line_may_have_are_refused(
+    sysroot: Sysroot, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the person's to choose, no damage of anything."""
+    monkeypatch.setattr("hacktree.client.bisect.farm.lines.MAX_LINE", 12)
+    told = call(capsys, "start", "fastqa", "--good", "47.1", status=2).err
+    assert "more than 12 builds from 47.1 to fastqa" in told
+    assert "nearer" in told
+    call(capsys, "start", "fastqa", "--good", "47.9", "--dry-run")
+
+
 def test_one_bisection_at_a_time(sysroot: Sysroot, capsys: pytest.CaptureFixture[str]) -> None:
     """A second start is refused; a dry run begins nothing."""
     assert main(["bisect", "start", "fastqa", "--good", "47.1", "--dry-run"]) == 0

@@ -174,6 +174,7 @@ async def read_line(
         is_old = old.matches(target, position)
         if line or new.matches(target, position):
             line.append(target)
+            _require_room(line, old, new)
             if is_old:
                 _require_two(line, old, new)
                 return ReadLine.of(line)
@@ -192,6 +193,15 @@ async def read_line(
         hint="A build is named by id, version, date, BRANCH~N, current or previous; the farm may "
         f"have pruned older ones. `hacktree log {branch}` lists those that are here.",
     )
+
+
+def _require_room(line: Sequence[Target], old: Name, new: Name) -> None:
+    if len(line) > MAX_LINE:
+        raise NoSuchBuildError(
+            f"there are more than {MAX_LINE} builds from {old.text} to {new.text}",
+            hint="Name a build or a date that is nearer; or search a branch that these builds were "
+            "promoted to: it leads into this one.",
+        )
 
 
 def _require_two(line: Sequence[Target], old: Name, new: Name) -> None:
