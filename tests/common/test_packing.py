@@ -135,6 +135,35 @@ def test_small_entries_share_frames_and_large_ones_stand_alone(
     assert sorted(entries.counts.tolist()) == [1, 2, 4, 4]
 
 
+def test_a_small_change_of_a_large_file_is_not_held_back_by_what_stands_beside_it(
+    archive: Repository,
+) -> None:
+    """A client may lack it alone, as it lacks what a package manager keeps of what is installed."""
+    beside = {f"d/{number}": noise(number, 3000) for number in range(5)}
+    status = TEXT * 4
+    old = commit(archive, {"d/status": status, "d/z": TEXT})
+    new = commit(archive, {**beside, "d/status": status + b"one more", "d/z": TEXT + b"z"})
+    report = make_pack(archive, old, new, ONE)
+    assert_sound(archive, report, 7)
+    head = read_head(archive, report.edge)
+    comparison = compare_trees(archive.load_tree, old, new)
+    entries = decode_entries(head, len(comparison.targets), len(comparison.bases))
+    assert entries.counts.tolist() == [6, 1]
+    assert comparison.sizes[comparison.targets[int(entries.targets[6])]] == len(status) + 8
+    assert head.frames[1].length < 200
+
+
+def test_small_changes_of_large_files_share_a_frame_where_there_is_little_else(
+    archive: Repository,
+) -> None:
+    """A frame costs bytes, too."""
+    old = commit(archive, {"status": TEXT * 4, "small": b"a"})
+    new = commit(archive, {"status": TEXT * 4 + b"one more", "small": b"b"})
+    report = make_pack(archive, old, new, ONE)
+    assert_sound(archive, report, 2)
+    assert report.frames == 1
+
+
 def test_a_large_object_that_hardly_shrinks_is_left_to_its_own_file(
     archive: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

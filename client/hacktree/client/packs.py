@@ -7,7 +7,7 @@ one, and why is kept for the report. docs/architecture.md, "Life of a pull".
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -47,6 +47,9 @@ _MAX_SEGMENTS: Final = 8
 
 _MAX_ROUTES: Final = 4
 """Routes that are tried when packs of those before are gone."""
+
+_PROBE: Final = 4
+"""A route is looked into first whose heads take at most one such part of those of the best one."""
 
 _DEFAULT_BANDWIDTH: Final = 12.5e6
 _SLOWEST: Final = 1e3
@@ -99,11 +102,16 @@ class PackChoice:
     notes: list[str] = field(default_factory=list)
 
 
+Judge = Callable[[PackChoice], float]
+"""Seconds, by the model, to bring what is not here once the heads of a choice have been read."""
+
+
 async def choose_packs(
     staging: Staging,
     target: Target,
     source: Source,
     model: CostModel,
+    judge: Judge,
     known: Sequence[Edge] = (),
     decoded: Mapping[ObjectId, Tree] | None = None,
 ) -> PackChoice:
@@ -118,6 +126,7 @@ async def choose_packs(
     starts = await asyncio.to_thread(held_trees, repository)
     if not starts or tree in starts:
         return choice
+    opener = _Opener(staging, target, source, judge, decoded or {})
     try:
         edges = list(known)
         if not find_routes(edges, starts, tree, choice.model.edge_seconds):
@@ -126,7 +135,8 @@ async def choose_packs(
             routes = find_routes(edges, starts, tree, choice.model.edge_seconds)
             if not routes:
                 break
-            useless = await _open_route(staging, target, source, choice, routes, decoded or {})
+            light = _lightest_heads(edges, starts, tree, choice.model, routes[0])
+            choice, useless = await opener.open_best(choice, routes, light)
             if not useless:
                 break
             edges = [edge for edge in edges if edge.pack not in useless]
@@ -177,45 +187,97 @@ def _decode_segment(data: bytes, name: str) -> Segment:
     return decode_sealed_segment(data, ObjectId(bytes.fromhex(name)))
 
 
-async def _open_route(
-    staging: Staging,
-    target: Target,
-    source: Source,
-    choice: PackChoice,
-    routes: tuple[Route, ...],
-    decoded: Mapping[ObjectId, Tree],
-) -> Set[ObjectId]:
-    """Take the best route; returns the packs that are gone, or are none, and were to be of it."""
-    best = routes[0]
-    choice.alternatives = routes[1:]
-    # What a pack costs at most says little: its heads tell what to leave. They cost what they cost.
-    heads_work = Work(sum(edge.head_length for edge in best.edges), len(best.edges), 0)
-    whole = _whole_work(best.edges)
-    cheaper = choice.model.work_seconds(whole) < choice.model.work_seconds(heads_work)
-    if choice.model.prefer is Prefer.AUTO and cheaper:
-        choice.notes.append("fetching objects one by one is cheaper than any route of packs")
-        choice.alternatives = routes
-        return frozenset()
-    started, before = time.monotonic(), source.traffic.bytes
-    tasks = [_read_head(source, edge) for edge in best.edges]
-    heads = await asyncio.gather(*tasks, return_exceptions=True)
-    received = source.traffic.bytes - before
-    if source.traffic.tells_speed:
-        choice.model = with_bandwidth(
-            staging.repository, choice.model, received, time.monotonic() - started
+def _lightest_heads(
+    edges: Sequence[Edge],
+    starts: Mapping[ObjectId, ObjectId],
+    tree: ObjectId,
+    model: CostModel,
+    best: Route,
+) -> Route | None:
+    """The route whose heads take least, if that is little beside those of the best one."""
+    routes = find_routes(edges, starts, tree, lambda edge: _heads_seconds(model, [edge]))
+    light = routes[0]
+    if light.seconds * _PROBE > _heads_seconds(model, best.edges):
+        return None
+    return replace(light, seconds=sum(map(model.edge_seconds, light.edges)))
+
+
+def _heads_seconds(model: CostModel, edges: Sequence[Edge]) -> float:
+    return model.work_seconds(_heads_work(edges))
+
+
+def _heads_work(edges: Sequence[Edge]) -> Work:
+    return Work(sum(edge.head_length for edge in edges), len(edges), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """Reads the heads of routes to one target; each call returns the packs that are gone, or are
+    none, and were to be of the route.
+    """
+
+    staging: Staging
+    target: Target
+    source: Source
+    judge: Judge
+    decoded: Mapping[ObjectId, Tree]
+
+    async def open_best(
+        self, choice: PackChoice, routes: tuple[Route, ...], light: Route | None
+    ) -> tuple[PackChoice, Set[ObjectId]]:
+        """The best of `routes`, unless `light` turns out to be cheaper.
+
+        What a route takes is known at most before its heads are read: its packs. Where builds from
+        before and behind the target are here, hardly anything in them is lacking, and cheap heads
+        tell that as well as dear ones.
+        """
+        if light is None:
+            return choice, await self.open_route(choice, routes)
+        others = tuple(route for route in routes if route.edges != light.edges)
+        probe = replace(choice)
+        if useless := await self.open_route(probe, (light, *others)):
+            return choice, useless
+        lacking = await asyncio.to_thread(self.judge, probe)
+        if lacking <= _heads_seconds(probe.model, routes[0].edges):
+            return probe, frozenset()
+        best = replace(choice, model=probe.model)
+        if useless := await self.open_route(best, routes):
+            return choice, useless
+        better = await asyncio.to_thread(self.judge, best) < lacking
+        return best if better else probe, frozenset()
+
+    async def open_route(self, choice: PackChoice, routes: tuple[Route, ...]) -> Set[ObjectId]:
+        """Take the first of `routes`."""
+        best = routes[0]
+        choice.alternatives = routes[1:]
+        # What a pack costs at most says little: its heads tell what to leave. They cost what they
+        # cost.
+        whole = _whole_work(best.edges)
+        cheaper = choice.model.work_seconds(whole) < _heads_seconds(choice.model, best.edges)
+        if choice.model.prefer is Prefer.AUTO and cheaper:
+            choice.notes.append("fetching objects one by one is cheaper than any route of packs")
+            choice.alternatives = routes
+            return frozenset()
+        source, repository = self.source, self.staging.repository
+        started, before = time.monotonic(), source.traffic.bytes
+        tasks = [_read_head(source, edge) for edge in best.edges]
+        heads = await asyncio.gather(*tasks, return_exceptions=True)
+        received = source.traffic.bytes - before
+        if source.traffic.tells_speed:
+            seconds = time.monotonic() - started
+            choice.model = with_bandwidth(repository, choice.model, received, seconds)
+        good, useless = _sort_out(best, heads, choice.notes)
+        if useless:
+            return useless
+        # A test of the libraries, if it is due, leaves the interpreter to the other.
+        trees = _Trees(repository, self.decoded)
+        (choice.packs, choice.targets, choice.brought), choice.kinds = await asyncio.gather(
+            asyncio.to_thread(_join, self.target, best, good, trees),
+            asyncio.to_thread(decodable_kinds, repository),
         )
-    good, useless = _sort_out(best, heads, choice.notes)
-    if useless:
+        choice.trees, choice.encoded = trees.decoded, trees.encoded
+        choice.route = best
         return useless
-    # A test of the libraries, if it is due, leaves the interpreter to the other.
-    trees = _Trees(staging.repository, decoded)
-    (choice.packs, choice.targets, choice.brought), choice.kinds = await asyncio.gather(
-        asyncio.to_thread(_join, target, best, good, trees),
-        asyncio.to_thread(decodable_kinds, staging.repository),
-    )
-    choice.trees, choice.encoded = trees.decoded, trees.encoded
-    choice.route = best
-    return useless
 
 
 def _sort_out(

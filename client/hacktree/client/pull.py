@@ -5,6 +5,7 @@ and what a prune took meanwhile is fetched again first. docs/architecture.md, "L
 """
 
 import asyncio
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -231,8 +232,16 @@ async def _choose_packs(
     # An archive would compress anew what a pack decodes; a reference is nearer than any pack.
     if prefer is None or staging.repository.mode is Mode.ARCHIVE or len(sources) > 1:
         return PackChoice(model)
+    memory = request.memory
+
+    def judge(choice: PackChoice) -> float:
+        # Why it can't be planned is said when it is.
+        unsaid = replace(choice, notes=[])
+        plan = _begin_plan(staging, sources[-1], unsaid, memory).packs
+        return math.inf if plan is None else choice.model.work_seconds(plan.work)
+
     return await choose_packs(
-        staging, target, sources[-1], model, request.edges, request.memory.trees
+        staging, target, sources[-1], model, judge, request.edges, memory.trees
     )
 
 

@@ -62,6 +62,16 @@ FRAME_BYTES: Final = 1 << 20
 ALONE_BYTES: Final = 256 << 10
 """A frame's entries, their compressed bytes, and what an entry is that stands alone."""
 
+_LIGHT_BYTES: Final = 1 << 10
+_LIGHT_OBJECT: Final = 256 << 10
+"""An entry is light that takes at most so many bytes for an object of at least so many."""
+
+_OUTWEIGHED: Final = 4
+_FRAME_COST: Final = 1 << 10
+"""Light entries get a frame of their own where the others take so many times their bytes, and so
+many more.
+"""
+
 _BEGUN_EARLY: Final = 4 << 20
 """Compressed bytes of an entry whose frame is begun before all entries are encoded."""
 
@@ -122,6 +132,11 @@ class _Entry:
     @property
     def base(self) -> int:
         return -1 if self.choice.kind == EntryKind.FULL else self.target.base
+
+    @property
+    def is_light(self) -> bool:
+        """Whether it gives a large object for few bytes."""
+        return self.target.size >= _LIGHT_OBJECT and self.choice.estimate <= _LIGHT_BYTES
 
     @property
     def key(self) -> bytes:
@@ -439,7 +454,24 @@ class _Packing:
 
 
 def arrange_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
-    """Entries in their order into frames of bounded size; large ones alone."""
+    """Entries in their order into frames of bounded size; large ones alone, light ones apart."""
+    return [part for frame in _fill_frames(entries) for part in _split_light(frame)]
+
+
+def _split_light(frame: list[_Entry]) -> list[list[_Entry]]:
+    """What gives large objects for few bytes in a frame of its own, where others outweigh it.
+
+    Files that every build changes a little, as a package manager's list of what is installed, are
+    all that a client lacks that has a build before and one behind.
+    """
+    light = [entry for entry in frame if entry.is_light]
+    rest = [entry for entry in frame if not entry.is_light]
+    if not light or _estimate(rest) < _OUTWEIGHED * _estimate(light) + _FRAME_COST:
+        return [frame]
+    return [rest, light]
+
+
+def _fill_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     frames: list[list[_Entry]] = []
     current: list[_Entry] = []
     size = 0
