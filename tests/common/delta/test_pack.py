@@ -94,7 +94,8 @@ frame_infos = st.builds(
 heads = st.builds(
     PackHead,
     st.just(1),
-    st.just(b"") | object_ids,
+    # Never the same tree twice: such a head can't be made.
+    st.just(b"") | object_ids.map(lambda name: ObjectId(b"\x00" + name[1:])),
     object_ids.map(lambda name: ObjectId(b"\xff" + name[1:])),
     tree_sizes,
     st.binary(max_size=20),
@@ -102,7 +103,7 @@ heads = st.builds(
     st.lists(frame_infos, max_size=4).map(tuple),
     blobs,
     blobs,
-).filter(lambda head: head.from_tree != head.to_tree)
+)
 
 
 @given(heads)
