@@ -10,9 +10,10 @@ import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.client.replay.step import StepFailedError
@@ -25,8 +26,7 @@ ReadLink = Callable[[str], str | None]
 there is nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(msgspec.Struct, frozen=True):
     """Of a new file; `owner` None leaves it to the system, where nobody may give files away."""
 
     mode: int

@@ -1,6 +1,6 @@
 """What a build changes against another, for a plan that people read."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.diff import diff_trees
@@ -9,13 +9,12 @@ from hacktree.common.objects.packages import PackageDiff, diff_package_metadata
 from hacktree.common.repository.repository import Repository
 
 
-@dataclass(slots=True)
-class Comparison:
+class Comparison(msgspec.Struct):
     """Paths, without a leading '/', sorted; `packages` is None unless both builds list theirs."""
 
-    added: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
+    added: list[str] = []
+    changed: list[str] = []
+    removed: list[str] = []
     packages: PackageDiff | None = None
 
 

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -87,8 +86,7 @@ class DeployAction(enum.Enum):
     CHECK_OUT = "check-out"
 
 
-@dataclass(frozen=True, slots=True)
-class DeployOptions:
+class DeployOptions(msgspec.Struct, frozen=True):
     """How to deploy; `machine` is what uname(2) calls this machine; `ask` a person, or nobody."""
 
     architecture: ArchitecturePolicy = ArchitecturePolicy.REFUSE_OTHER
@@ -97,11 +95,10 @@ class DeployOptions:
     steps_of: StepsOf = steps_of
     ask: AskAfterFailure | None = None
     clock: Callable[[], float] = time.time
-    machine: str = field(default_factory=lambda: os.uname().machine)
+    machine: str = msgspec.field(default_factory=lambda: os.uname().machine)
 
 
-@dataclass(frozen=True, slots=True)
-class DeployPlan:
+class DeployPlan(msgspec.Struct, frozen=True):
     """What a deploy will do: make or reuse `record.root`, swap from `old`, remove `removed`."""
 
     action: DeployAction
@@ -112,21 +109,20 @@ class DeployPlan:
     replay: ReplayPlan
 
 
-@dataclass(slots=True)
-class DeployResult:
+class DeployResult(msgspec.Struct):
     """What a deploy did; `steps` are (name, seconds) in order."""
 
     root: str
     changed: bool
     previous: str | None
     action: DeployAction
-    steps: list[tuple[str, float]] = field(default_factory=list)
+    steps: list[tuple[str, float]] = []
     linked: int = 0
     copied: int = 0
     replayed: Replayed | None = None
     proved: Proved | None = None
-    removed: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    removed: list[str] = []
+    notes: list[str] = []
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -9,8 +9,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 from hacktree.client.concurrency import run_together, run_workers
 from hacktree.client.plan import (
@@ -42,8 +43,7 @@ class CopyDamagedError(CorruptError):
     """A local object that another variant was to be made of is damaged."""
 
 
-@dataclass(slots=True)
-class FetchTotals:
+class FetchTotals(msgspec.Struct):
     """What a fetch did: distinct contents and their decoded bytes, by where they came from."""
 
     fetched_objects: int = 0
@@ -53,14 +53,12 @@ class FetchTotals:
     copied_objects: int = 0
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct):
     fetch: Fetch
     source: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Received:
+class _Received(msgspec.Struct, frozen=True):
     item: _Item
     data: bytes
 

@@ -1,15 +1,15 @@
 """A sysroot as it will be once a build has come that is only being planned."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+
+from msgspec.structs import replace
 
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.repository.repository import Repository
 
 
-@dataclass(frozen=True, slots=True)
-class _ForeseenRepository(Repository):
+class _ForeseenRepository(Repository, frozen=True):
     """Also reads trees and commits that are in memory; files of theirs may not be here."""
 
     brought: Mapping[ObjectId, bytes]

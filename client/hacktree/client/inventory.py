@@ -3,7 +3,6 @@
 import os
 import time
 from bisect import bisect_left
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +18,7 @@ _TICK_NS: Final = 100_000_000
 """Two changes within so many nanoseconds may leave the same mtime: a tick of the kernel's clock."""
 
 
-@dataclass(slots=True)
-class Inventory:
+class Inventory(msgspec.Struct):
     """Object names relative to objects/, as a set; contents by id for finding another variant.
 
     `listed`: what each directory of objects/ holds. `stamp`: of objects/ before it was listed; None
@@ -30,8 +28,8 @@ class Inventory:
     names: set[str]
     listed: dict[str, list[str]]
     stamp: Stamp | None = None
-    settled: dict[str, tuple[int, int]] = field(default_factory=dict)
-    _sorted: set[str] = field(default_factory=set)
+    settled: dict[str, tuple[int, int]] = {}
+    _sorted: set[str] = set()
 
     def names_in(self, directory: str) -> list[str]:
         """The names that begin with it."""

@@ -2,7 +2,6 @@
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -75,16 +74,14 @@ def _refuse_use(roots: Roots, record: RootRecord, policy: PreviousPolicy) -> Non
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CleanupPlan:
+class CleanupPlan(msgspec.Struct, frozen=True):
     """What interrupted commands left, and the roots beyond retention."""
 
     leftovers: Leftovers
     roots: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class CleanupResult:
+class CleanupResult(msgspec.Struct, frozen=True):
     """What was removed; `notes` name what had to stay."""
 
     leftovers: Leftovers

@@ -12,12 +12,13 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import PriorityQueue
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.client.concurrency import run_workers
 from hacktree.client.framefiles import FrameFiles
@@ -57,14 +58,13 @@ _SYNC_BYTES: Final = 48 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
 
 
-@dataclass(slots=True)
-class PackTotals:
+class PackTotals(msgspec.Struct):
     """What packs gave: objects and their bytes, frames, and why some failed."""
 
     objects: int = 0
     bytes: int = 0
     frames: int = 0
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = []
 
     def add(self, other: "PackTotals") -> None:
         """Count what one frame gave."""

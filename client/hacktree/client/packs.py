@@ -8,10 +8,10 @@ one, and why is kept for the report. docs/architecture.md, "Life of a pull".
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
@@ -70,8 +70,7 @@ _RATE_FILE: Final = "bandwidth"
 _CONFORMANCE_FILE: Final = "conformance.json"
 
 
-@dataclass(frozen=True, slots=True)
-class JoinedPack:
+class JoinedPack(msgspec.Struct, frozen=True):
     """A pack of the route: its edge, its head with ordinals resolved, and what entries share."""
 
     edge: Edge
@@ -79,8 +78,7 @@ class JoinedPack:
     shared: bytes
 
 
-@dataclass(slots=True)
-class PackChoice:
+class PackChoice(msgspec.Struct):
     """What was found: the route and its packs, those not taken, and why there is none.
 
     `model` is the cost model with what was measured meanwhile. `target_bytes`: of the wanted
@@ -91,15 +89,15 @@ class PackChoice:
 
     model: CostModel
     target_bytes: int = 0
-    targets: Mapping[ObjectId, int] = field(default_factory=dict)
+    targets: Mapping[ObjectId, int] = {}
     route: Route | None = None
     alternatives: tuple[Route, ...] = ()
     packs: Sequence[JoinedPack] = ()
     kinds: frozenset[EntryKind] = ALL_KINDS
-    trees: Mapping[ObjectId, Tree] = field(default_factory=dict)
-    encoded: Mapping[ObjectId, bytes] = field(default_factory=dict)
+    trees: Mapping[ObjectId, Tree] = {}
+    encoded: Mapping[ObjectId, bytes] = {}
     brought: Sequence[ObjectId] = ()
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = []
 
 
 Judge = Callable[[PackChoice], float]
@@ -210,8 +208,7 @@ def _heads_work(edges: Sequence[Edge]) -> Work:
     return Work(sum(edge.head_length for edge in edges), len(edges), 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Opener:
+class _Opener(msgspec.Struct, frozen=True):
     """Reads the heads of routes to one target; each call returns the packs that are gone, or are
     none, and were to be of the route.
     """

@@ -5,6 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from hacktree.client.source import compressed_bound
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import EMPTY_FILE_ID, ObjectId
@@ -22,16 +24,14 @@ _ARCHIVE_SHARE: Final = 0.3
 """Compressed size is unknown beforehand; operating-system trees compress to about 0.35."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     """One content to bring here, as the variant `entry`, and to copy as each of `variants`."""
 
     entry: FileEntry
     variants: tuple[FileEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class LocalCopy:
+class LocalCopy(msgspec.Struct, frozen=True):
     """One variant to make of the content in the object file `source`, which is here."""
 
     source: str
@@ -119,8 +119,7 @@ class SizeConflictError(FormatError):
         super().__init__(f"content {object_id.hex()} has {first} and also {second} bytes")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(msgspec.Struct, frozen=True):
     """How far a pull is. Bytes are decoded bytes; `received` is what came over the wire."""
 
     objects_done: int = 0

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgspec
+
 from hacktree.client.concurrency import first_error
 from hacktree.client.fetch import ContentFetcher, FetchTotals
 from hacktree.client.heads import HeadReader
@@ -279,8 +281,7 @@ def unchanged(target: Target) -> PullResult:
     return PullResult(target, True, totals.files, totals.bytes, 0, FetchTotals())
 
 
-@dataclass(frozen=True, slots=True)
-class _BegunPlan:
+class _BegunPlan(msgspec.Struct, frozen=True):
     """What is here, and what to take from packs: enough to begin to decode."""
 
     inventory: Inventory

@@ -5,9 +5,10 @@ Nothing here needs to know where it stopped: what is complete stays, what is not
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.edits.removing import discard_leftovers, list_leftovers
 from hacktree.client.removal import (
@@ -33,8 +34,7 @@ from hacktree.common.repository.durable import remove_durably
 _TEMPORARY_FILE: Final = r"\.(?:{})\.[0-9a-f]{{8}}\.tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Leftovers:
+class Leftovers(msgspec.Struct, frozen=True):
     """What is not as a finished command leaves it."""
 
     directories: tuple[str, ...] = ()

@@ -1,8 +1,9 @@
 """When to try a request again, and after how long. Pure: clock and randomness are passed in."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 from hacktree.client.source import SourceError
 
@@ -11,8 +12,7 @@ T = TypeVar("T")
 RETRIED_STATUSES: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True):
     """`attempts` in a row without progress end it; delays and rates in seconds and bytes."""
 
     attempts: int = 5
@@ -51,8 +51,7 @@ class TransientError(Exception):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """A policy with the outside world it needs: seconds, sleep, and numbers in [0, 1)."""
 
     policy: RetryPolicy

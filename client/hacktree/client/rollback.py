@@ -1,6 +1,6 @@
 """Going back to a root that exists: the swap of a deploy, without making anything."""
 
-from dataclasses import dataclass
+import msgspec
 
 from hacktree.client.recovery import recover
 from hacktree.client.roots import RootMissingError, RootRecord, read_roots
@@ -10,8 +10,7 @@ from hacktree.client.sysroot import Sysroot, hold_sysroot
 PREVIOUS = "previous"
 
 
-@dataclass(frozen=True, slots=True)
-class RollbackPlan:
+class RollbackPlan(msgspec.Struct, frozen=True):
     """From the live root, if any, to another; `record` may be the live one: nothing to do."""
 
     old: str | None

@@ -7,7 +7,6 @@ the whole file system synced, before that rename.
 import os
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -74,8 +73,7 @@ class RootRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_object_id(self.commit)
 
 
-@dataclass(frozen=True, slots=True)
-class Roots:
+class Roots(msgspec.Struct, frozen=True):
     """The complete roots at one moment. `order` lists those that went live, the latest last.
 
     `linked` are the targets of every live link of the sysroot: a root stays, too, when it went live

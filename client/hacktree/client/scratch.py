@@ -5,9 +5,10 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.removal import delete_below
 from hacktree.common.errors import BusyError
@@ -16,8 +17,7 @@ from hacktree.common.repository.locks import LockKind, try_lock
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Scratch:
+class Scratch(msgspec.Struct, frozen=True):
     """A directory, and the open descriptor of it that holds its lock: processes that inherit this
     one hold the lock, too."""
 

@@ -6,9 +6,10 @@ says beforehand how many bytes it is ready to take.
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
+
+import msgspec
 
 from hacktree.common.delta.route import Work
 from hacktree.common.errors import PeerError
@@ -66,8 +67,7 @@ class ContentForm(enum.Enum):
     RAW = "raw"
 
 
-@dataclass(slots=True)
-class Traffic:
+class Traffic(msgspec.Struct):
     """What was asked of a source so far: requests made and body bytes received.
 
     `tells_speed`: whether how long that took says something of the link to it; not where it is read

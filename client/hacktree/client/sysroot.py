@@ -17,9 +17,10 @@ Nothing else of the sysroot is ever written to.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.clientconfig import ClientConfig, read_client_config
 from hacktree.common.errors import UserError
@@ -41,8 +42,7 @@ class SysrootOwnerError(UserError):
     """The sysroot belongs to somebody else."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sysroot:
+class Sysroot(msgspec.Struct, frozen=True):
     """Where a machine's roots are; made by `open_sysroot` or `prepare_sysroot`."""
 
     path: Path

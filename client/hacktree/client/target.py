@@ -6,9 +6,10 @@ pages nor the objects that stand in for them need any trust.
 
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
+
+import msgspec
 
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError, WrongBytesError
 from hacktree.common.errors import UserError
@@ -35,29 +36,25 @@ class NotInHistoryError(UserError):
     """The branch's history has no such commit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """So many builds before the head."""
 
     count: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class IdPrefix:
+class IdPrefix(msgspec.Struct, frozen=True):
     """The commit whose id begins with these hexadecimal digits."""
 
     digits: str
 
 
-@dataclass(frozen=True, slots=True)
-class Until:
+class Until(msgspec.Struct, frozen=True):
     """The newest commit that is not younger than this (seconds since 1970)."""
 
     time: int
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """What a person asked for. `branch` may lack the configured prefix."""
 
     remote: str | None
@@ -103,8 +100,7 @@ def parse_moment(text: str) -> int:
     return int(moment.timestamp())
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """The commit to pull: its id, its bytes, and what they say."""
 
     id: ObjectId

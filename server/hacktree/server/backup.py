@@ -20,9 +20,10 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import NameInvalidError
@@ -57,8 +58,7 @@ Progress = Callable[[int, int], None]
 """Told (objects copied, objects to copy)."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackupReport:
+class BackupReport(msgspec.Struct, frozen=True):
     """What was copied: objects (commits among them), packs and pages, and bytes of both."""
 
     objects: int
@@ -113,24 +113,21 @@ def _staging(copy: Repository) -> Iterator[tuple[Repository, Path]]:
                 shutil.rmtree(directory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Listing:
+class _Listing(msgspec.Struct, frozen=True):
     """Objects that the copy lacks, in the order of copying."""
 
     others: list[str]
     commits: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Captured:
+class _Captured(msgspec.Struct, frozen=True):
     """A changing file as it was, staged; `relative` to the repository."""
 
     relative: Path
     staged: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(msgspec.Struct, frozen=True):
     source: Repository
     copy: Repository
     staging: Path

@@ -7,14 +7,14 @@ ignored, as the RFC says; nginx answers 416.
 """
 
 import re
-from dataclasses import dataclass
 from email.utils import formatdate, mktime_tz, parsedate_tz
 from functools import lru_cache
 from typing import Final
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
+
+class Conditions(msgspec.Struct, frozen=True):
     """The request's conditional headers, each joined with ', ' where repeated; None if absent."""
 
     if_match: str | None = None
@@ -25,8 +25,7 @@ class Conditions:
     range: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Validators:
+class Validators(msgspec.Struct, frozen=True):
     """What identifies one version of a file to HTTP: mtime in whole seconds, size in bytes."""
 
     mtime: int
@@ -43,31 +42,26 @@ class Validators:
         return _http_date(self.mtime)
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """Answer 200 with everything."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(msgspec.Struct, frozen=True):
     """Answer 206 with the bytes from `start` up to, not including, `stop`; start < stop <= size."""
 
     start: int
     stop: int
 
 
-@dataclass(frozen=True, slots=True)
-class NotModified:
+class NotModified(msgspec.Struct, frozen=True):
     """Answer 304."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreconditionFailed:
+class PreconditionFailed(msgspec.Struct, frozen=True):
     """Answer 412."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unsatisfiable:
+class Unsatisfiable(msgspec.Struct, frozen=True):
     """Answer 416."""
 
 

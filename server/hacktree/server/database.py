@@ -13,9 +13,10 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import (
     BusyError,
@@ -55,8 +56,7 @@ class DatabaseBusyError(BusyError):
     """Another transaction went on for longer than `BUSY_SECONDS`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(msgspec.Struct, frozen=True):
     """Where the database is; made by `open_database`. Any thread and any process may use it."""
 
     path: Path

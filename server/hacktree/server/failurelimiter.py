@@ -10,9 +10,10 @@ oldest are forgotten rather than peers refused that have done nothing.
 import math
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import PeerError
 
@@ -31,8 +32,7 @@ class PeerBlockedError(PeerError):
         self.retry_after = retry_after
 
 
-@dataclass(frozen=True, slots=True)
-class FailureLimits:
+class FailureLimits(msgspec.Struct, frozen=True):
     """`failures` within `window` seconds block an address for `first_delay` seconds; each further
     block takes twice as long, up to `longest_delay`, until the address has been quiet for
     `longest_delay`. `addresses` are remembered at most, with `failures` numbers each.
@@ -51,9 +51,8 @@ class FailureLimits:
             raise ValueError("the window and the delays are positive, the longest is the longest")
 
 
-@dataclass(slots=True)
-class _Record:
-    recent: list[float] = field(default_factory=list)
+class _Record(msgspec.Struct):
+    recent: list[float] = []
     last: float = 0.0
     blocks: int = 0
     blocked_until: float = -math.inf

@@ -7,10 +7,11 @@ none: `push:builds`, `verdict:*`, `promote:gnomeos/*/fastqa`, `admin:**`.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from operator import eq
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.errors import NameInvalidError
@@ -35,8 +36,7 @@ class Action(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True, order=True):
     """`action` on every branch that `pattern` matches; raises `GrantInvalidError`."""
 
     action: Action

@@ -10,9 +10,10 @@ and what jobs add names only what is there (docs/architecture.md, "What follows 
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.server.database import Database
@@ -68,8 +69,7 @@ class State(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """One job. `due`: not before then; `attempts`: begun so far; `error`: of the last failure."""
 
     id: int

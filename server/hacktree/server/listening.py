@@ -5,9 +5,10 @@ import os
 import socket
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import BusyError, SystemFault, UserError
 
@@ -19,16 +20,14 @@ class ListenAddressError(UserError):
     """`--listen` names no address."""
 
 
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
+class TcpAddress(msgspec.Struct, frozen=True):
     """A host name or address, and a port; port 0 lets the system choose."""
 
     host: str
     port: int
 
 
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
+class UnixAddress(msgspec.Struct, frozen=True):
     """The path of a Unix socket."""
 
     path: Path

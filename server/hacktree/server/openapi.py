@@ -6,7 +6,6 @@ nobody described is an error, so the document can't forget one.
 
 import re
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any, Final, TypeVar
@@ -29,8 +28,7 @@ class ErrorBody(msgspec.Struct, frozen=True, rename="kebab"):
     error: Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(msgspec.Struct, frozen=True):
     """A body: its media type, and its msgspec type where it is JSON."""
 
     media_type: str
@@ -42,8 +40,7 @@ class Content:
         return {self.media_type: {"schema": schema}}
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """What a handler takes and answers; `refusals` are statuses besides those of every request."""
 
     name: str

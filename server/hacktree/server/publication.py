@@ -4,10 +4,10 @@ Everything that the commit reaches is in `objects/`, durably, before (invariant 
 before the ref, as in a local commit; docs/architecture.md, "Write order".
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from tuf.api.metadata import Metadata, Targets
 
 from hacktree.common.errors import UserError
@@ -52,8 +52,7 @@ UNSIGNED: Final = -1
 """The version of a branch's signed metadata where a repository's heads are not signed."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewHead:
+class NewHead(msgspec.Struct, frozen=True):
     """A commit that is to be the head of `branch`, after `expected` (None: of a new branch).
 
     `role`: the branch's next metadata, signed, where the repository's heads are signed; else None.

@@ -11,8 +11,9 @@ out, they can't be written.
 
 import enum
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.errors import NameInvalidError
 from hacktree.common.objects.names import parse_branch_name
@@ -25,8 +26,7 @@ class Lifetime(enum.Enum):
     MUTABLE = "no-cache"
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedFile:
+class PublishedFile(msgspec.Struct, frozen=True):
     """A path of the published layout, relative to the repository; it may or may not exist."""
 
     components: tuple[str, ...]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
 import msgspec
@@ -108,8 +107,7 @@ class Flight:
 FLIGHT: Final = web.AppKey("flight", Flight)
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(msgspec.Struct, frozen=True):
     """What the routes work with."""
 
     repository: Repository
@@ -120,7 +118,7 @@ class Api:
     on_published: Callable[[BranchName], None] = tell_nobody
     """Told, in a thread, of each branch that moved."""
 
-    threads: Threads = field(default_factory=Threads)
+    threads: Threads = msgspec.field(default_factory=Threads)
 
     async def authenticate(self, request: web.Request) -> Token:
         """The token in `Authorization`, which is looked at once for each request.

@@ -17,15 +17,16 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
+from msgspec.structs import replace
 
 from hacktree.common.push.messages import API_PREFIX
 from hacktree.server.beneath import NotRegularError, open_beneath
@@ -97,8 +98,7 @@ async def _ignore_expectation(request: web.Request) -> None:
     """No request needs a body here, so none is asked for: the final answer comes at once."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     """Status and headers of a file's answer, and the part of the open file that is its body."""
 
     status: HTTPStatus

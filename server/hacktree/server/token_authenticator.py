@@ -1,6 +1,6 @@
 """The farm's tokens as the API knows them."""
 
-from dataclasses import dataclass, field
+import msgspec
 
 from hacktree.common.objects.names import BranchName
 from hacktree.server.authorization import TooOftenError
@@ -10,8 +10,7 @@ from hacktree.server.grants import Action
 from hacktree.server.tokens import Token, admit
 
 
-@dataclass(frozen=True, slots=True)
-class GrantedToken:
+class GrantedToken(msgspec.Struct, frozen=True):
     """A token whose actions are named by text, as requests name them."""
 
     token: Token
@@ -26,12 +25,11 @@ class GrantedToken:
         return action in list(Action) and self.token.allows(Action(action), branch)
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseAuthenticator:
+class DatabaseAuthenticator(msgspec.Struct, frozen=True):
     """Looks tokens up in the server's database; peers that keep failing have to wait."""
 
     database: Database
-    limiter: FailureLimiter = field(default_factory=FailureLimiter)
+    limiter: FailureLimiter = msgspec.field(default_factory=FailureLimiter)
 
     def authenticate(self, secret: str, now: int, *, peer: str) -> GrantedToken:
         """The token with this secret; raises `TokenRefusedError` and `TooOftenError`."""

@@ -13,11 +13,13 @@ import re
 import secrets
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 from operator import itemgetter
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import PeerError, UserError
 from hacktree.common.objects.names import BranchName
@@ -65,8 +67,7 @@ class Standing(StrEnum):
     REVOKED = "revoked"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(msgspec.Struct, frozen=True):
     """A token as it is known, without its secret. Raises `TokenInvalidError`.
 
     `expires`, `revoked` and `last_used` are None for never; `last_used` may be late by

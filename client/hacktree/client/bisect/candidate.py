@@ -5,9 +5,10 @@ never taken for the root that a deploy of the same build would make.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import Attributes, replace_file, replace_link
 from hacktree.client.bisect.core.model import Candidate, Terms
@@ -24,8 +25,7 @@ _END: Final = "HACKTREE_BISECT_END"
 _FILE: Final = Attributes(0o644, None)
 
 
-@dataclass(frozen=True, slots=True)
-class MessageStep:
+class MessageStep(msgspec.Struct, frozen=True):
     """Leaves the message in the root, and the unit that goes on with a run, if there is one."""
 
     script: str

@@ -6,7 +6,8 @@ start is pinned meanwhile: no deploy removes it, and `reset` goes back to it.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.client.bisect.candidate import with_message
 from hacktree.client.bisect.core.model import Candidate, Options
@@ -41,8 +42,7 @@ UNTESTABLE = (BuildGoneError, StepFailedError, ArchitectureError, LayerConflictE
 """Failures that are about this build: another one may well go."""
 
 
-@dataclass(frozen=True, slots=True)
-class Roots:
+class Roots(msgspec.Struct, frozen=True):
     """How roots of one bisection are made; `report` is told what is done, a line at a time.
 
     `booted`: people may log in to them, and are told that they are under test. `unit`: the systemd

@@ -7,7 +7,6 @@ the bisection's lock. docs/bisect.md.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -93,13 +92,12 @@ class Listener:
         return PullReport()
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(msgspec.Struct, frozen=True):
     """Where a bisection goes on. `clock` is in seconds since 1970 UTC."""
 
     sysroot: Sysroot
     transfers: Transfers
-    listener: Listener = field(default_factory=Listener)
+    listener: Listener = msgspec.field(default_factory=Listener)
     clock: Callable[[], float] = time.time
 
     @property
@@ -108,8 +106,7 @@ class Machine:
         return int(self.clock())
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(msgspec.Struct, frozen=True):
     """`candidate` waits for its test in the complete root `root`."""
 
     saved: Saved
@@ -118,8 +115,7 @@ class Ready:
     root: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(msgspec.Struct, frozen=True):
     """The search has ended."""
 
     saved: Saved

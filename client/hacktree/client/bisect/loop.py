@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.answering import answer, previous_verdict
 from hacktree.client.bisect.core.model import Verdict
@@ -43,8 +44,7 @@ MOST_FAILED: Final = 3
 """Builds that can't be deployed, one after another, end a run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(msgspec.Struct, frozen=True):
     """A command that tells good builds from bad ones by its exit status, as `judge` says.
 
     `limit` in seconds, or None. As `person` in the build's root, or, if that is None, on this

@@ -1,7 +1,8 @@
 """What a person may say of the build under test, with a single letter or a word. Pure."""
 
 import enum
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Terms, Verdict
 
@@ -16,8 +17,7 @@ class Choice(enum.Enum):
     QUIT = "quit"
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """A verdict with what else was said, or something else to do."""
 
     verdict: Verdict | None = None

@@ -13,8 +13,9 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, NoReturn
+
+import msgspec
 
 from hacktree.client.entering.syscalls import die_with_parent
 from hacktree.common.errors import HacktreeError, UserError
@@ -44,8 +45,7 @@ class Finding(enum.Enum):
     SKIPPED = "skipped"
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRun:
+class CommandRun(msgspec.Struct, frozen=True):
     """What a command came to: `status` is its exit status, None if it was ended at its limit."""
 
     finding: Finding

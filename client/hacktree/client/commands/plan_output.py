@@ -2,8 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.comparison import Comparison, compare_builds
 from hacktree.client.deploy import DeployAction, DeployPlan
@@ -21,8 +22,7 @@ from hacktree.common.objects.names import display_path
 _MOST_EDITS: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Foreseen:
+class Foreseen(msgspec.Struct, frozen=True):
     """A plan against the root that is live: its record, if there is one, what the build changes
     (None if it is the same), and the edits by hand that the new root goes without.
     """

@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from hacktree.client.connect import open_references, open_source, real_patience
 from hacktree.client.heads import HeadReader, UnsignedHeads
@@ -107,8 +108,7 @@ def main() -> int:
 _GC_THRESHOLDS: Final = (20_000, 20, 50)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """Everything that the command line and the configuration say."""
 
     repository: Repository

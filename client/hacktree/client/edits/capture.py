@@ -9,9 +9,10 @@ import os
 import shlex
 import stat
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.edits.edits import Edit, Node
 from hacktree.client.edits.textdiff import kind_of, read_file
@@ -34,8 +35,7 @@ class CaptureError(UserError):
     """What was asked for can't be made into a script."""
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
+class Captured(msgspec.Struct, frozen=True):
     """`mode`: private if a file of it is. `notes`: a line for each thing that is not captured."""
 
     script: bytes

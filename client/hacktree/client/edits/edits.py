@@ -11,9 +11,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.edits.places import etc_place
 from hacktree.client.edits.treecopy import OPEN_DIRECTORY, is_private_xattr
@@ -37,8 +38,7 @@ class EditKind(enum.Enum):
         return {"added": "A", "changed": "M", "removed": "D"}[self.value]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """What is at a path. `content` is the sha256 of a file's bytes, or a link's target.
 
     The size of a directory means nothing and is 0.
@@ -67,8 +67,7 @@ class Node:
         return stat.S_ISLNK(self.mode)
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
+class Edit(msgspec.Struct, frozen=True):
     """One path, relative to the root (b"etc/hosts"), as it was (`old`) and as it is (`new`)."""
 
     path: bytes

@@ -11,9 +11,10 @@ kept/.tmp-…              the same, being made
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_below
 from hacktree.client.sysroot import Sysroot
@@ -27,8 +28,7 @@ _PATIENCE: Final = 30.0
 """Seconds; somebody else makes the directories of another root meanwhile."""
 
 
-@dataclass(frozen=True, slots=True)
-class EtcPlace:
+class EtcPlace(msgspec.Struct, frozen=True):
     """The overlay of one root's /etc. Its upper layer is written through mounts only."""
 
     directory: Path

@@ -7,9 +7,10 @@ rename: killed midway, some are, and the same command goes on. No link is follow
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.edits.edits import (
     Edit,
@@ -38,8 +39,7 @@ class RestoreError(UserError):
     """What was asked for can't be restored; nothing was changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     """A path (relative to the root) and what becomes of it; `conflict`: what speaks against it.
 
     `overwritable`: whether a person may ask for it nevertheless.
@@ -132,8 +132,7 @@ def _is_below(path: bytes, others: Collection[bytes]) -> bool:
     return any(path.startswith(other + b"/") for other in others)
 
 
-@dataclass(frozen=True, slots=True)
-class _Present:
+class _Present(msgspec.Struct, frozen=True):
     """/etc of a root as it is: what it was made with, and what was changed by hand since."""
 
     root: Path

@@ -4,9 +4,11 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NoReturn
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.edits.places import SILENCE, EtcPlace, prepare_etc
 from hacktree.client.edits.var import prepare_var
@@ -35,8 +37,7 @@ class NamespaceRefusedError(SystemFault):
     """This user may make no namespaces here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """What to run (empty: a shell), as whom, with which environment; `above` as in `View`.
 
     `waiting` is told for whom and for what, when beginning takes more than a second.
@@ -49,7 +50,7 @@ class Request:
     writes: Writes = Writes.REFUSED
     above: Sequence[Path] = ()
     waiting: Callable[[str], None] | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = {}
 
 
 def enter_root(sysroot: Sysroot, root: str, request: Request) -> int:

@@ -9,9 +9,10 @@ import enum
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.edits.places import EtcPlace
 from hacktree.client.entering.holders import Holder
@@ -60,8 +61,7 @@ class Writes(enum.Enum):
     THROWN_AWAY = "thrown away"
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(msgspec.Struct, frozen=True):
     """A file or directory of the host, with what is mounted below it, at `target` in the root."""
 
     source: Path
@@ -69,8 +69,7 @@ class Bind:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """What is to be mounted over `root`.
 
     `etc` and `var` are None where the root keeps its own. `holder`: another session that has the

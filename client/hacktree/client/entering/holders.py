@@ -6,15 +6,15 @@ So only processes of this user count, and only overlays.
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(msgspec.Struct, frozen=True):
     """Descriptors of a session's mount and user namespaces and of its root; `etc`: where in that
     its /etc is mounted. While they are open its mounts stay.
     """

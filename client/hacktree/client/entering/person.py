@@ -3,8 +3,9 @@
 import os
 import pwd
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 
@@ -16,8 +17,7 @@ class PersonError(UserError):
     """There is no such user, or this one may not become them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(msgspec.Struct, frozen=True):
     """A user of the host. `groups` are numbers, all of them: devices belong to them."""
 
     name: str

@@ -1,7 +1,8 @@
 """Whether this machine's packages fit a build: conflicts and dependencies, without a root."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.client.extensions import deb, rpm
 from hacktree.client.extensions.breaking import explain_missing
@@ -13,8 +14,7 @@ from hacktree.client.extensions.treeview import TreeView
 from hacktree.common.objects.ids import ObjectId
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """What is wrong: paths that packages would overwrite, what rpm and dpkg said, word for word,
     and for what is missing which build took it away.
     """

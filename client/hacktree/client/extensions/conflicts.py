@@ -3,7 +3,8 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.client.extensions.package import PackageFile, PackedFile
 from hacktree.client.extensions.store import Extension
@@ -15,8 +16,7 @@ Owned = Mapping[str, frozenset[bytes]]
 """By package name, the paths (relative) that the build's own version of it owns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """A path (absolute) of a package, and why it may not be installed."""
 
     package: str

@@ -3,9 +3,10 @@
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.packages import Package
@@ -25,8 +26,7 @@ class BadPackageError(UserError):
     """The file is no package, or one that is damaged."""
 
 
-@dataclass(frozen=True, slots=True)
-class PackedFile:
+class PackedFile(msgspec.Struct, frozen=True):
     """What a package puts at `path` (relative, no leading '/'): `mode` with the type, as in stat.
 
     `digest`: the sha256 of a regular file; empty if the package doesn't say. `target`: of a
@@ -46,8 +46,7 @@ class PackedFile:
         return stat.S_ISDIR(self.mode)
 
 
-@dataclass(frozen=True, slots=True)
-class PackageFile:
+class PackageFile(msgspec.Struct, frozen=True):
     """A package file: what it is, what it brings and what it needs, by the names of its kind."""
 
     file: Path

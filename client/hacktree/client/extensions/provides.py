@@ -6,7 +6,6 @@ content: the next build costs only what is new in it.
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -38,8 +37,7 @@ Provides = dict[str, str]
 """Names of what is provided, each with its version or ""."""
 
 
-@dataclass(frozen=True, slots=True)
-class Library:
+class Library(msgspec.Struct, frozen=True):
     """A shared library of a build: its file's name, and what it provides, the soname first."""
 
     file: str

@@ -10,8 +10,9 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import Attributes, make_directory, replace_file
 from hacktree.client.extensions import deb, rpm
@@ -47,8 +48,7 @@ class ExtensionSource:
         return [ExtensionStep(tuple(stored))] if stored else []
 
 
-@dataclass(frozen=True, slots=True)
-class ExtensionStep:
+class ExtensionStep(msgspec.Struct, frozen=True):
     """Installs the packages `stored`."""
 
     stored: tuple[Stored, ...]

@@ -12,7 +12,6 @@ import re
 import secrets
 import stat
 import tomllib
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -88,8 +87,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {match[1]: match[2] or "" for match in found if match}
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """A package file of this machine's, not yet looked into: `digest` is its sha256."""
 
     file: Path
@@ -97,8 +95,7 @@ class Stored:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(msgspec.Struct, frozen=True):
     """A package of this machine's."""
 
     package: PackageFile

@@ -1,7 +1,8 @@
 """A commit's tree, looked into by path, without a root."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.common.objects.commit import Commit
@@ -10,8 +11,7 @@ from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry, Symli
 from hacktree.common.repository.repository import Repository
 
 
-@dataclass(slots=True)
-class TreeView:
+class TreeView(msgspec.Struct):
     """Finds what paths (relative, no leading '/') lead to; trees are read as they are needed.
 
     Links are followed as they would be inside a root: an absolute target begins at the root, and
@@ -20,7 +20,7 @@ class TreeView:
 
     repository: Repository
     commit: Commit
-    _trees: dict[ObjectId, dict[bytes, Entry]] = field(default_factory=dict)
+    _trees: dict[ObjectId, dict[bytes, Entry]] = {}
 
     def find(self, path: bytes) -> Entry | None:
         """What is at `path`, which may lead through links, itself not followed."""

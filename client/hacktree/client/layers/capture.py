@@ -4,9 +4,10 @@ import os
 import pwd
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.layers.definition import LayerDefinition
 from hacktree.client.scratch import scratch_below
@@ -19,8 +20,7 @@ class CommandFailedError(HacktreeError):
     """The command that installs a layer failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
+class Invocation(msgspec.Struct, frozen=True):
     """A command to run: where, with what added to the environment, as whom (None: as we are).
 
     It inherits the descriptor `lock`: what it installs to is kept for as long as a process of it

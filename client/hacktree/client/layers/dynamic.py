@@ -9,8 +9,9 @@ import mmap
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
+
+import msgspec
 
 _PT_LOAD: Final = 1
 _PT_DYNAMIC: Final = 2
@@ -33,8 +34,7 @@ _MAX_NAME: Final = 4096
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Dynamic:
+class Dynamic(msgspec.Struct, frozen=True):
     """A dynamically linked program or library.
 
     `kind`: class, byte order and machine; only files of one kind are linked with each other.

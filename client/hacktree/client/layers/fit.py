@@ -6,8 +6,10 @@ that a layer brings or takes is checked from the other side, too: against what n
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.layers.dynamic import Dynamic
 from hacktree.client.layers.linking import Linker
@@ -16,8 +18,7 @@ from hacktree.common.objects.names import display_path
 SHOWN: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Misfit:
+class Misfit(msgspec.Struct, frozen=True):
     """A library that a file needs and the root lacks, or that lacks a `version` of its symbols.
 
     `layer` has brought the file, or, where the file is the `build_file` of the build, taken or

@@ -4,8 +4,9 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from hacktree.client.layers.definition import LayerDefinition
 from hacktree.client.layers.placing import (
@@ -32,8 +33,7 @@ _INHERITED: Final = ("system.posix_acl_access", "system.posix_acl_default")
 _ABSENT: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(msgspec.Struct, frozen=True):
     """A layer as it is laid: one version of its files, and what it may do to a root."""
 
     name: str
@@ -41,13 +41,12 @@ class Layer:
     definition: LayerDefinition
 
 
-@dataclass(slots=True)
-class Laid:
+class Laid(msgspec.Struct):
     """What laying one layer did, or would do. `unmatched`: patterns of `remove` without a match."""
 
     placement: Placement
-    removed: list[bytes] = field(default_factory=list)
-    unmatched: list[str] = field(default_factory=list)
+    removed: list[bytes] = []
+    unmatched: list[str] = []
 
 
 def layer_entries(repository: Repository, commit: Commit) -> Iterator[tuple[bytes, Entry]]:

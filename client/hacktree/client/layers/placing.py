@@ -8,8 +8,9 @@ place is a conflict, unless it is the same or a pattern allows it to be replaced
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from hacktree.client.layers.view import (
     DIRECTORY,
@@ -32,8 +33,7 @@ _WHITEOUT: Final = b".wh."
 _GLOB: Final = re.compile(r"[*?[]")
 
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
+class Conflict(msgspec.Struct, frozen=True):
     """A path of a layer that can't be laid over the root, and why."""
 
     layer: str
@@ -44,16 +44,15 @@ class Conflict:
         return f"{display_path(self.path)}: {self.why}"
 
 
-@dataclass(slots=True)
-class Placement:
+class Placement(msgspec.Struct):
     """What laying a layer does: new `directories`, then `files` (links too), by their paths in the
     root; `replaced` are those that the root has. Nothing is done if there are `conflicts`.
     """
 
-    directories: list[tuple[bytes, DirectoryEntry]] = field(default_factory=list)
-    files: list[tuple[bytes, FileEntry | SymlinkEntry]] = field(default_factory=list)
-    replaced: list[bytes] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    directories: list[tuple[bytes, DirectoryEntry]] = []
+    files: list[tuple[bytes, FileEntry | SymlinkEntry]] = []
+    replaced: list[bytes] = []
+    conflicts: list[Conflict] = []
 
 
 def compile_patterns(patterns: Iterable[str]) -> Callable[[bytes], bool]:

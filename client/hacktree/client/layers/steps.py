@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -44,8 +43,7 @@ class LayerConflictError(UserError):
     """Layers can't be laid over the build; nothing was made."""
 
 
-@dataclass(frozen=True, slots=True)
-class LayerStep:
+class LayerStep(msgspec.Struct, frozen=True):
     """Lays one layer."""
 
     layer: Layer
@@ -71,8 +69,7 @@ class LayerStep:
         root.say(describe_laid(laid))
 
 
-@dataclass(frozen=True, slots=True)
-class FitStep:
+class FitStep(msgspec.Struct, frozen=True):
     """Checks that what the layers need is there, once all are laid; changes nothing.
 
     `placed`: the paths of each layer's files in the root. `tolerant`: layers whose misfits are
@@ -161,8 +158,7 @@ def layer_steps(build: Build, layers: Sequence[tuple[ObjectId, Layer]]) -> list[
     return [*steps, fit_step(repository, tree, before, laid, plans, digest)]
 
 
-@dataclass(frozen=True, slots=True)
-class LayerCheck:
+class LayerCheck(msgspec.Struct, frozen=True):
     """What keeps layers from being laid over a build, or their programs from running."""
 
     conflicts: list[Conflict]

@@ -9,9 +9,10 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.layers.branch import commit_layer
 from hacktree.client.layers.definition import LayerDefinition, MisfitPolicy, SourceKind
@@ -35,8 +36,7 @@ _STAGING: Final = "try-"
 _NAME: Final = "try"
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True):
     """A root and the layers over it, topmost first."""
 
     root: str

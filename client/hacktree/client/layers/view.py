@@ -9,9 +9,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
+
+import msgspec
 
 from hacktree.client.links import TooManyLinksError, follow_links
 from hacktree.client.replay.xattrs import OPEN_DIRECTORY
@@ -30,8 +31,7 @@ class Directory:
     """A directory."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(msgspec.Struct, frozen=True):
     """A symbolic link."""
 
     target: bytes
@@ -97,11 +97,10 @@ def opened(view: RootView, path: bytes) -> Iterator[int | None]:
             os.close(descriptor)
 
 
-@dataclass(slots=True)
-class _Changed:
+class _Changed(msgspec.Struct):
     """A directory that was looked into, as it is by now."""
 
-    children: dict[bytes, "_Changed | Entry"] = field(default_factory=dict)
+    children: dict[bytes, "_Changed | Entry"] = {}
 
 
 class TreeView:

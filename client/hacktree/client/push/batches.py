@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import Commit
@@ -30,16 +31,14 @@ class NotPushableError(UserError):
     """The repository or the commit is not of the kind that can be pushed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Objects that go in one request, and the bytes of its body."""
 
     keys: tuple[ObjectKey, ...]
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class PushPlan:
+class PushPlan(msgspec.Struct, frozen=True):
     """What a push sends at most: what its parent, which the server has, does not reach."""
 
     objects: int

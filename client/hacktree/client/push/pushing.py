@@ -5,8 +5,9 @@ The repository is locked, shared, all the while: nothing that is to be sent may 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.push.batches import (
     NotPushableError,
@@ -43,8 +44,7 @@ class UnsignedPushError(UserError):
     """The server wants a signature, and no key was given."""
 
 
-@dataclass(slots=True)
-class PushTotals:
+class PushTotals(msgspec.Struct):
     """What was sent: builds, and objects and bytes that were acknowledged."""
 
     builds: int = 0
@@ -52,8 +52,7 @@ class PushTotals:
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """A commit of the repository that is pushed from."""
 
     id: ObjectId

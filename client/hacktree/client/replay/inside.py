@@ -6,12 +6,12 @@ import signal
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from fnmatch import translate
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.replay.mounts import make_private
 from hacktree.client.replay.namespaces import NamespaceRefusedError, Send, kill_all_others
@@ -80,8 +80,7 @@ def decode_message(data: bytes) -> Message:
     return message
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(msgspec.Struct, frozen=True):
     """One step to apply; `earlier` are the layers of those before it, `log` an open descriptor."""
 
     step: Step
@@ -92,15 +91,14 @@ class Task:
     ask: AskAfterFailure | None = None
 
 
-@dataclass(slots=True)
-class OverlayRoot:
+class OverlayRoot(msgspec.Struct):
     """`Root` over a mounted overlay."""
 
     path: Path
     build: Build
     _task: Task
     _send: Callable[[Message], None]
-    _written: list[list[str]] | None = field(default=None)
+    _written: list[list[str]] | None = msgspec.field(default=None)
 
     def touched(self, patterns: Iterable[str]) -> bool:
         """As `Root.touched`."""

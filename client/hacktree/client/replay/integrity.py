@@ -8,8 +8,9 @@ something did, it is read whole, which tells the rest: other attributes, or an m
 import os
 import stat
 import tempfile
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.commit import Commit
@@ -36,8 +37,7 @@ class RepositoryDamagedError(CorruptError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Proved:
+class Proved(msgspec.Struct, frozen=True):
     """How many objects were looked at, and how many of them read whole."""
 
     objects: int

@@ -7,16 +7,16 @@ alone.
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hacktree.client.removal import delete_entry
 from hacktree.client.replay.upper import is_opaque
 from hacktree.client.replay.xattrs import OPEN_DIRECTORY, apply_directory_attributes
 
 
-@dataclass(slots=True)
-class Materialised:
+class Materialised(msgspec.Struct):
     """What was done to a root."""
 
     linked: int = 0

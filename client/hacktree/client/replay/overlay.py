@@ -12,9 +12,10 @@ mount(2) takes no more than a page of options. What is wanted of the kernel:
 import errno
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.removal import mounts_below
 from hacktree.client.replay.mounts import (
@@ -56,8 +57,7 @@ class TooManyLayersError(UserError):
     """The kernel stacks no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Layers:
+class Layers(msgspec.Struct, frozen=True):
     """A place for an overlay: `lowers` topmost first, the checkout last; `scratch` is empty."""
 
     scratch: Path

@@ -13,9 +13,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.replay.namespaces import CLONE_NEWNET, unshare
 from hacktree.client.replay.step import StepFailedError
@@ -39,8 +40,7 @@ _DROPPED: Final = (16, 17, 22, 25, 34)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(msgspec.Struct, frozen=True):
     """What to run; `root` is what to chroot into, or None; `seconds` is its limit."""
 
     command: Sequence[str]

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -69,8 +68,7 @@ class StepNamesError(HacktreeError):
     """Two steps have one name, or a step has no digest: a bug of their source."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
+class PlannedStep(msgspec.Struct, frozen=True):
     """A step with its key; `cached` if its layer is here and will do."""
 
     step: Step
@@ -78,8 +76,7 @@ class PlannedStep:
     cached: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ReplayPlan:
+class ReplayPlan(msgspec.Struct, frozen=True):
     """The steps of a replay in order."""
 
     build: Build
@@ -114,15 +111,14 @@ def plan_replay(
     return ReplayPlan(build, tuple(planned))
 
 
-@dataclass(slots=True)
-class Replayed:
+class Replayed(msgspec.Struct):
     """What a replay did: `plan` is what was applied in the end, `seconds` by step."""
 
     plan: ReplayPlan
-    seconds: list[tuple[str, float]] = field(default_factory=list)
-    ran: list[str] = field(default_factory=list)
-    staged: list[str] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    seconds: list[tuple[str, float]] = []
+    ran: list[str] = []
+    staged: list[str] = []
+    skipped: list[str] = []
     linked: int = 0
     deleted: int = 0
 
@@ -132,8 +128,7 @@ class Replayed:
         return place(self.plan.build.sysroot, planned.key)
 
 
-@dataclass(slots=True)
-class Replay:
+class Replay(msgspec.Struct):
     """One replay on the directory `root`, a checkout that nobody else uses yet."""
 
     steps_of: StepsOf
@@ -293,8 +288,7 @@ class Replay:
         drop_unfinished(sysroot)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decision:
+class _Decision(msgspec.Struct, frozen=True):
     """What was decided when a step failed: to go on, one way or the other."""
 
     step: str

@@ -8,9 +8,10 @@ are the repository's. docs/architecture-deploy.md, "Replay".
 
 import enum
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import msgspec
 
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.errors import HacktreeError
@@ -26,8 +27,7 @@ class StepFailedError(HacktreeError):
         self.log = log
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """What is being deployed; `previous` is the root that is live, or None."""
 
     sysroot: Sysroot

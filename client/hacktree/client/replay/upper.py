@@ -7,9 +7,10 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.replay.xattrs import is_overlay, overlay_xattr, read_xattrs
 from hacktree.common.errors import HacktreeError
@@ -23,8 +24,7 @@ class UpperRefusedError(HacktreeError):
     """The layer holds what no root can hold."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(msgspec.Struct, frozen=True):
     """Something in a layer; `path` is relative. An opaque directory hides what is below it."""
 
     path: str

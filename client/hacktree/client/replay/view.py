@@ -2,14 +2,14 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hacktree.client.replay.upper import is_opaque, is_whiteout
 
 
-@dataclass(frozen=True, slots=True)
-class LayerView:
+class LayerView(msgspec.Struct, frozen=True):
     """`layers`: directories, topmost first, the checkout last. Paths are relative."""
 
     layers: Sequence[Path]

@@ -4,8 +4,9 @@ A comment rather than a file beside it: the two can't part, and `cp` copies both
 """
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 
@@ -22,8 +23,7 @@ class DeclarationError(UserError):
     """A script's declaration is not understood."""
 
 
-@dataclass(frozen=True, slots=True)
-class Declarations:
+class Declarations(msgspec.Struct, frozen=True):
     """`network`: whether the script may use it; `limit`: seconds after which it is killed."""
 
     network: bool = False

@@ -4,9 +4,10 @@ import difflib
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.replay.upper import Node, walk_upper
 from hacktree.client.replay.view import LayerView
@@ -20,8 +21,7 @@ MAX_LINES: Final = 200
 """Lines shown of one file's comparison."""
 
 
-@dataclass(frozen=True, slots=True)
-class StepChange:
+class StepChange(msgspec.Struct, frozen=True):
     """A path (without a leading '/', printable; a directory's ends in '/') and what became of it.
 
     `letter` is `hacktree diff`'s: A added, D deleted, M content changed, m only owner, mode or

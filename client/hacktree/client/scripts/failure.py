@@ -4,9 +4,10 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final, TextIO
+
+import msgspec
 
 from hacktree.client.replay.step import (
     AfterFailure,
@@ -24,8 +25,7 @@ _SIGNALS: Final = 100
 """Signals of which nothing is to be done, at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Console:
+class Console(msgspec.Struct, frozen=True):
     """A terminal; `ask` prompts and reads a line, raising `EOFError` at its end."""
 
     ask: Callable[[str], str]

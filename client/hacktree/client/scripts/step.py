@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import make_directory
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
@@ -20,8 +21,7 @@ _PLACE: Final = "run/hacktree"
 _ANSWERS: Final = "answers.env"
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptStep:
+class ScriptStep(msgspec.Struct, frozen=True):
     """Runs one script in a root of `build`. `answers` is the answer file that it gets.
 
     With a `salt` no cache knows it: a trial is for seeing it run.

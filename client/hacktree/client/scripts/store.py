@@ -9,9 +9,10 @@ import enum
 import os
 import re
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
+
+import msgspec
 
 from hacktree.client.scripts.declarations import Declarations, parse_declarations
 from hacktree.common.errors import HacktreeError, UserError
@@ -50,8 +51,7 @@ class State(enum.Enum):
     INVALID = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Script:
+class Script(msgspec.Struct, frozen=True):
     """A script as it is now; `mode` are its permission bits."""
 
     name: str
@@ -60,8 +60,7 @@ class Script:
     declarations: Declarations
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """A file in config.d; `problem` says why it is not run, `script` is None where it can't be."""
 
     name: str

@@ -3,11 +3,11 @@
 import os
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.recovery import recover
 from hacktree.client.removal import TEMPORARY_PREFIX, delete_leftover
@@ -30,8 +30,7 @@ from hacktree.common.repository.locks import LockKind
 _MAX_LOG: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """What a script did: its changes, what it printed (the first MiB), how long it took."""
 
     name: str
@@ -40,8 +39,7 @@ class Tried:
     log: str
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True):
     """What each script did, and the names of the steps that failed and that a person skipped."""
 
     tried: Sequence[Tried]
@@ -94,8 +92,7 @@ def _build(sysroot: Sysroot, commit_id: ObjectId) -> Build:
     return Build(sysroot, commit_id, sysroot.repository.load_commit(commit_id), previous)
 
 
-@dataclass(frozen=True, slots=True)
-class _Steps:
+class _Steps(msgspec.Struct, frozen=True):
     """The steps of a trial; asked anew after a failure, when the script may be another."""
 
     chosen: Script | None

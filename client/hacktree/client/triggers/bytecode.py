@@ -6,9 +6,10 @@ run the old code, whatever a layer or a script made of the source.
 
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import resolve_in
 from hacktree.client.replay.step import Build, Root, Step
@@ -77,8 +78,7 @@ def _is_unchecked(place: int, name: str) -> bool:
         os.close(file)
 
 
-@dataclass(frozen=True, slots=True)
-class BytecodeStep:
+class BytecodeStep(msgspec.Struct, frozen=True):
     """Drops stale bytecode after config scripts; after layers and extensions triggers do."""
 
     @property

@@ -8,9 +8,10 @@ cache's would think that nothing happened. systemd-tmpfiles is not here: what it
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from glob import escape
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import resolve_in
 from hacktree.client.replay.step import Root
@@ -24,8 +25,7 @@ Arguments = Callable[[Root], Sequence[Sequence[str]]]
 """The argument lists to call a program with; none where nothing that it works on was touched."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(msgspec.Struct, frozen=True):
     """A program and when to run it. `programs`: where it may be; the first found is run."""
 
     name: str

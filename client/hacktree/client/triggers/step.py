@@ -5,9 +5,10 @@ a step costs a mount, a layer and an entry in the cache.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import has_program
 from hacktree.client.replay.step import Build, Root, Step, StepFailedError
@@ -23,8 +24,7 @@ directories, and whoever looks at them without it would take the cache for stale
 """
 
 
-@dataclass(frozen=True, slots=True)
-class TriggerStep:
+class TriggerStep(msgspec.Struct, frozen=True):
     """Runs the root's own programs for the caches whose inputs an earlier step touched.
 
     `time` is the commit's: directories have it as their mtime, which font caches note.

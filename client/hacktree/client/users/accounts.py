@@ -7,8 +7,9 @@ lines, malformed ones, text in whatever encoding.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 FILES: Final = ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")
 MAX_FILE: Final = 8 << 20
@@ -23,8 +24,7 @@ class LineError(ValueError):
     """A line that its file's format has no meaning for."""
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(msgspec.Struct, frozen=True):
     """A line of passwd."""
 
     name: str
@@ -42,8 +42,7 @@ class User:
         return [self.name, self.password, *ids, self.gecos, self.home, self.shell]
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """A line of group."""
 
     name: str
@@ -51,8 +50,7 @@ class Group:
     members: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SubRange:
+class SubRange(msgspec.Struct, frozen=True):
     """A line of subuid or subgid: `count` ids from `start` that `owner` may use."""
 
     owner: str

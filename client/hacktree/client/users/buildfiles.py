@@ -3,8 +3,9 @@
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import resolve
 from hacktree.client.users.accounts import FILES, MAX_FILE
@@ -24,8 +25,7 @@ ACCOUNT_PATHS: Final[Mapping[str, str]] = {
 """What `merge_people` calls the files of a root → their paths in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuildFiles:
+class BuildFiles(msgspec.Struct, frozen=True):
     """Reads from one commit."""
 
     repository: Repository

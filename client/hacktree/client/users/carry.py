@@ -11,7 +11,6 @@ import os
 import posixpath
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +66,7 @@ class Carried(msgspec.Struct, frozen=True, array_like=True):
     group: str
 
 
-@dataclass(frozen=True, slots=True)
-class Carrying:
+class Carrying(msgspec.Struct, frozen=True):
     """What will be copied, and what to say about what won't."""
 
     files: tuple[Carried, ...]
@@ -198,8 +196,7 @@ def _read(host: Path, path: str, names: _Names) -> Carried | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CarryStep:
+class CarryStep(msgspec.Struct, frozen=True):
     """Copies them."""
 
     carrying: Carrying

@@ -7,9 +7,10 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.client.beneath import make_directory, resolve_in
 from hacktree.client.removal import delete_entry
@@ -29,8 +30,7 @@ _ROOTS_HOME: Final = "/root"
 _NEVER: Final = frozenset({"/", "/home", "/root", "/var", "/var/lib", "/var/log"})
 
 
-@dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(msgspec.Struct, frozen=True):
     """A directory of the machine, and where it is to be mounted in a root, relative to that.
 
     The root may have links on the way: `resolve_in` finds the directory.
@@ -110,8 +110,7 @@ def _is_below(path: str, top: str) -> bool:
     return path == top or path.startswith(f"{top.rstrip('/')}/")
 
 
-@dataclass(frozen=True, slots=True)
-class HomesStep:
+class HomesStep(msgspec.Struct, frozen=True):
     """Makes the directories, and empties /home: what is there could never be seen."""
 
     targets: tuple[str, ...]

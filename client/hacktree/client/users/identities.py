@@ -7,7 +7,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -39,8 +38,7 @@ _CODE: Final = "identities 1"
 _CAPABILITY: Final = "security.capability"
 
 
-@dataclass(frozen=True, slots=True)
-class Ids:
+class Ids(msgspec.Struct, frozen=True):
     """name → id, of users and of groups."""
 
     users: Mapping[str, int]
@@ -69,8 +67,7 @@ def _ids_of_people(found: Ids, people: People) -> Ids:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class IdentitiesStep:
+class IdentitiesStep(msgspec.Struct, frozen=True):
     """Renumbers them in the root's files."""
 
     before: Ids

@@ -6,8 +6,10 @@ either side: files have them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.users.accounts import (
     FILES,
@@ -28,8 +30,7 @@ HasProgram = Callable[[str], bool]
 """Whether an absolute path names a program in the root."""
 
 
-@dataclass(slots=True)
-class Placement:
+class Placement(msgspec.Struct):
     """What becomes of a person: `state` is "added", "present" (the root has the same) or
     "left out"; `groups` are those of the root that they are put in.
     """
@@ -37,12 +38,11 @@ class Placement:
     person: Person
     state: str = "added"
     shell: str = ""
-    groups: list[str] = field(default_factory=list)
-    absent_groups: list[str] = field(default_factory=list)
+    groups: list[str] = []
+    absent_groups: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(msgspec.Struct, frozen=True):
     """`files` holds those that change; every note is a sentence with its next step."""
 
     files: Mapping[str, bytes]

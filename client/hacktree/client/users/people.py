@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
+
+import msgspec
 
 from hacktree.client.users.accounts import (
     Group,
@@ -25,8 +26,7 @@ _SHADOW_FIELDS: Final = 9
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Person:
+class Person(msgspec.Struct, frozen=True):
     """A user of the machine who comes into its roots; `why` is said to people."""
 
     user: User
@@ -39,13 +39,12 @@ class Person:
     subgids: tuple[SubRange, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class People:
+class People(msgspec.Struct, frozen=True):
     """Who comes, with the groups that are theirs; `group_names` tells primary gids' names."""
 
     persons: tuple[Person, ...] = ()
     groups: tuple[Group, ...] = ()
-    group_names: Mapping[int, str] = field(default_factory=dict)
+    group_names: Mapping[int, str] = {}
     notes: tuple[str, ...] = ()
 
 

@@ -1,7 +1,8 @@
 """What the next root of a build gets of this machine, without making it."""
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from hacktree.client.sysroot import Sysroot
 from hacktree.client.users.buildfiles import BuildFiles
@@ -14,8 +15,7 @@ from hacktree.client.users.registry import Registry, read_registry
 from hacktree.common.objects.commit import Commit
 
 
-@dataclass(frozen=True, slots=True)
-class Preview:
+class Preview(msgspec.Struct, frozen=True):
     """`host` None: the sysroot belongs to no machine, and nobody comes."""
 
     host: Path | None

@@ -6,8 +6,9 @@ in the build stays as it is, and so do the machine's people; the rest gets the r
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.users.accounts import LineError, Table, names_and_ids, parse_id
 
@@ -16,8 +17,7 @@ ALLOCATED: Final = range(100, 60001)
 _SYSTEM_END: Final = 999
 
 
-@dataclass(frozen=True, slots=True)
-class Renumbering:
+class Renumbering(msgspec.Struct, frozen=True):
     """`moved`: old → new id, for every file; `names`: name → new id; notes are sentences."""
 
     moved: Mapping[int, int]

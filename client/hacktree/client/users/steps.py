@@ -8,7 +8,6 @@ installation. Ids and homes last.
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -32,8 +31,7 @@ from hacktree.common.repository.layout import Mode
 _CODE: Final = "users 1"
 
 
-@dataclass(frozen=True, slots=True)
-class UsersStep:
+class UsersStep(msgspec.Struct, frozen=True):
     """Merges the machine's people into the root's account files."""
 
     people: People

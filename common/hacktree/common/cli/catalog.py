@@ -4,14 +4,14 @@
 module behind a name is imported only when that command runs.
 """
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 Group = Literal["repository", "farm", "tester"]
 
 
-@dataclass(frozen=True, slots=True)
-class CommandInfo:
+class CommandInfo(msgspec.Struct, frozen=True):
     """One subcommand: its name, the group it is listed in, one line of help, and its module.
 
     The module defines `configure(parser)` and `run(args) -> int`. If it `runs_command`, what

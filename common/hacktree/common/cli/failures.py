@@ -1,8 +1,9 @@
 """From an exception to a sentence and an exit status."""
 
 import errno
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import NO_SPACE, HacktreeError, SpaceError, SystemFault
 
@@ -19,8 +20,7 @@ _HINTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """What to tell a person, and the status to exit with."""
 
     message: str

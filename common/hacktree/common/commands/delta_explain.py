@@ -2,9 +2,10 @@
 
 import argparse
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import asdict
 
 from hacktree.common.cli.output import emit_json, say, show
 from hacktree.common.delta.entry import EncodedEntry, EntryKind

@@ -1,7 +1,8 @@
 """`hacktree fsck`."""
 
 import argparse
-from dataclasses import asdict
+
+import msgspec
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say, show
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     if args.repair:
         set_aside_broken(repository, report)
     if args.json:
-        emit_json({"intact": report.intact, **asdict(report)})
+        emit_json({"intact": report.intact, **msgspec.to_builtins(report)})
     else:
         _print(args, report)
     return 0 if report.intact else CorruptError.exit_code

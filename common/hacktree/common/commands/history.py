@@ -1,7 +1,8 @@
 """`hacktree history`: the published history of a branch, compared with its builds and mended."""
 
 import argparse
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say

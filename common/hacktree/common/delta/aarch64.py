@@ -8,9 +8,9 @@ executed (branches) or loaded.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +31,7 @@ _SCALES: Final = (1, 2, 4, 8, 16)
 """Bytes that a load or store accesses: the units of its offset."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(msgspec.Struct, frozen=True):
     """Instructions whose bits under `mask` are `value`."""
 
     mask: int
@@ -82,8 +81,7 @@ def code_references(elf: Elf, section: Section, reach: Reach) -> Iterator[Group]
         yield from _pairs(section, words, found[-1], reach)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(msgspec.Struct, frozen=True):
     """Instructions with one immediate that says all."""
 
     shapes: tuple[_Shape, ...]

@@ -5,8 +5,7 @@ covered before it; a section that nothing covers moves to where the new file has
 name. docs/format.md, "Entries".
 """
 
-from dataclasses import dataclass
-
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.copies import Copies, split_rows
@@ -15,8 +14,7 @@ from hacktree.common.delta.references import ABSOLUTE
 from hacktree.common.delta.varint import I64
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
+class Places(msgspec.Struct, frozen=True):
     """Ranges of file offsets that have addresses, ascending; `shift` is address - offset."""
 
     start: I64
@@ -44,8 +42,7 @@ class Places:
         return offsets + self.shift[index], known
 
 
-@dataclass(frozen=True, slots=True)
-class AddressMap:
+class AddressMap(msgspec.Struct, frozen=True):
     """Addresses from `start[i]` on move by `shift[i]`; those in `point` go to `moved`."""
 
     start: I64

@@ -7,10 +7,10 @@ references themselves, so labels are made twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.common.delta.addressmap import Places
 from hacktree.common.delta.elf import SHT_DYNSYM, SHT_NOBITS, SHT_RELA, U8, Elf

@@ -10,10 +10,10 @@ mistaken costs a few bytes, never correctness.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -59,8 +59,7 @@ _DENSE: Final = 1 << 21
 """
 
 
-@dataclass(frozen=True)
-class NumberMap:
+class NumberMap(msgspec.Struct, frozen=True):
     """Numbers from `start[i]` on move by `shift[i]`; smaller ones than `start[0]` stay."""
 
     start: I64
@@ -91,8 +90,7 @@ class NumberMap:
         return result
 
 
-@dataclass(frozen=True, slots=True)
-class TypeMap:
+class TypeMap(msgspec.Struct, frozen=True):
     """Where a kernel's type numbers and string offsets went."""
 
     types: NumberMap

@@ -1,9 +1,9 @@
 """Choosing and undoing the encoding of one object."""
 
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.common.delta.btf import rewrite
 from hacktree.common.delta.elf import U8, Elf, NotElfError, parse_elf

@@ -6,7 +6,8 @@ before what it holds, entries ascending by name, each distinct tree once, where 
 """
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -14,8 +15,7 @@ from hacktree.common.objects.tree import DirectoryEntry, Entry, FileEntry
 from hacktree.common.objects.walk import MAX_DEPTH, LoadTree
 
 
-@dataclass(frozen=True, slots=True)
-class Contents:
+class Contents(msgspec.Struct, frozen=True):
     """What a tree reaches, in the order of the walk.
 
     `files`: id and size in bytes of each distinct content of at least one byte. `trees`: each
@@ -26,8 +26,7 @@ class Contents:
     trees: tuple[ObjectId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TreeComparison:
+class TreeComparison(msgspec.Struct, frozen=True):
     """The lists that a pack from one tree to another refers to, all in the order of the walk.
 
     `bases`: contents of the old tree; a base ordinal is a place in it. `targets`: contents of the

@@ -4,9 +4,9 @@ Arrays of one row for each copy, ascending and disjoint in the new file. What no
 ("extra") content. docs/format.md, "Entries".
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.varint import I64, decode_varints, encode_varints, unzigzag, zigzag
@@ -16,8 +16,7 @@ SHORTEST: Final = 8
 """Bytes of a copy at least: what a decoder does for each is bounded by the new file's size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Copies:
+class Copies(msgspec.Struct, frozen=True):
     """`length[i]` bytes at `new[i]` come from `old[i]`; offsets in bytes, lengths too, >= 8."""
 
     new: I64
@@ -67,8 +66,7 @@ def spread(counts: I64) -> tuple[I64, I64]:
     return owner, number
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedCopies:
+class EncodedCopies(msgspec.Struct, frozen=True):
     """The columns of a copy list as varints: each goes into a stream of its own."""
 
     lengths: bytes | memoryview

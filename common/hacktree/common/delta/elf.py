@@ -4,9 +4,9 @@ Only 64-bit little-endian files. Nothing an ELF file says is believed without a 
 size: one that lies raises `NotElfError`, and the caller treats it as plain bytes.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -58,8 +58,7 @@ class NotElfError(Exception):
     """Not an ELF file that this program understands; never leaves the delta package."""
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(msgspec.Struct, frozen=True):
     """One section; `address` is unique: a link-time address, or one made up for the file.
 
     `end` is the first offset in the file behind it; a section without bytes has `size` in memory
@@ -92,8 +91,7 @@ class Section:
         return bool(self.flags & SHF_ALLOC)
 
 
-@dataclass(frozen=True, slots=True)
-class Elf:
+class Elf(msgspec.Struct, frozen=True):
     """An ELF file: `data` whole, and its sections in the order of the file's table."""
 
     data: U8

@@ -8,10 +8,10 @@ docs/format.md, "ELF-aware entries"; docs/deltas.md explains the scheme.
 
 import enum
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.common.delta import aarch64, x86_64
 from hacktree.common.delta.addressmap import AddressMap, Places, map_addresses

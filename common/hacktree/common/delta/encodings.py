@@ -5,8 +5,9 @@ are named after the Arm Architecture Reference Manual, C6.2.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.delta.varint import I64
 
@@ -15,8 +16,7 @@ PAGE_MASK: Final = (1 << PAGE_BITS) - 1
 """Pages as ADRP counts them, whatever pages the kernel has."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
+class _Part(msgspec.Struct, frozen=True):
     """Bits `value` to `value + count - 1` of the value, at bit `word` of the word."""
 
     value: int

@@ -6,8 +6,9 @@ kind compresses best together. docs/format.md, "Entries".
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 
 class EntryKind(enum.IntEnum):
@@ -42,8 +43,7 @@ PART_KINDS: Final = tuple(StreamKind)[1:]
 """The streams that entries have parts in, in the order of a frame's records."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedEntry:
+class EncodedEntry(msgspec.Struct, frozen=True):
     """An entry before compression; `cost` estimates its decoding in microseconds."""
 
     kind: EntryKind

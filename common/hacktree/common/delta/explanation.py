@@ -1,8 +1,8 @@
 """Where the bytes of a delta are: by section of the new file, for people who tune the codec."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.copies import EncodedCopies, decode_copies
@@ -15,8 +15,7 @@ _CONTROL = (StreamKind.COPY_LENGTHS, StreamKind.COPY_GAPS, StreamKind.COPY_SEEKS
 _DIFFERENCES = (StreamKind.DIFF_GAPS, StreamKind.DIFF_VALUES)
 
 
-@dataclass(frozen=True, slots=True)
-class SectionShare:
+class SectionShare(msgspec.Struct, frozen=True):
     """One section of the new file: its bytes by where they come from, and its share of the delta.
 
     `estimate` divides the compressed size of each stream by what the section has in it; streams

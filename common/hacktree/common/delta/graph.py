@@ -6,7 +6,6 @@ segment never fetches it again. An edge is a hint: a pack proves itself, or is o
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -29,8 +28,7 @@ _MAX_COST: Final = 1 << 40
 _LEVEL: Final = 19
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(msgspec.Struct, frozen=True):
     """A pack from `old` (None: from scratch) to `new`.
 
     `head_length` and `length`: bytes of its head and of the whole file. `entries` and `decoded`:
@@ -65,8 +63,7 @@ class Edge:
             raise FormatError("an edge with a number out of bounds")
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(msgspec.Struct, frozen=True):
     """Edges, newest first, and the name of the next older sealed segment."""
 
     edges: tuple[Edge, ...]
@@ -178,8 +175,7 @@ def _number_trees(edges: Iterable[Edge]) -> dict[ObjectId, int]:
     return numbers
 
 
-@dataclass(frozen=True, slots=True)
-class GraphUpdate:
+class GraphUpdate(msgspec.Struct, frozen=True):
     """Files to write: sealed segments by name, in this order, and then the tail."""
 
     sealed: tuple[tuple[ObjectId, bytes], ...]

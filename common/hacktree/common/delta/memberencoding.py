@@ -3,7 +3,7 @@
 A module of its own, for decoders need nothing of it.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from hacktree.common.delta.codec import encode_delta
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind

@@ -6,7 +6,6 @@ objects made from it with the ids in verified trees. Nothing here reads or write
 """
 
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -137,8 +136,7 @@ def frame_offsets(head: PackHead, head_length: int) -> I64:
     return np.cumsum(np.array(lengths, np.int64))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PackEntries:
+class PackEntries(msgspec.Struct, frozen=True, eq=False):
     """The entries of a pack in the order of its frames, as columns of equal length.
 
     `counts`: entries of each frame. `targets`: ordinals in `TreeComparison.targets`. `bases`:
@@ -249,8 +247,7 @@ def check_sizes(head: PackHead, entries: PackEntries, sizes: Sequence[int]) -> N
         raise FormatError("a frame decodes to more or fewer bytes than the trees name")
 
 
-@dataclass(frozen=True, slots=True)
-class PackedTree:
+class PackedTree(msgspec.Struct, frozen=True):
     """A tree that a pack brought: its verified bytes, and what they decode to."""
 
     id: ObjectId

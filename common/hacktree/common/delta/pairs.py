@@ -6,8 +6,9 @@ multiple of 8 in 3 steps at most, crosses up to 63 builds in 2 and comes down in
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.ids import ObjectId
 
@@ -21,8 +22,7 @@ _STEPS: Final = ((1, 1), (2, 2), (4, 4), *((_ANCHOR, _ANCHOR * k) for k in range
 """(divisor, step): a build whose sequence the divisor divides is joined to the one `step` back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """One build of a branch: its sequence and its tree."""
 
     sequence: int

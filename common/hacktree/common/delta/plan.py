@@ -12,9 +12,9 @@ never depends on a later one.
 """
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence, Set
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -36,8 +36,7 @@ _Reals = npt.NDArray[np.float64]
 ALL_KINDS: Final[frozenset[EntryKind]] = frozenset(EntryKind)
 
 
-@dataclass(frozen=True, slots=True)
-class RoutePack:
+class RoutePack(msgspec.Struct, frozen=True):
     """A pack of the route, as its head and the trees that it joins describe it.
 
     `offsets`: where each frame begins in the file, and the end. `targets` and `bases`: what the
@@ -61,8 +60,7 @@ def join_trees(
     return RoutePack(head, offsets, entries, trees.targets, trees.bases, trees.sizes)
 
 
-@dataclass(frozen=True, slots=True)
-class PackPlan:
+class PackPlan(msgspec.Struct, frozen=True):
     """What to do with one pack: frames to fetch, and entries to decode, both ascending.
 
     `ranges`: bytes [start, end) of the file to request; they cover the frames, and gaps between
@@ -74,8 +72,7 @@ class PackPlan:
     ranges: tuple[tuple[int, int], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FetchPlan:
+class FetchPlan(msgspec.Struct, frozen=True):
     """How to obtain everything needed.
 
     `packs`: one for each pack of the route, to be decoded in this order. `whole`: objects to fetch
@@ -118,8 +115,7 @@ def plan_fetch(
     return _describe(packs, columns, choice, universe, model, max_intermediate)
 
 
-@dataclass(frozen=True, slots=True)
-class _Universe:
+class _Universe(msgspec.Struct, frozen=True):
     """Every object that a plan may touch, by number; `prices`: seconds to fetch it whole."""
 
     ids: list[ObjectId]
@@ -161,8 +157,7 @@ class _Universe:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
+class _Columns(msgspec.Struct, frozen=True):
     """A pack's entries: object, base (-1: none), frame, bytes, and whether it may be used.
 
     `prices`: seconds for each frame; `shares`: what falls on each entry if all of its frame is
@@ -206,8 +201,7 @@ class _Columns:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
+class _Choice(msgspec.Struct, frozen=True):
     """Entries of each pack, ascending; objects to obtain, and those of them to fetch whole."""
 
     entries: list[I64]

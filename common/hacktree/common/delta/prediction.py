@@ -1,9 +1,9 @@
 """What the references of an old file become in a new one, where copies bring them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.addressmap import AddressMap, Places
@@ -17,8 +17,7 @@ from hacktree.common.objects.errors import FormatError
 _MAX_LOOKUPS: Final = 1 << 29
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(msgspec.Struct, frozen=True):
     """The fields of one group in the new file: where, and which of the old group's they were."""
 
     group: Group

@@ -7,10 +7,11 @@ where fields overlap.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
+import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.common.delta.elf import SHF_WRITE, U8, Elf, Section
 from hacktree.common.delta.encodings import Encoding
@@ -20,8 +21,7 @@ ABSOLUTE: Final = -(1 << 62)
 """The base of fields that hold their target itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """Fields of `width` bytes at file offsets `at`, ascending.
 
     `base` is an address for each field, or None: then it is the field's own address + `bias`.
@@ -99,8 +99,7 @@ Ranges = tuple[I64, I64]
 """Starts and ends of address ranges, ascending."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """Where references may lead: what is executed, written to, and loaded at all."""
 
     executed: Ranges

@@ -7,9 +7,10 @@ the same `CostModel`, so that "cheap" means one thing everywhere.
 import enum
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 from hacktree.common.delta.graph import Edge
 from hacktree.common.objects.ids import ObjectId
@@ -40,8 +41,7 @@ class Prefer(enum.Enum):
     TIME = "time"
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(msgspec.Struct, frozen=True):
     """What has to be done: bytes to transfer, requests to make, microseconds of one core."""
 
     bytes: int
@@ -56,8 +56,7 @@ class Work:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class CostModel:
+class CostModel(msgspec.Struct, frozen=True):
     """How long things take here.
 
     `bandwidth` in bytes a second, `round_trip` in seconds, both as measured. `decode_factor`: how
@@ -123,8 +122,7 @@ def estimate_whole(size: int) -> Work:
     return Work(int(size * _WHOLE_RATIO), 1, size // _WHOLE_SPEED)
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """Packs that lead from `start` (None: from scratch) to the target, in this order.
 
     `seconds`: the sum of the cost function over them. `work`: that of the whole packs. No edges:
@@ -162,8 +160,7 @@ def find_routes(
     return tuple(sorted(routes, key=lambda route: (route.seconds, _names(route.edges))))
 
 
-@dataclass(frozen=True, slots=True)
-class _Leg:
+class _Leg(msgspec.Struct, frozen=True):
     """The cheapest way found from a tree to the target: its first pack, and what follows."""
 
     seconds: float

@@ -1,6 +1,5 @@
 """What all entries of one pack share besides the dictionary. docs/format.md, "Shared maps"."""
 
-from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -22,11 +21,10 @@ def _no_map() -> NumberMap:
     return NumberMap(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     """Pack-wide maps: where the numbers of a rebuilt kernel's types and strings went."""
 
-    types: TypeMap = field(default_factory=lambda: TypeMap(_no_map(), _no_map()))
+    types: TypeMap = msgspec.field(default_factory=lambda: TypeMap(_no_map(), _no_map()))
 
     @property
     def is_empty(self) -> bool:

@@ -6,9 +6,9 @@ whole, and left to the single way to be told apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.btf import rewrite
@@ -24,8 +24,7 @@ MAX_TOGETHER: Final = 1 << 30
 """Bytes of all bases, and of all results: sums below stay far from 64 bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """One plain entry: its parts, and where its base and its result lie in the buffers."""
 
     parts: Parts

@@ -1,8 +1,9 @@
 """The difference of two trees, in time proportional to what differs."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -19,8 +20,7 @@ CHANGE_NAMES: Final = {"A": "added", "D": "deleted", "M": "changed", "m": "attri
 """What the letter of a change stands for, in JSON."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """One path that differs: `old` is None when added, `new` is None when removed."""
 
     path: bytes

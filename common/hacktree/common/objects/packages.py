@@ -10,9 +10,10 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.names import display_path
@@ -35,8 +36,7 @@ METADATA_KEY: Final = "packages"
 _FIELD = re.compile(rf"[!-~]{{1,{MAX_FIELD_LENGTH}}}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Package:
+class Package(msgspec.Struct, frozen=True, order=True):
     """One installed package. `version` is the whole version: `[epoch:]version-release`."""
 
     name: str
@@ -84,8 +84,7 @@ def _check_count(count: int) -> None:
 # The difference of two lists
 
 
-@dataclass(frozen=True, slots=True)
-class PackageDiff:
+class PackageDiff(msgspec.Struct, frozen=True):
     """How one package list became another; `changed` holds (old, new) pairs. All sorted."""
 
     added: tuple[Package, ...]

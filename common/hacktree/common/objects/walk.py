@@ -6,8 +6,9 @@ that does unfold one compares the count with the commit's totals first.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.commit import MAX_ENTRIES, Commit, Totals
 from hacktree.common.objects.errors import FormatError
@@ -44,8 +45,7 @@ def walk_tree(load: LoadTree, root: ObjectId) -> Iterator[tuple[bytes, Entry]]:
             stack.pop()
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(msgspec.Struct, frozen=True):
     """How far one tree reaches: what it unfolds to, directories above one another below it, and
     the bytes of its longest path.
     """

@@ -7,8 +7,9 @@ than one header, whatever length a header claims.
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+import msgspec
 
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE
 from hacktree.common.objects.errors import FormatError
@@ -44,23 +45,20 @@ MAX_LENGTHS: Final = {
 """Bytes of one object as it is sent: a meta as it is, a content as one zstd frame."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectBegin:
+class ObjectBegin(msgspec.Struct, frozen=True):
     """An object of `length` bytes follows."""
 
     key: ObjectKey
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectPart:
+class ObjectPart(msgspec.Struct, frozen=True):
     """The next bytes of the object; valid until the next piece is fed."""
 
     data: memoryview
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectEnd:
+class ObjectEnd(msgspec.Struct, frozen=True):
     """The object has all its bytes."""
 
 

@@ -7,7 +7,6 @@ it needs and gets no more trust. docs/format.md, "Bundle".
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Final, Literal
 
@@ -50,8 +49,7 @@ class BundleIndex(
 _CODEC = Codec(BundleIndex, "bundle's index", MAX_INDEX)
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(msgspec.Struct, frozen=True):
     """An open bundle: (offset, length) of each file in it."""
 
     branch: str
@@ -78,8 +76,7 @@ def read_bundle(stream: IO[bytes]) -> Bundle:
     return Bundle(index.branch, places)
 
 
-@dataclass(frozen=True, slots=True)
-class ExportedBundle:
+class ExportedBundle(msgspec.Struct, frozen=True):
     """What an export wrote: packs, contents beside them, and bytes in all."""
 
     packs: int

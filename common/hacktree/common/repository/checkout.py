@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from hacktree.common.errors import UserError
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.commit import Commit
@@ -77,8 +79,7 @@ class CheckoutReport:
             self.symlinks += other.symlinks
 
 
-@dataclass(frozen=True, slots=True)
-class _Directory:
+class _Directory(msgspec.Struct, frozen=True):
     """A directory that exists and is still to be filled; `path` is relative, empty for the top."""
 
     path: bytes

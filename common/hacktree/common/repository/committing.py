@@ -1,7 +1,9 @@
 """Making a commit out of a stored tree, and moving its branch to it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import (
@@ -43,8 +45,7 @@ class RenumberedError(UserError):
     """A user or group of the tree changed its number against the parent."""
 
 
-@dataclass(frozen=True, slots=True)
-class CommitRequest:
+class CommitRequest(msgspec.Struct, frozen=True):
     """What a person says of a commit. `time` is in seconds since 1970 UTC."""
 
     branch: BranchName
@@ -53,13 +54,12 @@ class CommitRequest:
     body: str = ""
     version: str = ""
     architecture: str | None = None
-    metadata: dict[str, MetadataValue] = field(default_factory=dict)
+    metadata: dict[str, MetadataValue] = {}
     allow_renumbering: bool = False
     only_if_changed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CommitResult:
+class CommitResult(msgspec.Struct, frozen=True):
     """The branch's head afterwards; `changed` is false when nothing was to commit."""
 
     id: ObjectId

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.attributes import Xattrs
@@ -29,8 +30,7 @@ class FileChangedError(HacktreeError):
     """A file changed while it was being committed."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileAttributes:
+class FileAttributes(msgspec.Struct, frozen=True):
     """What a tree says of a file besides name and content."""
 
     mode: int

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -248,8 +247,7 @@ class Decoder:
         return reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Plain:
+class _Plain(msgspec.Struct, frozen=True):
     """A small plain entry; `base` is a descriptor, sizes are in bytes."""
 
     wanted: Wanted

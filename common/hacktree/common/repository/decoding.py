@@ -18,7 +18,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -70,8 +69,7 @@ class DecoderFailedError(HacktreeError):
     """A worker died, hung or lied over a frame; nothing of it was used."""
 
 
-@dataclass(frozen=True, slots=True)
-class WantedEntry:
+class WantedEntry(msgspec.Struct, frozen=True):
     """An entry of a frame to decode; `base` is a readable descriptor, or None."""
 
     index: int
@@ -93,8 +91,7 @@ class PackContext:
         os.close(self.descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class FrameJob:
+class FrameJob(msgspec.Struct, frozen=True):
     """At most `MAX_WANTED` entries of a verified frame, which is `length` bytes at `offset` of the
     open file `frame`, and is said to take `cost` microseconds. `kinds` and `sizes` are those of all
     its entries; sizes come from verified trees.
@@ -129,8 +126,7 @@ class FrameJob:
         return _PATIENCE + (self.output_size + self.length) / _SLOWEST + told
 
 
-@dataclass(frozen=True, slots=True)
-class DecodedEntry:
+class DecodedEntry(msgspec.Struct, frozen=True):
     """What became of a wanted entry of `size` bytes: `reason` says why there is none, if so."""
 
     size: int

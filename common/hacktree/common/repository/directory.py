@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.attributes import Xattrs
@@ -50,8 +51,7 @@ from hacktree.common.repository.treebuilder import BuildDirectory
 _BATCH: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class _PendingFile:
+class _PendingFile(msgspec.Struct, frozen=True):
     parent: BuildDirectory
     name: bytes
     path: bytes

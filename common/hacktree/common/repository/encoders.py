@@ -31,8 +31,7 @@ _LAST_WORDS: Final = 5.0
 """Seconds that a worker may take to end once it has closed its output."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a worker may use: bytes of address space and of stack, seconds of processor time.
 
     A job may take `seconds`, and a second more for each `slowest` bytes that it reads.

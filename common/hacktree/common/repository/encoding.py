@@ -1,10 +1,11 @@
 """Encoding one object: the only place that decides which of the codec's entries are made."""
 
 import hashlib
-from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Final
+
+import msgspec
 
 from hacktree.common.delta.codec import encode_delta, estimate
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, encode_full
@@ -38,8 +39,7 @@ _LARGE_PLAIN: Final = 256 << 10
 _CODEC_PACKAGE: Final = "hacktree.common.delta"
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """An entry, and the bytes that it will take in a frame, about."""
 
     entry: EncodedEntry

@@ -8,10 +8,11 @@ commit is walked along those edges. Who needs a bad object is worked out only if
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
+
+import msgspec
 
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.commit import Commit, Totals
@@ -38,8 +39,7 @@ Progress = Callable[[int, int], None]
 """Told (objects verified, objects in all)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """A commit as people know it."""
 
     branch: str
@@ -48,8 +48,7 @@ class Build:
     commit: str
 
 
-@dataclass(slots=True)
-class Finding:
+class Finding(msgspec.Struct):
     """One object that is broken or missing; `object` is its name relative to objects/.
 
     `builds` need it, `roots` link to its inode, `refs` point at it. `set_aside` is where a repair
@@ -59,22 +58,21 @@ class Finding:
     object: str
     problem: Literal["broken", "missing"]
     why: str
-    builds: list[Build] = field(default_factory=list)
-    roots: list[str] = field(default_factory=list)
-    refs: list[str] = field(default_factory=list)
+    builds: list[Build] = []
+    roots: list[str] = []
+    refs: list[str] = []
     set_aside: str = ""
 
 
-@dataclass(slots=True)
-class FsckReport:
+class FsckReport(msgspec.Struct):
     """What was verified and found. `foreign`: files in objects/ that are no objects, harmless."""
 
     objects: int = 0
     commits: int = 0
     bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    refs: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
+    findings: list[Finding] = []
+    refs: list[str] = []
+    foreign: list[str] = []
 
     @property
     def intact(self) -> bool:
@@ -125,8 +123,7 @@ def _is_damaged(repository: Repository, name: str) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(msgspec.Struct, frozen=True):
     """A tree as far as the walk of a commit needs it; `faults` name objects with what is wrong."""
 
     files: int

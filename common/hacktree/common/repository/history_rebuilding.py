@@ -5,7 +5,8 @@ prune: pages hold whole commits, and would go on naming builds that nobody can p
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE
 from hacktree.common.objects.errors import FormatError
@@ -27,8 +28,7 @@ from hacktree.common.repository.repository import Repository
 _SEALED_DIGITS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryReport:
+class HistoryReport(msgspec.Struct, frozen=True):
     """`fault`: how the pages differed from the commits that are here, empty if they did not."""
 
     builds: int

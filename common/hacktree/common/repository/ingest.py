@@ -4,8 +4,9 @@ import fnmatch
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.attributes import Xattrs, is_versioned_xattr
@@ -23,8 +24,7 @@ class SpecialFileError(UserError):
     """The tree holds a device node, socket or FIFO, and `--strict` refuses them."""
 
 
-@dataclass(frozen=True, slots=True)
-class IngestOptions:
+class IngestOptions(msgspec.Struct, frozen=True):
     """How a tree is read. `owner_uid`, `owner_gid` replace every owner; `skip` is a set of globs.
 
     `base` finds the entry of a path in the previous commit: in bare-user mode owners and special
@@ -35,16 +35,15 @@ class IngestOptions:
     owner_gid: int | None = None
     skip: tuple[bytes, ...] = ()
     strict: bool = False
-    jobs: int = field(default_factory=lambda: os.cpu_count() or 1)
+    jobs: int = msgspec.field(default_factory=lambda: os.cpu_count() or 1)
     base: Callable[[bytes], Entry | None] | None = None
 
 
-@dataclass(slots=True)
-class IngestReport:
+class IngestReport(msgspec.Struct):
     """What a person should know of how the tree was read."""
 
-    special_files: list[bytes] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
+    special_files: list[bytes] = []
+    notices: list[str] = []
     skipped: int = 0
     pyc_rewritten: int = 0
     pyc_dropped: int = 0

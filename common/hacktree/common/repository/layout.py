@@ -3,7 +3,6 @@
 import enum
 import os
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +31,7 @@ class UnsupportedRepositoryError(UserError):
     """The repository needs a newer hacktree."""
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(msgspec.Struct, frozen=True):
     """What the `format` file says."""
 
     mode: Mode

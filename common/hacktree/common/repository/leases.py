@@ -7,9 +7,10 @@ somebody was promised is kept. Times are whole seconds since 1970.
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import NameInvalidError
@@ -33,8 +34,7 @@ class LeaseUnreadableError(CorruptError):
     """A lease does not say which commits it keeps, so nothing may be deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeasedCommits:
+class LeasedCommits(msgspec.Struct, frozen=True):
     """What a lease keeps, oldest first, up to the second `until`."""
 
     until: int

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -78,8 +77,7 @@ def xattrs_digest(xattrs: Xattrs) -> str:
     return hashlib.sha256(msgspec.msgpack.encode(xattrs)).hexdigest()[:16]
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectName:
+class ObjectName(msgspec.Struct, frozen=True):
     """A parsed object name; `variant` is the attribute part of a bare object's name."""
 
     id: ObjectId
@@ -98,8 +96,7 @@ def parse_object_name(directory: str, name: str) -> ObjectName | None:
     return ObjectName(object_id, "file", match[4] or "")
 
 
-@dataclass(frozen=True, slots=True)
-class VariantAttributes:
+class VariantAttributes(msgspec.Struct, frozen=True):
     """The inode attributes that a bare variant's name promises."""
 
     uid: int

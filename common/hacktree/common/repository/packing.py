@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.entry import EntryKind
@@ -93,17 +93,15 @@ class EncodersFailedError(HacktreeError):
     """No encoder does anything: the fault is not in the objects."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoders:
+class Encoders(msgspec.Struct, frozen=True):
     """How packs are encoded: so many processes of this command, within these limits."""
 
     jobs: int
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     command: tuple[str, ...] = WORKER
 
 
-@dataclass(frozen=True, slots=True)
-class PackReport:
+class PackReport(msgspec.Struct, frozen=True):
     """A pack that was made. `kinds`: entries by kind. Both lists hold paths with a reason:
     `degraded` are whole objects for a failure, `left_out` are not in the pack at all.
     """
@@ -115,8 +113,7 @@ class PackReport:
     left_out: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(msgspec.Struct, frozen=True):
     """An entry on its way into a frame; `made` is empty for a whole object."""
 
     target: Target
@@ -145,8 +142,7 @@ class _Entry:
         return repr(parts).encode()
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
+class _Frame(msgspec.Struct, frozen=True):
     entries: list[_Entry]
     info: FrameInfo
     path: Path

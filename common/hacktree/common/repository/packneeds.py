@@ -1,6 +1,6 @@
 """Which trees the branches of an archive are at, and were."""
 
-from dataclasses import dataclass
+import msgspec
 
 from hacktree.common.delta.pairs import WINDOW, Build
 from hacktree.common.objects.commit import PROMOTED_FROM
@@ -9,8 +9,7 @@ from hacktree.common.repository.repository import Repository
 from hacktree.common.repository.revision import resolve
 
 
-@dataclass(frozen=True, slots=True)
-class BranchHistory:
+class BranchHistory(msgspec.Struct, frozen=True):
     """The last builds of a branch, newest first; `promoted`: its newest comes from another."""
 
     builds: list[Build]

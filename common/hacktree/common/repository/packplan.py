@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from hacktree.common.delta.btf import learn
@@ -34,8 +34,7 @@ _MOST_SKETCHED: Final = 256
 """Bytes of a content that is paired by what it holds, and how many of them at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """An object that a pack brings: its ordinal, one of its paths, its base's ordinal (-1: none).
 
     `uses_maps`: whether the pack's shared maps may matter for it.
@@ -49,8 +48,7 @@ class Target:
     uses_maps: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PackPlan:
+class PackPlan(msgspec.Struct, frozen=True):
     """The targets in order of path, so that those of a directory or package stand together."""
 
     old: ObjectId | None

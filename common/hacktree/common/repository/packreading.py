@@ -3,7 +3,8 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hacktree.common.delta.contents import TreeComparison, compare_trees
 from hacktree.common.delta.entry import EntryKind
@@ -28,8 +29,7 @@ from hacktree.common.repository.packs import PackMissingError, pack_path, read_h
 from hacktree.common.repository.repository import Repository
 
 
-@dataclass(slots=True)
-class Verification:
+class Verification(msgspec.Struct):
     """Entries decoded and their bytes; `problems` says what was wrong.
 
     `stranded`: the old tree was pruned, so frames were hashed and not decoded.
@@ -38,7 +38,7 @@ class Verification:
     entries: int = 0
     bytes: int = 0
     stranded: bool = False
-    problems: list[str] = field(default_factory=list)
+    problems: list[str] = []
 
 
 def summarise_pack(repository: Repository, edge: Edge) -> dict[str, int]:

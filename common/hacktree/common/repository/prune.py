@@ -11,8 +11,9 @@ it reaches even if prune is killed at any point, and the next prune finds what i
 import os
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from hacktree.common.errors import NO_SPACE, CorruptError
 from hacktree.common.objects.commit import Commit
@@ -50,8 +51,7 @@ class PinUnreadableError(CorruptError):
     """A pin does not say which commit it keeps, so nothing may be deleted."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrunePlan:
+class PrunePlan(msgspec.Struct, frozen=True):
     """What to delete, by object name; `condemned` is the record of what is unreachable."""
 
     commits: list[str]
@@ -61,11 +61,10 @@ class PrunePlan:
     kept_commits: int
 
 
-@dataclass(slots=True)
-class PruneReport:
+class PruneReport(msgspec.Struct):
     """What was, or would be, deleted. `commits` are ids; `freed` counts bytes no root holds."""
 
-    commits: list[str] = field(default_factory=list)
+    commits: list[str] = []
     objects: int = 0
     freed: int = 0
     kept_by_grace: int = 0
@@ -109,8 +108,7 @@ def prune(
         return _execute(repository, plan, progress)
 
 
-@dataclass(frozen=True, slots=True)
-class _CommitNode:
+class _CommitNode(msgspec.Struct, frozen=True):
     parents: tuple[ObjectId, ...]
     time: int
 

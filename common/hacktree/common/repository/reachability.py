@@ -7,8 +7,9 @@ bare modes a tree needs a variant (content under attributes), not merely a conte
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
@@ -30,8 +31,7 @@ TREE_MAGIC: Final = b"\x93\xa4tree"
 """How every encoded tree begins: an array of three, the first being the text 'tree'."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectListing:
+class ObjectListing(msgspec.Struct, frozen=True):
     """The object files by name, and what else lies in objects/; both relative to objects/."""
 
     names: list[str]

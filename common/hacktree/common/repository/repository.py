@@ -4,9 +4,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, cast
+
+import msgspec
 
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
@@ -45,8 +46,7 @@ class ObjectCorruptError(CorruptError):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Repository:
+class Repository(msgspec.Struct, frozen=True):
     """Where a repository is and how it stores content; made by `open_repository`."""
 
     path: Path

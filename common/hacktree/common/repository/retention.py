@@ -11,8 +11,9 @@ versions are kept, unless a rule for branches matches.
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -27,8 +28,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-@dataclass(frozen=True, slots=True)
-class Ancestor:
+class Ancestor(msgspec.Struct, frozen=True):
     """A commit of a branch: generations behind the head, and its age in seconds."""
 
     id: ObjectId
@@ -36,16 +36,14 @@ class Ancestor:
     age: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Keep `depth` commits besides the head, and those younger than `younger` seconds."""
 
     depth: int | None = None
     younger: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """The rule of each branch: the first whose glob matches, else `layers` or `default`."""
 
     default: Rule = Rule()

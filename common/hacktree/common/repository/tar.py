@@ -9,6 +9,8 @@ from io import BufferedReader
 from threading import BoundedSemaphore
 from typing import IO, Final, cast
 
+import msgspec
+
 from hacktree.common.errors import UserError
 from hacktree.common.objects.attributes import Xattrs
 from hacktree.common.objects.names import MAX_PATH_LENGTH, display_path
@@ -84,8 +86,7 @@ def _decompressed(stream: IO[bytes]) -> IO[bytes]:
     return cast("IO[bytes]", buffered)
 
 
-@dataclass(slots=True)
-class _PendingPyc:
+class _PendingPyc(msgspec.Struct):
     parent: BuildDirectory
     name: bytes
     path: bytes

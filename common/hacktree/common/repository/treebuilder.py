@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -21,23 +20,21 @@ from hacktree.common.objects.tree import (
 from hacktree.common.repository.transaction import Transaction
 
 
-@dataclass(slots=True)
-class BuildDirectory:
+class BuildDirectory(msgspec.Struct):
     """A directory being gathered: its attributes and what it holds so far, by name."""
 
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
     xattrs: Xattrs = ()
-    children: dict[bytes, "BuildNode"] = field(default_factory=dict)
+    children: dict[bytes, "BuildNode"] = {}
 
 
 BuildNode: TypeAlias = "BuildDirectory | FileEntry | SymlinkEntry | Future[FileEntry]"
 """A future stands for a file whose content is still being hashed and stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredTree:
+class StoredTree(msgspec.Struct, frozen=True):
     """A root directory whose trees are staged, and what it unfolds to."""
 
     root: RootDirectory
@@ -54,8 +51,7 @@ def store_trees(transaction: Transaction, root: BuildDirectory) -> StoredTree:
     )
 
 
-@dataclass(slots=True)
-class _Counter:
+class _Counter(msgspec.Struct):
     files: int = 0
     directories: int = 0
     symlinks: int = 0

@@ -3,8 +3,9 @@
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 from typing import IO, Final, cast
+
+import msgspec
 
 from hacktree.common.errors import SystemFault
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, Commit, decode_commit
@@ -31,8 +32,7 @@ class DamageError(Exception):
     """What is wrong with an object; never leaves fsck."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     """A sound object: the size of what it holds, and a meta's decoded bytes."""
 
     size: int

@@ -6,10 +6,10 @@ caller of what publishes holds `TrustStore.hold`.
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from securesystemslib.signer import CryptoSigner, SSlibKey
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import DelegatedRole, Metadata, Root, Targets
@@ -31,8 +31,7 @@ class ChangeStaleError(BusyError):
     """Something else was published since the change was proposed."""
 
 
-@dataclass(frozen=True, slots=True)
-class RootEdit:
+class RootEdit(msgspec.Struct, frozen=True):
     """Keys to add to and revoke from top-level roles; `threshold`: how many must sign together.
 
     Nothing of it: the root is signed again, to live longer.
@@ -44,8 +43,7 @@ class RootEdit:
     threshold: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """The next root and targets, each None where it stays as it is; with the signatures so far."""
 
     root: Metadata[Root] | None = None

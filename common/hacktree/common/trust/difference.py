@@ -1,9 +1,9 @@
 """What a pending change does, for whoever is asked to sign it: the whole result, marked."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 from tuf.api.metadata import Metadata, Role, Targets
 
 from hacktree.common.objects.moments import display_time
@@ -13,8 +13,7 @@ from hacktree.common.trust.report import fingerprint
 from hacktree.common.trust.roles import ROOT, TARGETS
 
 
-@dataclass(frozen=True, slots=True)
-class RoleDifference:
+class RoleDifference(msgspec.Struct, frozen=True):
     """One role. `threshold_before` is 0 for a new one; keys by id."""
 
     name: str
@@ -30,8 +29,7 @@ class RoleDifference:
         return bool(self.added or self.removed) or self.threshold != self.threshold_before
 
 
-@dataclass(frozen=True, slots=True)
-class PartDifference:
+class PartDifference(msgspec.Struct, frozen=True):
     """One metadata file: its versions, its expiry in seconds since 1970, and its roles."""
 
     name: str
@@ -42,8 +40,7 @@ class PartDifference:
     roles: tuple[RoleDifference, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """`root`: sha256 of the root that the change begins with; `missing`: who must still sign."""
 
     root: str
@@ -53,7 +50,8 @@ class Difference:
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        return asdict(self)
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
 
 
 def describe_pending(pending: Pending) -> Difference:

@@ -6,10 +6,10 @@ All of them take the private keys they need as signers and the time as an argume
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Delegations, Metadata, Role, Root, Targets
@@ -48,8 +48,7 @@ class TrustExistsError(UserError):
     """The repository is signed already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Founders:
+class Founders(msgspec.Struct, frozen=True):
     """The first keys: how many root keys must sign together, and who signs as root and targets."""
 
     root: Signers

@@ -6,9 +6,9 @@ is all that it does, so what a key's id, a role's name or an unknown field could
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Key, SSlibKey
@@ -33,8 +33,7 @@ class PendingInvalidError(UserError):
     """The file is no pending change, or one that nobody should sign."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(msgspec.Struct, frozen=True):
     """A change, and what it changes: the root and targets that were published when it was made."""
 
     root: Metadata[Root]

@@ -1,10 +1,11 @@
 """What `hacktree trust status` says."""
 
 import hashlib
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+import msgspec
+from msgspec.structs import asdict
 from tuf.api.metadata import Root, Targets
 
 from hacktree.common.objects.names import BranchName, parse_branch_name
@@ -14,8 +15,7 @@ from hacktree.common.trust.roles import ROOT, SNAPSHOT, TARGETS, TIMESTAMP, is_d
 from hacktree.common.trust.store import TrustState, TrustStore
 
 
-@dataclass(frozen=True, slots=True)
-class RoleReport:
+class RoleReport(msgspec.Struct, frozen=True):
     """One role. `name` is the branch for a branch's role; `expires` in seconds since 1970.
 
     `due`: less than half of its life is left. `behind`: the branch's ref is not at `head`.
@@ -32,8 +32,7 @@ class RoleReport:
     behind: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TrustReport:
+class TrustReport(msgspec.Struct, frozen=True):
     """`fingerprint`: what clients are told to expect of the first root; `current_root`: of the
     newest, which a pending change begins with."""
 

@@ -6,11 +6,11 @@ through whatever the caller reads with, and its findings become sentences. docs/
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from tuf.api import exceptions
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets
 from tuf.ngclient import Updater, UpdaterConfig
@@ -63,8 +63,7 @@ class EndlessError(PeerError):
     """The server sends more than the file may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class BranchRole:
+class BranchRole(msgspec.Struct, frozen=True):
     """What is signed of a branch. `head`, `expires`: None before the first signature, `version` 0.
 
     `keys`: the ids of those that may sign it.

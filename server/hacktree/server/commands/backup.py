@@ -3,8 +3,9 @@
 import argparse
 import textwrap
 import time
-from dataclasses import asdict
 from pathlib import Path
+
+from msgspec.structs import asdict
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, say

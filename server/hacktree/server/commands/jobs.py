@@ -3,7 +3,8 @@
 import argparse
 import asyncio
 import time
-from dataclasses import asdict
+
+from msgspec.structs import asdict
 
 from hacktree.common.cli.context import repository_from
 from hacktree.common.cli.output import emit_json, format_time, say, show

@@ -9,8 +9,10 @@ spares what is leased.
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import HacktreeError, UserError
 from hacktree.common.objects.ids import ObjectId
@@ -69,8 +71,7 @@ class TooManyLeasesError(HacktreeError):
     """The token, or everybody together, keeps enough already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
+class Range(msgspec.Struct, frozen=True):
     """Builds of a branch from `low` to `high`, both included; `session` is of whoever asks."""
 
     session: str

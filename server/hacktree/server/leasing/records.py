@@ -1,8 +1,9 @@
 """Leases of ranges of builds as rows. Each function works within the caller's transaction."""
 
 import sqlite3
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
@@ -11,8 +12,7 @@ _ID_BYTES: Final = 32
 _COLUMNS: Final = "id, token, session, branch, builds, created, expires"
 
 
-@dataclass(frozen=True, slots=True)
-class RangeLease:
+class RangeLease(msgspec.Struct, frozen=True):
     """`token` keeps these builds of `branch`, oldest first, until `expires` (s since 1970).
 
     `session` is the asker's name for what they are kept for.

@@ -1,8 +1,10 @@
 """The farm's side of promotions that are made and signed elsewhere: all of it is checked again."""
 
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.objects.commit import decode_commit
 from hacktree.common.objects.ids import ObjectId, hash_bytes
@@ -42,8 +44,7 @@ MAX_CLOCK_SKEW: Final = 3600
 """Seconds that a signer's clock may be off: schedules count from a promotion's time."""
 
 
-@dataclass(frozen=True, slots=True)
-class SignedPromotion:
+class SignedPromotion(msgspec.Struct, frozen=True):
     """What a signer sends: an encoded commit, and the role that signs it (empty: unsigned farm)."""
 
     branch: BranchName

@@ -13,9 +13,10 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.server.promotion.logs import BoundedLog
@@ -37,8 +38,7 @@ class CommandMissingError(UserError):
     """The suite's command can't be started on this machine; that says nothing about the build."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(msgspec.Struct, frozen=True):
     """What to run: `directory` is where it starts; `limit` and `grace` in seconds.
 
     `judge` says what its exit status means, negative for the signal that ended it.
@@ -52,16 +52,14 @@ class Job:
     judge: Callable[[int], Finding] = judge_exit
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(msgspec.Struct, frozen=True):
     """`beat` is called every `seconds`, and by raising ends the command."""
 
     beat: Callable[[], None]
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class CommandRun:
+class CommandRun(msgspec.Struct, frozen=True):
     """What a command came to; `duration` in seconds."""
 
     finding: Finding

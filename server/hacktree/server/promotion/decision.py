@@ -5,8 +5,9 @@ the newest that passed and is not held is promoted; older ones are passed over f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.moments import display_time
@@ -15,8 +16,7 @@ from hacktree.server.promotion.suites import Suite
 from hacktree.server.promotion.verdicts import Outcome, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Build:
+class Build(msgspec.Struct, frozen=True):
     """A commit of the source branch. `origins`: the builds that it was promoted from in turn."""
 
     id: ObjectId
@@ -27,8 +27,7 @@ class Build:
         return f"build {self.sequence} ({self.id.hex()[:12]})"
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Somebody stopped a branch, or a build on its way. Exactly one of the two is set."""
 
     branch: BranchName | None
@@ -45,8 +44,7 @@ class Hold:
         return f"held by {self.who} since {display_time(self.time)}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Retest:
+class Retest(msgspec.Struct, frozen=True):
     """Somebody wants a build tested again: verdicts up to number `after` count no more."""
 
     build: ObjectId
@@ -59,8 +57,7 @@ class Retest:
         return f"to be tested again, {self.who} asked at {display_time(self.time)}: {self.reason}"
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """How things are. `builds`: of the source branch, newest first, at least those after the last
     that was promoted; `verdicts`: those that count; `running`: who tests a build now; `retests`:
     the last for a build."""
@@ -92,8 +89,7 @@ class Cause(StrEnum):
     UNTESTED = "untested"
 
 
-@dataclass(frozen=True, slots=True)
-class Blocker:
+class Blocker(msgspec.Struct, frozen=True):
     """A build that may not be promoted; `verdict`: which one says so, if it is one."""
 
     build: Build
@@ -102,16 +98,14 @@ class Blocker:
     verdict: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Promote:
+class Promote(msgspec.Struct, frozen=True):
     """`build` may be promoted; `verdict` is the pass."""
 
     build: Build
     verdict: Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class Stay:
+class Stay(msgspec.Struct, frozen=True):
     """The branch does not move. `blockers`: every later build that may not, newest first."""
 
     cause: Cause

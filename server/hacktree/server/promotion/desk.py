@@ -8,8 +8,10 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import BusyError, HacktreeError
 from hacktree.common.objects.ids import ObjectId
@@ -43,8 +45,7 @@ class LeaseLostError(BusyError):
     """The lease expired and the build was given to another, or it never existed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(msgspec.Struct, frozen=True):
     """A build to test: what to run on it, and the lease, good for `seconds` from now."""
 
     lease: str
@@ -54,15 +55,13 @@ class Assignment:
     seconds: int = LEASE_SECONDS
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
+class Idle(msgspec.Struct, frozen=True):
     """There is nothing to test, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """What a runner found out: `duration` in seconds, `log` of at most `MAX_LOG` bytes."""
 
     finding: Finding
@@ -87,8 +86,7 @@ class Desk(Protocol):
         """End the lease without a verdict; nothing happens if it is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocalDesk:
+class LocalDesk(msgspec.Struct, frozen=True):
     """The desk at the farm's own repository. `token`: the id of whoever asks, over HTTP."""
 
     repository: Repository

@@ -1,8 +1,9 @@
 """What the repository says of a suite: the source's builds, and what was promoted last."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from hacktree.common.objects.commit import PROMOTED_FROM, Commit
 from hacktree.common.objects.errors import NameInvalidError
@@ -31,8 +32,7 @@ class Commits(Protocol):
         """The commit with this id, verified."""
 
 
-@dataclass(frozen=True, slots=True)
-class Promotion:
+class Promotion(msgspec.Struct, frozen=True):
     """A commit of the target: which build of the source it carries, and when it was made."""
 
     id: ObjectId
@@ -94,8 +94,7 @@ def last_promotion(commits: Commits, suite: Suite, start: ObjectId | None) -> Pr
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(msgspec.Struct, frozen=True):
     """The builds of a source that matter, newest first, and what was promoted last."""
 
     builds: tuple[Build, ...]

@@ -1,6 +1,6 @@
 """Holds: a person stops a branch, or one build on its way, and says why."""
 
-from dataclasses import dataclass
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -26,8 +26,7 @@ class NotHeldError(UserError):
     """There is no hold to release."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """What is held: a branch, or a build. Exactly one is set."""
 
     branch: BranchName | None

@@ -4,9 +4,10 @@ import hashlib
 import os
 import re
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.repository.durable import make_directories, write_durably
@@ -24,8 +25,7 @@ MIN_LOG_SIZE: Final = 16 << 20
 """Seconds and bytes: what was just reported must be there to be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogLimits:
+class LogLimits(msgspec.Struct, frozen=True):
     """Logs older than `age` seconds go, and the oldest that exceed `size` bytes together."""
 
     age: float

@@ -4,7 +4,6 @@ Whoever promotes, the farm or a signer elsewhere, makes the same commit of the s
 byte: so each can check the other's.
 """
 
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -18,8 +17,7 @@ BY: Final = "promoted-by"
 """Names in a promoted commit's metadata, beside `PROMOTED_FROM`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where the new commit goes: on `branch`, after `head` (None with its commit: the first)."""
 
     branch: BranchName
@@ -27,16 +25,14 @@ class Place:
     commit: Commit | None
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True):
     """Why a build is promoted, and who says so."""
 
     reason: str
     by: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewCommit:
+class NewCommit(msgspec.Struct, frozen=True):
     """A commit with its encoding and its id."""
 
     id: ObjectId

@@ -7,11 +7,11 @@ commit point, and one way to complete what a crash cut off (`recover_heads`).
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.errors import UserError
@@ -51,8 +51,7 @@ class HeadUnsignedError(UserError):
     """Somebody committed to the branch and did not sign: no promotion may follow that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Farm:
+class Farm(msgspec.Struct, frozen=True):
     """Where promotions are made. `signer`: the key of the suite, None for an unsigned farm."""
 
     repository: Repository
@@ -60,8 +59,7 @@ class Farm:
     signer: CryptoSigner | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Promoted:
+class Promoted(msgspec.Struct, frozen=True):
     """`build` of the source is on the target as `head`; `repeated`: it was before."""
 
     build: ObjectId

@@ -2,8 +2,9 @@
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName, parse_branch_name
@@ -16,8 +17,7 @@ _VERDICT: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """The right of `holder`, who shows `id`, to test a build until `expires` (exclusive).
 
     `token`: the id of the token that claimed it, empty on the server itself.

@@ -1,6 +1,6 @@
 """The desk of a farm that is reached over HTTP, with a token that allows verdicts only."""
 
-from dataclasses import dataclass
+import msgspec
 
 from hacktree.server.promotion.desk import Assignment, Idle, Report
 from hacktree.server.promotion.farm_client import FarmClient, sensible
@@ -15,8 +15,7 @@ from hacktree.server.promotion.messages import (
 from hacktree.server.promotion.verdicts import Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class RemoteDesk:
+class RemoteDesk(msgspec.Struct, frozen=True):
     """Hands out what the farm does."""
 
     farm: FarmClient

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+import msgspec
 from securesystemslib.signer import CryptoSigner
 
 from hacktree.common.errors import PeerError, UserError
@@ -243,8 +244,7 @@ class RemoteSigner:
         return found[0]
 
 
-@dataclass(frozen=True, slots=True)
-class _Scene:
+class _Scene(msgspec.Struct, frozen=True):
     """How things are, as far as the signer has verified them; `facts` are the farm's word."""
 
     target: BranchRole

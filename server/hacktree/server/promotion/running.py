@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+import msgspec
+
 from hacktree.common.errors import BusyError, PeerError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.repository import Repository
@@ -32,8 +34,7 @@ _BEATS: Final = 4
 """Renewals within the life of a lease, so that some may come late or be lost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Runner:
+class Runner(msgspec.Struct, frozen=True):
     """A machine that tests. `repository`: where builds are checked out from.
 
     `fetch` brings a build of a suite's source there; `machine` is named in leases and verdicts;

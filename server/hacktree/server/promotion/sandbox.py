@@ -9,10 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -36,8 +38,7 @@ class Sandbox(StrEnum):
     VM = "vm"
 
 
-@dataclass(frozen=True, slots=True)
-class Confinement:
+class Confinement(msgspec.Struct, frozen=True):
     """`hidden`: files and directories that a confined command must not see.
 
     `size`: of a virtual machine.

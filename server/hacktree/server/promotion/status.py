@@ -1,7 +1,8 @@
 """Why a branch is where it is, and what it waits for: always answerable."""
 
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.commit import Commit
@@ -32,8 +33,7 @@ class NoBranchError(UserError):
     """There is no branch of this name, and no suite promotes to one."""
 
 
-@dataclass(frozen=True, slots=True)
-class BranchStatus:
+class BranchStatus(msgspec.Struct, frozen=True):
     """`decision`, `last` and `due` are None without a suite; `signed`: None for an unsigned farm.
 
     `due`: when the schedule lets it move again, in seconds since 1970.

@@ -7,9 +7,10 @@ comes later, since a suite that passes now and then is no reason to promote.
 
 import signal
 from collections.abc import Iterable
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -32,8 +33,7 @@ class Outcome(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """An outcome and, unless it passed, why. Raises `VerdictInvalidError`."""
 
     outcome: Outcome
@@ -45,8 +45,7 @@ class Finding:
             raise VerdictInvalidError(f"a verdict {self.outcome} needs a reason")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """An immutable record: `build` was judged by `suite`. Raises `VerdictInvalidError`.
 
     `duration` in seconds; `machine`: where it ran; `log`: the sha256 of what the command wrote,

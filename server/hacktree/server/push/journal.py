@@ -8,9 +8,10 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.ids import ID_LENGTH, ObjectId
 from hacktree.common.push.framing import ObjectKey, ObjectKind
@@ -21,8 +22,7 @@ _CHECKSUM: Final = struct.Struct("<I")
 _LENGTH: Final = _RECORD.size + _CHECKSUM.size
 
 
-@dataclass(frozen=True, slots=True)
-class StagedObject:
+class StagedObject(msgspec.Struct, frozen=True):
     """A verified object: bytes in its file, and bytes of what it holds."""
 
     key: ObjectKey

@@ -8,8 +8,9 @@ killed attempt has published, which must not be written to.
 import hashlib
 import os
 import secrets
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+import msgspec
 
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.commit import decode_commit
@@ -43,8 +44,7 @@ class QuotaExceededError(HacktreeError):
     """The token, or the server, allows no more."""
 
 
-@dataclass(slots=True)
-class Allowance:
+class Allowance(msgspec.Struct):
     """What a push may still bring: objects, bytes on disk, and bytes of content.
 
     The first two are what the quota leaves, the last what the commit's totals leave: a stream that

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -70,8 +69,7 @@ class SessionRecord(
 _CODEC: Final = Codec(SessionRecord, "push session", 4096)
 
 
-@dataclass(slots=True)
-class Session:
+class Session(msgspec.Struct):
     """A push whose lock is held; made by `hold_session`."""
 
     repository: Repository
@@ -191,8 +189,7 @@ def _load(repository: Repository, directory: Path, record: SessionRecord) -> Ses
     return session
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """What a token's unpublished pushes take, but for one."""
 
     pushes: int

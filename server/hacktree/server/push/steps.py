@@ -1,9 +1,10 @@
 """The four steps of a push on the server's side, as functions that block: HTTP is in `routes`."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+import msgspec
 
 from hacktree.common.objects.commit import Commit, decode_commit
 from hacktree.common.objects.errors import FormatError
@@ -39,8 +40,7 @@ from hacktree.server.push.sessions import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(msgspec.Struct, frozen=True):
     """A request to open a push that decodes: the branch and commit that it names."""
 
     branch: BranchName

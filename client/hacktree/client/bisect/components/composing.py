@@ -1,7 +1,6 @@
 """Two builds taken apart, and what is mixed from them: commits that no branch leads to."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
@@ -32,8 +31,7 @@ class NothingDiffersError(UserError):
     """Both builds hold the same files, at least of packages."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ends:
+class Ends(msgspec.Struct, frozen=True):
     """A good and a bad build, and the components in which they differ."""
 
     repository: Repository
@@ -51,8 +49,7 @@ class Ends:
         return self.databases[0].form
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(msgspec.Struct, frozen=True):
     """What is mixed. `tree` stands for it: that of the mixture, but that the database is still
     `joined` (`Form.join`), which is equal for equal packages, whatever writes the database. Of the
     ends themselves, which are not mixed, it is theirs, and `joined` is empty.

@@ -1,8 +1,9 @@
 """What is known of a build's package database, whichever program keeps it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from hacktree.client.bisect.components.installed import PackageSet
 from hacktree.client.extensions.treeview import TreeView
@@ -58,8 +59,7 @@ class Form(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Database:
+class Database(msgspec.Struct, frozen=True):
     """A build's packages, and how it keeps them."""
 
     packages: PackageSet

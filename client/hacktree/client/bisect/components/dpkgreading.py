@@ -3,8 +3,9 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.components.database import Database, NoPackagesError, spell_owners
 from hacktree.client.bisect.components.dpkg import fits, list_paths, parse_status
@@ -19,8 +20,7 @@ _LISTING: Final = re.compile(rb"([a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?\.list")
 _MAX_LISTING: Final = 64 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class DpkgForm:
+class DpkgForm(msgspec.Struct, frozen=True):
     """A status file of stanzas, and a directory of what dpkg keeps for each package."""
 
     path: bytes

@@ -3,7 +3,8 @@ those that the bisection over builds has found.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Candidate
 from hacktree.client.bisect.core.state import Found, current_state
@@ -25,8 +26,7 @@ class NoEndsError(UserError):
     """No builds are named, and no bisection has found any."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """A good build and a bad one; `builds` if they may have to be brought from `remote`."""
 
     good: ObjectId

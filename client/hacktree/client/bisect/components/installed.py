@@ -5,8 +5,9 @@ Pure. dpkg's and rpm's databases are told in these terms, each with its own orde
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 Fits = Callable[[str, "Relation"], bool]
 """Whether something of this version, "" if it has none, is what the relation asks for."""
@@ -28,8 +29,7 @@ def holds(operator: str, order: int) -> bool:
     return _HOLDS[operator](order)
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(msgspec.Struct, frozen=True):
     """A package or what one provides; with an operator of `OPERATORS`, in such a version."""
 
     name: str
@@ -37,8 +37,7 @@ class Relation:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Installed:
+class Installed(msgspec.Struct, frozen=True):
     """An installed package. `needs`: of each group one; `against`: what must not be there.
 
     `provides` are names with their versions, "" where none is said.
@@ -53,8 +52,7 @@ class Installed:
     provides: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PackageSet:
+class PackageSet(msgspec.Struct, frozen=True):
     """What is installed in one build: `owners` are the names of whoever lists a path.
 
     `parts`: what the database holds of each name, of all architectures and versions together, for
@@ -64,7 +62,7 @@ class PackageSet:
     packages: tuple[Installed, ...]
     owners: Mapping[bytes, tuple[str, ...]]
     fits: Fits
-    parts: Mapping[str, bytes] = field(default_factory=dict)
+    parts: Mapping[str, bytes] = {}
 
     @property
     def versions(self) -> dict[str, str]:

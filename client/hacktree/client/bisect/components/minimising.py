@@ -12,9 +12,10 @@ continued by asking everything again.
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
+
+import msgspec
 
 PROBES: Final = 4
 """Neighbours of a middle that are tried when it can't be tested, before ddmin takes over."""
@@ -32,8 +33,7 @@ Test = Callable[[frozenset[int]], Outcome]
 """Tests the build that has these changes, and no others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Minimal:
+class Minimal(msgspec.Struct, frozen=True):
     """`changes` together break it. Without any one of them it doesn't, as far as could be tested:
     of `doubtful` it could not.
     """

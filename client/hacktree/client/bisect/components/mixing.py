@@ -4,7 +4,6 @@ No content is made, only trees of entries that both builds have.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -18,8 +17,7 @@ from hacktree.common.objects.walk import LoadTree
 _EMPTY: Final = Tree(1, ())
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
+class Mixture(msgspec.Struct, frozen=True):
     """The root's tree: its id, its size in bytes, and every tree that was made for it, encoded."""
 
     root: ObjectId
@@ -27,12 +25,11 @@ class Mixture:
     trees: Mapping[ObjectId, bytes]
 
 
-@dataclass(slots=True)
-class _Node:
+class _Node(msgspec.Struct):
     """What happens at and below one path."""
 
     change: Change | None = None
-    below: dict[bytes, "_Node"] = field(default_factory=dict)
+    below: dict[bytes, "_Node"] = {}
 
 
 class Mixer:

@@ -7,8 +7,9 @@ belongs to one component, so the mixture of none is the good build and that of a
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.components.implications import close, group, needs_of_groups
 from hacktree.client.bisect.components.installed import PackageSet, Providers
@@ -19,8 +20,7 @@ REST: Final = "(files of no package)"
 """The component of what no package owns: accounts, links that a script made, caches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Component:
+class Component(msgspec.Struct, frozen=True):
     """Packages that can only come together: by name, with the old and the new version, "" where
     it is not installed; equal ones where only files differ. `needs`: components that must be new
     where this one is.
@@ -36,8 +36,7 @@ class Component:
         return frozenset(name for name, _, _ in self.packages)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """The components; each comes after those it needs."""
 
     components: tuple[Component, ...]
@@ -52,8 +51,7 @@ class Plan:
         return [change for number in chosen for change in self.components[number].changes]
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
+class Sides(msgspec.Struct, frozen=True):
     """Both builds' packages. `info` as `Form.info`."""
 
     old: PackageSet

@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha256
+
+import msgspec
 
 from hacktree.client.replay.step import Root
 from hacktree.client.triggers.step import TriggerStep
 
 
-@dataclass(frozen=True, slots=True)
-class RegenerateStep:
+class RegenerateStep(msgspec.Struct, frozen=True):
     """Runs the triggers as if a step had written `paths` (relative): those that the mixture has
     from another build than what no package owns, which caches are part of.
     """

@@ -6,8 +6,10 @@ A database in SQLite or ndb is read here, within bounds; one of Berkeley DB is c
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.bisect.components.database import Database, NoPackagesError, spell_owners
 from hacktree.client.bisect.components.installed import Installed, PackageSet
@@ -44,8 +46,7 @@ from hacktree.common.repository.packages import (
 _SPOKEN: Final = {SQLITE: "SQLite", "ndb": "ndb", "bdb": "Berkeley DB"}
 
 
-@dataclass(frozen=True, slots=True)
-class RpmForm:
+class RpmForm(msgspec.Struct, frozen=True):
     """A database of a kind in `directory`; `writable`: one can be made here."""
 
     directory: bytes

@@ -5,7 +5,6 @@ again, gets what is known without a test, and goes on.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -23,8 +22,7 @@ class EndpointWrongError(UserError):
     """The good build doesn't pass, or the bad one doesn't fail: there is nothing to search."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """`culprits` together break it; `brought`: what they need, which came with them and without
     them breaks nothing. Of `doubtful` culprits it could not be tested whether they are needed.
     """
@@ -35,15 +33,14 @@ class Found:
     answers: tuple[Answer, ...]
 
 
-@dataclass(slots=True)
-class Search:
+class Search(msgspec.Struct):
     """One search; `saved` is what is on disk. `tell` gets a line before and after each test."""
 
     ends: Ends
     tester: RootTester
     saved: Saved
     tell: Callable[[str], None]
-    _known: dict[frozenset[int], Outcome] = field(default_factory=dict)
+    _known: dict[frozenset[int], Outcome] = {}
 
     def run(self) -> Found:
         """Search to the end. Raises `EndpointWrongError`, and what a test raises."""

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.client.bisect.components.minimising import Outcome
 from hacktree.client.bisect.components.regenerating import RegenerateStep
@@ -33,8 +35,7 @@ _OUTCOMES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """What became of one root: `note` for a log. `missing`: the command could not be run in it."""
 
     outcome: Outcome
@@ -43,8 +44,7 @@ class Tried:
     missing: CommandMissingError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RootTester:
+class RootTester(msgspec.Struct, frozen=True):
     """Runs `command` in roots, as `person`, at most `limit` seconds; None: as long as it takes.
 
     What it writes to the root is thrown away. /etc and /var are the root's own: of a mixture they

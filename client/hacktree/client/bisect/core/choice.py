@@ -6,10 +6,11 @@ so mostly there are several such builds; skips cost what they cost. ADR 0026.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Answered, Candidate, Verdict
 from hacktree.client.bisect.core.state import State, apply_event
@@ -29,8 +30,7 @@ class Purpose(StrEnum):
     END = "end"
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True):
     """The build to test next, `line[index]`.
 
     `cost`: bytes to bring it, None if unknown. `middle` and `middle_cost`: the build that strict

@@ -7,7 +7,6 @@ one for each event in order. Comments say what the session's own words are for g
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -51,8 +50,7 @@ class LogInvalidError(UserError):
     """A log of a bisection can't be read, or doesn't fit the builds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Descent:
+class Descent(msgspec.Struct, frozen=True):
     """The search went on in `branch`, from the commit `first` to `last`."""
 
     branch: BranchName
@@ -61,16 +59,14 @@ class Descent:
     time: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An event of a log, and the number of its line."""
 
     line: int
     event: Answered | RangeSkipped | Undone | Descent
 
 
-@dataclass(frozen=True, slots=True)
-class Log:
+class Log(msgspec.Struct, frozen=True):
     """What a log says. `oldest` and `newest`: the commits at the ends of the line in `branch`.
 
     `options` lacks what the log doesn't name: what candidates are combined with.

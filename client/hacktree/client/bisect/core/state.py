@@ -51,16 +51,14 @@ class Evidence(StrEnum):
     TESTED = "tested"
 
 
-@dataclass(frozen=True, slots=True)
-class Votes:
+class Votes(msgspec.Struct, frozen=True):
     """How often a build was found like the old end and like the new one."""
 
     old: int = 0
     new: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """`first` is the first build that is like the new end; `before`, the last like the old, stands
     right before it. So `first` is the first bad build, or with find_fix the first good one."""
 
@@ -68,16 +66,14 @@ class Found:
     first: Candidate
 
 
-@dataclass(frozen=True, slots=True)
-class Inconclusive:
+class Inconclusive(msgspec.Struct, frozen=True):
     """Any of `suspects` may be the first: all but the last of them were skipped."""
 
     before: Candidate
     suspects: tuple[Candidate, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointWrong:
+class EndpointWrong(msgspec.Struct, frozen=True):
     """An end was tested and is not what it was said to be: what is looked for is not in the line.
 
     `answered`: what the test said of it.

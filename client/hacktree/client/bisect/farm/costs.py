@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.target import Target
 from hacktree.common.delta.graph import Edge, decode_sealed_segment, decode_segment
@@ -36,8 +38,7 @@ class BuildTree:
         return cls(target.commit.root.id, target.commit.totals.bytes, target.data)
 
 
-@dataclass(frozen=True, slots=True)
-class GraphReading:
+class GraphReading(msgspec.Struct, frozen=True):
     """Edges of the pack graph, and why there are no more, empty if nothing went wrong."""
 
     edges: Sequence[Edge]
@@ -130,8 +131,7 @@ _Ways = list[list[tuple[int, int]]]
 _NEVER: Final = 1 << 62
 
 
-@dataclass(frozen=True, slots=True)
-class Reach:
+class Reach(msgspec.Struct, frozen=True):
     """How far every tree of a graph is from those that are held.
 
     `_routes[n]`: the least bytes to each tree over at most n packs; a pull's routes have `MAX_HOPS`

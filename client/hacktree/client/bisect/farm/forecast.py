@@ -1,8 +1,9 @@
 """What a search will take, tests and bytes, by trying some of its possible results. Pure."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.core.choice import SAME_BYTES, SAME_SHARE, choose
 from hacktree.client.bisect.core.model import Answered
@@ -15,8 +16,7 @@ SAMPLES: Final = 8
 """About so many builds, evenly spaced, are tried as the one that is looked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(msgspec.Struct, frozen=True):
     """Tests and bytes, on average and at most, of the results that were tried."""
 
     tests: float
@@ -25,8 +25,7 @@ class Forecast:
     most_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Orders:
+class Orders(msgspec.Struct, frozen=True):
     """A search that brings its old end before the first test, and one that brings it when it must.
 
     `cost`: bytes of the old end, which `first` includes.
@@ -104,8 +103,7 @@ def _forecast(
     return Forecast(sum(tests) / len(tests), max(tests), sum(sizes) // len(sizes), max(sizes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Course:
+class _Course(msgspec.Struct, frozen=True):
     """A search so far: it went the same way whichever of `firsts` is the first new build."""
 
     state: State

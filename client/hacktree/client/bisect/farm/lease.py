@@ -9,7 +9,6 @@ docs/format.md, "Leases".
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -43,8 +42,7 @@ Say = Callable[[str], None]
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Leased:
+class Leased(msgspec.Struct, frozen=True):
     """What the server promised: `kept` of `wanted` builds stay until `until` (s since 1970).
 
     `problem`: why it promised nothing, or less; empty if all is well. `until` is 0 for no lease.

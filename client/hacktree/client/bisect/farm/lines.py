@@ -6,8 +6,9 @@ build that such a history names (`promoted-from`): neither pages nor objects nee
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.core.model import MAX_LINE, Candidate
 from hacktree.client.bisect.farm.costs import BuildTree
@@ -44,12 +45,11 @@ class BuildsGoneError(UserError):
     """Builds of the line are no longer in the remote's history."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReadLine:
+class ReadLine(msgspec.Struct, frozen=True):
     """The builds of a line, the oldest first, and by commit what it takes to bring each."""
 
     builds: tuple[Candidate, ...] = ()
-    trees: Mapping[str, BuildTree] = field(default_factory=dict)
+    trees: Mapping[str, BuildTree] = {}
 
     @classmethod
     def of(cls, targets: Sequence[Target]) -> "ReadLine":
@@ -60,8 +60,7 @@ class ReadLine:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Name:
+class Name(msgspec.Struct, frozen=True):
     """A build as a person names it, once the machine's roots are known.
 
     One of: `commit`, an id (of a root; on another branch the build with the same tree, `tree`);

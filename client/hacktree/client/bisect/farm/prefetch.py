@@ -18,9 +18,11 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NoReturn
+
+import msgspec
 
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_from
 from hacktree.client.bisect.running import fork
@@ -49,8 +51,7 @@ _started: set[int] = set()
 """Processes that this one began and has not seen end."""
 
 
-@dataclass(frozen=True, slots=True)
-class PrefetchLimits:
+class PrefetchLimits(msgspec.Struct, frozen=True):
     """`rate`: bytes a second from the network, None for no limit. `space`: bytes on disk that the
     builds of one run may take beside what is here.
     """

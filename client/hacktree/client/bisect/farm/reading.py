@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Candidate, Verdict
 from hacktree.client.bisect.farm.costs import GraphReading, read_edges
@@ -28,8 +29,7 @@ _CONNECTIONS: Final = 4
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Read(Generic[T]):
+class Read(msgspec.Struct, Generic[T], frozen=True):
     """What was read, and the bytes that it took."""
 
     value: T

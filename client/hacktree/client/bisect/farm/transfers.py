@@ -6,7 +6,6 @@ With it are the commits that history had: fetched one by one they are larger tha
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -43,8 +42,7 @@ _Kept = dict[CommitId, tuple[CommitId, Annotated[int, Meta(ge=0, le=1 << 50)], b
 _DECODER: Final = msgspec.msgpack.Decoder(_Kept)
 
 
-@dataclass(slots=True)
-class Transfers:
+class Transfers(msgspec.Struct):
     """What is known of the way to each build of the lines of one process.
 
     `received`: bytes that asking took since it was last set to 0. `memory`: what pulls leave to
@@ -53,10 +51,10 @@ class Transfers:
 
     repository: Repository
     received: int = 0
-    memory: Memory = field(default_factory=Memory)
+    memory: Memory = msgspec.field(default_factory=Memory)
     _note: str = ""
     _line: tuple[str, str] = ("", "")
-    _trees: Mapping[str, BuildTree] = field(default_factory=dict)
+    _trees: Mapping[str, BuildTree] = {}
     _edges: Sequence[Edge] = ()
 
     def learn(

@@ -1,9 +1,10 @@
 """A bisection drawn with letters: each line of builds as a bar, and what is known of its builds."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Candidate, Verdict
 from hacktree.client.bisect.core.state import State
@@ -72,8 +73,7 @@ def _letter(level: State, one: Stretch) -> str:
     return "N" if is_new else "o"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True):
     """A build of a line, or `count` of them of which the same is known, from `first` to `last`.
 
     `word` is the verdict's, "?" for none; `remarks` are escaped.

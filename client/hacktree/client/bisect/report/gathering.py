@@ -1,8 +1,9 @@
 """Gathering a bisection's report from a repository that holds the builds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Candidate, Session
 from hacktree.client.bisect.core.state import current_state
@@ -26,8 +27,7 @@ from hacktree.common.repository.repository import Repository
 MAX_PATTERNS = 100
 
 
-@dataclass(slots=True)
-class _Reader:
+class _Reader(msgspec.Struct):
     """Reads owners, and keeps why it could not."""
 
     repository: Repository

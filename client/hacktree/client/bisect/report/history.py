@@ -1,7 +1,8 @@
 """What is known of each build of a bisection's lines, for drawing them. Pure."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Verdict
 from hacktree.client.bisect.core.state import Evidence, State, Votes
@@ -18,8 +19,7 @@ class Known(StrEnum):
     OPEN = "open"
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """Builds of a line from `first` to `last`, both included, of which the same is known.
 
     `verdict`: None while it is open. Whoever was tested, told or voted on stands alone.

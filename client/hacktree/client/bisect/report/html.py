@@ -6,11 +6,11 @@ the page; what it shows is in the tables too, and shapes tell what colours tell.
 
 import base64
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import jinja2
+import msgspec
 from markupsafe import Markup
 
 from hacktree.client.bisect.core.model import Verdict
@@ -44,8 +44,7 @@ _MAX_TICKS: Final = 160
 """Builds of a line up to which each has a tick."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
+class _Shape(msgspec.Struct, frozen=True):
     """A stretch of builds from `x` to `end`; `mark` if its middle has one. `kind`: of verdicts."""
 
     kind: str
@@ -63,8 +62,7 @@ class _Shape:
         return self.end - self.x
 
 
-@dataclass(frozen=True, slots=True)
-class _Drawing:
+class _Drawing(msgspec.Struct, frozen=True):
     """A line of builds, drawn and listed."""
 
     level: State

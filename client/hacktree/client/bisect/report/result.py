@@ -4,7 +4,8 @@ Pure. Texts are as the farm and the testers wrote them: who shows them escapes t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from hacktree.client.bisect.core.model import Answered, Candidate, RangeSkipped, Session, Verdict
 from hacktree.client.bisect.core.state import (
@@ -22,8 +23,7 @@ from hacktree.common.objects.diff import CHANGE_NAMES
 from hacktree.common.objects.packages import METADATA_KEY
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """A session, how it stands, and what `last` changes against `before`.
 
     `before` and `last` are the ends of what is suspected: of a search that found its build, the
@@ -38,7 +38,7 @@ class Report:
     last_commit: Commit | None = None
     difference: Difference | None = None
     missing: str = ""
-    hints: Mapping[str, str] = field(default_factory=dict)
+    hints: Mapping[str, str] = {}
 
     @property
     def before(self) -> Candidate:
@@ -115,8 +115,7 @@ def answers(session: Session) -> list[Answered | RangeSkipped]:
     return [event for event in events if isinstance(event, Answered | RangeSkipped)]
 
 
-@dataclass(frozen=True, slots=True)
-class Said:
+class Said(msgspec.Struct, frozen=True):
     """An answer of a tester: of which builds, in words; `note` is theirs."""
 
     verdict: Verdict

@@ -6,7 +6,8 @@ can be read. Every text is what the farm wrote: who shows it escapes it.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from hacktree.common.objects.commit import Commit, MetadataValue
 from hacktree.common.objects.diff import Change, diff_trees
@@ -27,8 +28,7 @@ ReadOwners = Callable[[frozenset[bytes]], tuple[Owners, Owners] | None]
 """Of these paths the owners in the old build and in the new one; None where that is not known."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileChange:
+class FileChange(msgspec.Struct, frozen=True):
     """A path ("/usr/bin/env") that differs; `letter` as in `Change`.
 
     Sizes are bytes of a file, None where there is none. `packages`: who lists it; empty for nobody,
@@ -42,8 +42,7 @@ class FileChange:
     packages: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class MetadataChange:
+class MetadataChange(msgspec.Struct, frozen=True):
     """A word of a commit's metadata, such as a source revision; None where it isn't there."""
 
     name: str
@@ -51,8 +50,7 @@ class MetadataChange:
     new: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """What `new` changes against `old`.
 
     `patterns`: what it was narrowed to; `other_files` and `other_packages` were left out for it.
@@ -72,8 +70,7 @@ class Difference:
     other_packages: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(msgspec.Struct, frozen=True):
     """Files that changed of one package; `name` is empty for those of no package.
 
     `change` says what became of the package, empty if its version is the same: files that changed
@@ -85,8 +82,7 @@ class Group:
     files: tuple[FileChange, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Narrowing:
+class Narrowing(msgspec.Struct, frozen=True):
     """Patterns as they were given, and whether one of them matches a path."""
 
     patterns: tuple[str, ...]

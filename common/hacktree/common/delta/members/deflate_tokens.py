@@ -7,10 +7,10 @@ RFC 1951 has the codes.
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -30,8 +30,7 @@ _CHUNK: Final = 1 << 17
 """Compressed bytes decoded at a time, each at 8 bit positions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(msgspec.Struct, frozen=True):
     """What deflate says of a content, in order.
 
     `symbols` are literal bytes or, from `FIRST_LENGTH`, length symbols; `lengths` the bytes that

@@ -10,9 +10,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Final
+
+import msgspec
 
 from hacktree.common.delta.members.conformance import conformance
 from hacktree.common.delta.members.engines import compress, compression_cost
@@ -56,8 +57,7 @@ _ZSTD_LEVELS: Final = (19, 22, 3, 9, 6, 10, 15, 1)
 _RecipeKey = tuple[Engine, tuple[int, ...]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """A compressed stretch [start, end) and its content; `recipes` to try, the likeliest first."""
 
     start: int
@@ -66,8 +66,7 @@ class _Found:
     recipes: Sequence[_RecipeKey]
 
 
-@dataclass(frozen=True, slots=True)
-class _Proven:
+class _Proven(msgspec.Struct, frozen=True):
     """A stretch [start, end) that `recipe` makes of a content of `length` bytes."""
 
     start: int

@@ -8,9 +8,9 @@ compares, and leaves it as it is.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +44,7 @@ _RUN_EXTRA: Final = {16: 2, 17: 3, 18: 7}
 _FIXED_DISTANCES: Final = np.full(_DISTANCE_SYMBOLS, 5, np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
+class _Block(msgspec.Struct, frozen=True):
     """Tokens from `start` up to `end`."""
 
     start: int
@@ -53,8 +52,7 @@ class _Block:
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Bits:
+class _Bits(msgspec.Struct, frozen=True):
     """Numbers to be written one after another, lowest bit first, and the bits of each."""
 
     values: NDArray[np.int64]

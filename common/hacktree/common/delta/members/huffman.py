@@ -5,15 +5,15 @@ Alphabets have at most 286 symbols: plain Python is enough here.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 BIT_LENGTH_ORDER: Final = (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15)
 """The order in which a block's header gives the lengths of the codes for code lengths."""
 
 
-@dataclass(frozen=True, slots=True)
-class Code:
+class Code(msgspec.Struct, frozen=True):
     """Bits of each symbol's code, and the highest symbol that has one."""
 
     lengths: tuple[int, ...]

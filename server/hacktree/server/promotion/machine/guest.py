@@ -9,9 +9,10 @@ import shlex
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.errors import UserError
 from hacktree.common.repository.config import format_size
@@ -82,8 +83,7 @@ $b poweroff -f
 _MARK: Final = re.compile("@[A-Z]+@")
 
 
-@dataclass(frozen=True, slots=True)
-class SuiteProgram:
+class SuiteProgram(msgspec.Struct, frozen=True):
     """`files`: the directory of this machine that comes along, at the same path; None: the
     command is the build's own.
     """

@@ -10,9 +10,10 @@ import os
 import re
 import stat
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.zstandard import decompress_bounded
@@ -45,8 +46,7 @@ class UnfitBuildError(Exception):
         self.finding = Finding(outcome, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(msgspec.Struct, frozen=True):
     """`release` is what `uname -r` says; `modules` are in the order in which they are loaded."""
 
     release: str

@@ -10,9 +10,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId
@@ -62,8 +64,7 @@ class SizeInvalidError(UserError):
     """No virtual machine can be of this size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Size:
+class Size(msgspec.Struct, frozen=True):
     """What a machine has at most, `memory` in bytes. Raises `SizeInvalidError`."""
 
     memory: int = 2 << 30
