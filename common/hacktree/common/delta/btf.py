@@ -59,7 +59,7 @@ _DENSE: Final = 1 << 21
 """
 
 
-class NumberMap(msgspec.Struct, frozen=True):
+class NumberMap(msgspec.Struct, frozen=True, dict=True):
     """Numbers from `start[i]` on move by `shift[i]`; smaller ones than `start[0]` stay."""
 
     start: I64
