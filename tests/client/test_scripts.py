@@ -2,10 +2,10 @@
 
 import os
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from hacktree.client.replay.sources import steps_of
 from hacktree.client.replay.step import Build, StepFailedError

@@ -1,7 +1,7 @@
 """Packs made by hand: honest ones in milliseconds, and lying ones that no encoder would make."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -179,4 +179,4 @@ def change(value: PackHead, **fields: object) -> PackHead:
 
 def change_edge(value: Edge, **fields: object) -> Edge:
     """The edge with other fields."""
-    return replace(value, **fields)  # type: ignore[arg-type]
+    return msgspec.structs.replace(value, **fields)

@@ -14,6 +14,9 @@ from hacktree.common.repository.repository import Repository
 Stamp = list[tuple[str, int, int]]
 """(directory, inode, mtime in ns) of objects/: changes when an object comes or goes."""
 
+_DIGITS: Final = 62
+"""Of a content's id, in the names of a directory of objects/, which has the first two."""
+
 _TICK_NS: Final = 100_000_000
 """Two changes within so many nanoseconds may leave the same mtime: a tick of the kernel's clock."""
 
@@ -30,13 +33,28 @@ class Inventory(msgspec.Struct):
     stamp: Stamp | None = None
     settled: dict[str, tuple[int, int]] = {}
     _sorted: set[str] = set()
+    _contents: set[str] = set()
 
     def names_in(self, directory: str) -> list[str]:
         """The names that begin with it."""
         return [f"{directory}/{name}" for name in self.listed.get(directory, ())]
 
+    def holds(self, object_id: ObjectId) -> bool:
+        """Whether some object holds this content."""
+        if not self._contents:
+            # A search for each of thousands would take longer.
+            self._contents.update(
+                directory + name[:_DIGITS]
+                for directory, names in self.listed.items()
+                for name in names
+                if not name.endswith(".meta")
+            )
+        return object_id.hex() in self._contents
+
     def variant_of(self, object_id: ObjectId) -> str | None:
         """The name of some object that holds this content."""
+        if not self.holds(object_id):
+            return None
         text = object_id.hex()
         directory, start = text[:2], text[2:]
         listed = self.listed.get(directory, [])

@@ -131,7 +131,7 @@ class _Held:
         self._inventory = inventory
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, bytes) and self._inventory.variant_of(ObjectId(name)) is not None
+        return isinstance(name, bytes) and self._inventory.holds(ObjectId(name))
 
 
 class PackFetcher:
@@ -292,17 +292,18 @@ class _PackRun:
         if start is None:
             return
         files.begin(start)
-        task = asyncio.create_task(
-            self._owner.source.read_pack(self._joined.edge.pack, start, files.end, files.take)
-        )
+        loop = asyncio.get_running_loop()
+
+        def take(piece: bytes) -> None:
+            files.take(piece)
+            if files.whole:
+                # Some sources read on a thread.
+                loop.call_soon_threadsafe(self._hand_on, files)
+
         try:
-            while not task.done():
-                await asyncio.wait([task], timeout=0.05)
-                self._hand_on(files)
-            await task
+            await self._owner.source.read_pack(self._joined.edge.pack, start, files.end, take)
             self._hand_on(files)
         finally:
-            task.cancel()
             files.close()
 
     def _hand_on(self, files: FrameFiles) -> None:

@@ -4,7 +4,6 @@ Beside a package FILE there may be FILE.toml, which says what it may replace and
 granted. Whoever can write here decides what runs as root, so others' files are refused.
 """
 
-import dataclasses
 import fnmatch
 import hashlib
 import os
@@ -236,7 +235,7 @@ def add_extension(
         copy.unlink(missing_ok=True)
     if old is not None:
         write_options(place, options)
-    return Extension(dataclasses.replace(package, file=place), options), old
+    return Extension(msgspec.structs.replace(package, file=place), options), old
 
 
 def _make_way(old: Extension, place: Path, options: Options) -> None:

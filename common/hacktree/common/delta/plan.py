@@ -147,11 +147,13 @@ class _Universe(msgspec.Struct, frozen=True):
         works = {number: whole(name) for number, name in enumerate(lacking)}
         prices = np.full(len(ids), np.inf)
         prices[: len(lacking)] = [model.work_seconds(work) for work in works.values()]
+        is_held = np.zeros(len(ids), np.bool_)
+        is_held[len(lacking) :] = [name in held for name in ids[len(lacking) :]]
         return cls(
             ids=ids,
             numbers=numbers,
             needed=np.arange(len(ids)) < len(lacking),
-            held=np.fromiter((name in held for name in ids), np.bool_, len(ids)),
+            held=is_held,
             prices=prices,
             works=works,
         )
