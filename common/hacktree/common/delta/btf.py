@@ -69,19 +69,21 @@ class NumberMap(msgspec.Struct, frozen=True, dict=True):
         """The new number of every old one."""
         if len(self.start) == 0:
             return numbers
-        moved: U32 = numbers + self._dense[np.minimum(numbers, np.uint32(_DENSE - 1))]
-        large = np.flatnonzero(numbers >= _DENSE)
-        if len(large):
+        table = self._dense
+        moved: U32 = numbers + table[np.minimum(numbers, np.uint32(len(table) - 1))]
+        if self.start[-1] >= len(table):
+            large = np.flatnonzero(numbers >= len(table))
             moved[large] = self._search(numbers[large])
         return moved
 
     @cached_property
     def _dense(self) -> U32:
-        """By how much each number below `_DENSE` moves, modulo 2**32."""
-        start = np.minimum(np.append(self.start, _DENSE), _DENSE)
-        table = np.zeros(_DENSE, np.uint32)
-        table[start[0] :] = np.repeat(self.shift, np.diff(start)).astype(np.uint32)
-        return table
+        """By how much each number below `_DENSE` moves, modulo 2**32, up to the last start: all
+        that are beyond move by as much as that.
+        """
+        end = min(int(self.start[-1]) + 1, _DENSE)
+        lengths = np.diff(np.minimum(self.start, end), prepend=0, append=end)
+        return np.repeat(np.append(0, self.shift).astype(np.uint32), lengths)
 
     def _search(self, numbers: U32) -> U32:
         index = np.searchsorted(self.start, numbers, side="right") - 1
