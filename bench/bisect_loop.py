@@ -20,7 +20,7 @@ from hacktree.client.bisect.farm.prefetch import PrefetchLimits, start_prefetch,
 from hacktree.client.bisect.farm.reading import read_ends
 from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.remote import load_remote
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.repository import open_repository
 

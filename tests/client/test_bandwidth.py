@@ -3,7 +3,7 @@
 import pytest
 
 from hacktree.client.packs import measured_model, with_bandwidth
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.repository.repository import Repository
 
 

@@ -1,8 +1,11 @@
 """Pull over packs: few requests where packs are honest, whole objects wherever they are not."""
 
+import asyncio
 import itertools
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,10 +297,23 @@ async def test_a_damaged_local_base_is_blamed_and_not_the_pack(
     damaged.write_bytes(spoil(damaged.read_bytes()))
     result, _ = await pull_from(client, url_of(farm))
     assert result.packs.objects == len(BULK)
-    assert result.totals.fetched_objects == 1
+    assert result.totals.fetched_objects == result.packs.missed == 1
     (note,) = result.packs.notes
     assert "fsck --repair" in note
     assert_whole(client, second)
+
+
+def test_the_command_says_that_deltas_were_of_no_use(farm: Repository, client: Repository) -> None:
+    asyncio.run(two_builds(farm, client))
+    for base in client.objects.glob("*/*.0755.file"):
+        base.write_bytes(spoil(base.read_bytes()))
+    program = "from hacktree.common.cli.main import main; exit(main())"
+    command = [sys.executable, "-c", program, "--repo", str(client.path)]
+    remote = ["remote", "add", "farm", url_of(farm), "--unsigned"]
+    subprocess.run([*command, *remote], check=True, capture_output=True)
+    pull = [*command, "pull", "farm:fastqa"]
+    told = subprocess.run(pull, check=True, capture_output=True, text=True).stdout
+    assert f"  {len(BULK)} of them were to come by delta: --verbose says why not" in told
 
 
 async def test_a_graph_of_cycles_ends(farm: Repository, client: Repository) -> None:

@@ -91,7 +91,9 @@ def test_a_server_that_wants_a_client_certificate_gets_it_or_a_hint_says_so(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("hacktree.client.commands.pull.real_patience", lambda: patience(FakeTime()))
+    monkeypatch.setattr(
+        "hacktree.client.commands.pull_actions.real_patience", lambda: patience(FakeTime())
+    )
     publisher = make_repository(tmp_path / "origin")
     head = make_commit(publisher, {"f": b"x"})
     (tmp_path / "tls").mkdir()

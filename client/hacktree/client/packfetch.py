@@ -59,11 +59,15 @@ _SYNC_BYTES: Final = 48 << 20
 
 
 class PackTotals(msgspec.Struct):
-    """What packs gave: objects and their bytes, frames, and why some failed."""
+    """What packs gave: objects and their bytes, frames, and why some failed.
+
+    `missed`: objects that were to come from packs, and had to be fetched whole.
+    """
 
     objects: int = 0
     bytes: int = 0
     frames: int = 0
+    missed: int = 0
     notes: list[str] = []
 
     def add(self, other: "PackTotals") -> None:
@@ -71,6 +75,7 @@ class PackTotals(msgspec.Struct):
         self.objects += other.objects
         self.bytes += other.bytes
         self.frames += other.frames
+        self.missed += other.missed
         self.notes = (self.notes + other.notes)[:_MAX_NOTES]
 
 

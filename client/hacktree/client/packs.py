@@ -30,7 +30,8 @@ from hacktree.common.delta.pack import (
     read_metas,
 )
 from hacktree.common.delta.plan import ALL_KINDS, RoutePack, join_trees
-from hacktree.common.delta.route import CostModel, Prefer, Route, Work, estimate_whole, find_routes
+from hacktree.common.delta.prefer import Prefer
+from hacktree.common.delta.route import CostModel, Route, Work, estimate_whole, find_routes
 from hacktree.common.delta.streams import unpack_blob
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import FormatError

@@ -36,7 +36,7 @@ from hacktree.client.trees import TreeReader
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.memberdelta import CONFORMANCE
 from hacktree.common.delta.plan import FetchPlan
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -190,7 +190,9 @@ async def pull_target(
             except BaseExceptionGroup as errors:
                 raise first_error(errors) from None
             packs.add(by_pack.totals)
-            await fetcher.run(_remaining(plan.content, staging))
+            remaining = _remaining(plan.content, staging)
+            packs.missed += len(remaining.fetches)
+            await fetcher.run(remaining)
             if publish(staging, plan, ref):
                 staging.delete()
                 return PullResult(

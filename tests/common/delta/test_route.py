@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.delta.route import (
     REQUEST_BYTES,
     CostModel,
-    Prefer,
     Route,
     Work,
     coalesce,

@@ -56,7 +56,7 @@ from hacktree.client.pull import PullReport
 from hacktree.client.remote import Remote, load_remote
 from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.errors import HacktreeError, SpaceError, UserError
 from hacktree.common.objects.ids import parse_object_id
 from hacktree.common.repository.config import format_size

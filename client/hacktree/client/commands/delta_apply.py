@@ -11,7 +11,7 @@ from hacktree.client.pull import PullReport, PullRequest, PullResult, decoders, 
 from hacktree.client.target import Steps, Wanted
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.output import emit_json, say, warn
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.errors import UserError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.objects.names import parse_branch_name

@@ -4,7 +4,6 @@
 the same `CostModel`, so that "cheap" means one thing everywhere.
 """
 
-import enum
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import pairwise
@@ -13,6 +12,7 @@ from typing import Final
 import msgspec
 
 from hacktree.common.delta.graph import Edge
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.ids import ObjectId
 
 MAX_HOPS: Final = 8
@@ -31,14 +31,6 @@ _WHOLE_RATIO: Final = 0.4
 """Bytes of an object in transfer for each byte of its content, where only that is known."""
 _WHOLE_SPEED: Final = 200
 """Bytes a microsecond at which whole objects are decompressed, hashed and written."""
-
-
-class Prefer(enum.Enum):
-    """What is to be cheap: everything as measured, the bytes alone, or the time alone."""
-
-    AUTO = "auto"
-    BYTES = "bytes"
-    TIME = "time"
 
 
 class Work(msgspec.Struct, frozen=True):

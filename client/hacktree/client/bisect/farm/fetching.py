@@ -27,7 +27,7 @@ from hacktree.client.remote import Remote
 from hacktree.client.source import NotServedError, Source, Traffic, WrongBytesError
 from hacktree.client.target import IdPrefix, Target, Wanted, WrongBranchError, fetch_commit
 from hacktree.common.delta.graph import Edge
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.commit import MAX_COMMIT_SIZE, decode_commit
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, hash_bytes

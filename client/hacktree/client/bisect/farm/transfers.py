@@ -22,7 +22,7 @@ from hacktree.client.memory import Memory
 from hacktree.client.packs import held_trees
 from hacktree.client.remote import Remote
 from hacktree.common.delta.graph import Edge
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.errors import HacktreeError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, parse_object_id
