@@ -9,7 +9,7 @@ from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.pull import PullResult
 from hacktree.client.remote import Remote
 from hacktree.common.delta.graph import Edge
-from hacktree.common.delta.route import Prefer
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.layout import Mode
