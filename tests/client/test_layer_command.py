@@ -18,6 +18,7 @@ from hacktree.common.repository.prune import prune
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.retention import Policy
 from support.documents import commands_in
+from support.enterable import hacktree_command
 from support.layering import (
     make_library,
     make_program,
@@ -304,3 +305,13 @@ def test_the_commands_of_the_manual_work(sysroot: Sysroot, hello: Path) -> None:
     assert len(shown) > 5
     for program, *words in shown:
         assert (program, main(words)) == ("hacktree", 0), words
+
+
+def test_streams_that_are_closed_are_not_taken_by_what_is_opened(sysroot: Sysroot) -> None:
+    """What it or its command prints would end up in a file of the repository."""
+    fine = " && ".join(f"[ /proc/$$/fd/{number} -ef /dev/null ]" for number in range(3))
+    script = f'{fine} && touch "$DESTDIR/x"'
+    command = hacktree_command(sysroot, "layer", "add", "m", "--", "sh", "-c", script)
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
+    assert subprocess.run(closed, check=False).returncode == 0
+    assert "local/layers/m" in list_refs(sysroot.repository)

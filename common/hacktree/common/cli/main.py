@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # numpy's linear algebra, which nobody calls, would start a thread for every core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _open_standard_streams()
     try:
         return _dispatch(arguments)
     except KeyboardInterrupt:
@@ -64,6 +65,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             complain(failure.message, failure.hint)
         return failure.exit_code
+
+
+def _open_standard_streams() -> None:
+    """Have /dev/null in the place of a stream that the caller closed: else the next file that is
+    opened gets its descriptor, and what this process or a child prints."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(descriptor, True)
+            setattr(sys, name, open(descriptor, "r" if name == "stdin" else "w"))  # noqa: SIM115
 
 
 def _report_json(message: str, hint: str, code: int) -> None:
