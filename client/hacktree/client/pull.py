@@ -240,7 +240,7 @@ async def _choose_packs(
 
     def judge(choice: PackChoice) -> float:
         # Why it can't be planned is said when it is.
-        unsaid = replace(choice, notes=[])
+        unsaid = msgspec.structs.replace(choice, notes=[])
         plan = _begin_plan(staging, sources[-1], unsaid, memory).packs
         return math.inf if plan is None else choice.model.work_seconds(plan.work)
 
