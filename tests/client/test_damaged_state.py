@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hacktree.client.bisect.farm.graphcache import read_graph_kept
 from hacktree.client.bisect.farm.transfers import read_trees
 from hacktree.client.edits.kept import read_kept
 from hacktree.client.inventory import is_known_complete
@@ -39,6 +40,7 @@ def damage(sysroot: Sysroot, name: str, data: bytes) -> Path:
     ("name", "data", "use", "nothing"),
     [
         ("state/bisect/builds.zst", TURNED, lambda s: read_trees(s.repository), {}),
+        ("state/bisect/graph.zst", TURNED, lambda s: read_graph_kept(s.repository, ()), ()),
         ("kept/a/changes.json", KEPT, lambda s: read_kept(s.repository.path / "kept/a"), None),
         ("cache/a/entry.json", TURNED, lambda s: read_entry(s.repository.path / "cache/a"), None),
         ("state/retired", TURNED, lambda s: delete_retired(s.repository, 0, 0), []),

@@ -139,7 +139,7 @@ def begin(machine: Machine, session: Session, ahead: Ahead, old_end: str | None 
     local = Local(started=started, keeps_started=keeps, ahead=ahead, old_end=old_end)
     saved = Saved(session, local)
     write_bisection(sysroot, saved)
-    keep_trees(sysroot.repository, machine.transfers.trees)
+    machine.transfers.keep()
     begin_lease(sysroot.repository, session, machine.listener.say)
     return saved
 

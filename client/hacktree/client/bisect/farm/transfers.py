@@ -1,7 +1,7 @@
 """What it takes to bring the builds of a line, kept in `.ht/state/bisect/builds.zst`.
 
-A cache: where it is missing or of another line, as after an import, the line is read again. The
-pack graph is read once a process. Both are hints: what can't be read costs bytes and fails nothing.
+A cache: where it is missing or of another line, as after an import, the line is read again. So is
+the pack graph (`graphcache.py`). Both are hints: what can't be read costs bytes and fails nothing.
 With it are the commits that history had: fetched one by one they are larger than all of its page.
 """
 
@@ -17,6 +17,7 @@ from hacktree.client.bisect.core.state import State
 from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
 from hacktree.client.bisect.farm.fetching import BuildRequest
 from hacktree.client.bisect.farm.forecast import Orders, compare_orders
+from hacktree.client.bisect.farm.graphcache import forget_graph, keep_graph, read_graph_kept
 from hacktree.client.bisect.farm.reading import read_again, read_graph
 from hacktree.client.memory import Memory
 from hacktree.client.packs import held_trees
@@ -72,7 +73,13 @@ class Transfers(msgspec.Struct):
             return
         self._line = ends
         try:
-            self._trees = self._read_trees(remote, line) if trees is None else trees
+            if trees is None:
+                self._trees = self._read_trees(remote, line)
+                self._edges = read_graph_kept(self.repository, self._behind)
+                if self._edges:
+                    return
+            else:
+                self._trees = trees
             graph = read_graph(remote, {build.tree for build in self._trees.values()})
         except (HacktreeError, OSError) as error:
             self._note = f"what builds cost is not known: {error}"
@@ -81,6 +88,18 @@ class Transfers(msgspec.Struct):
         self._edges = graph.value.edges
         self._note = graph.value.note
         self.received += graph.received
+        if trees is None:
+            keep_graph(self.repository, self._edges, self._behind)
+
+    def keep(self) -> None:
+        """Keep what is known for the commands to come."""
+        keep_trees(self.repository, self._trees)
+        keep_graph(self.repository, self._edges, self._behind)
+
+    @property
+    def _behind(self) -> set[ObjectId]:
+        """Trees of the line but for its older end, which packs often don't lead to."""
+        return {build.tree for commit, build in self._trees.items() if commit != self._line[0]}
 
     def take_note(self) -> str:
         """What could not be read, once: empty until there is something new to say."""
@@ -166,5 +185,6 @@ def keep_trees(repository: Repository, trees: Mapping[str, BuildTree]) -> None:
 
 
 def forget_trees(repository: Repository) -> None:
-    """Delete the cache."""
+    """Delete the cache, and that of the graph."""
     (repository.state / _FILE).unlink(missing_ok=True)
+    forget_graph(repository)
