@@ -286,6 +286,9 @@ def test_an_answer_is_about_the_root_that_is_live(
     assert "not" in capsys.readouterr().err
     assert main(["bisect", "status"]) == 0
     assert "NOT live" in capsys.readouterr().out
+    sysroot.link.unlink()
+    assert main(["bisect", "bad"]) == 2
+    assert "no root is live" in capsys.readouterr().err
     assert main(["bisect", "next"]) == 0
     assert read_roots(sysroot).current == root
     assert main(["bisect", "bad"]) == 0

@@ -1,6 +1,9 @@
 """A search while the farm is out of order, or somebody else is at it."""
 
 import os
+import select
+import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,7 @@ from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
 from hacktree.common.repository.repository import Repository
 from support.bisectfarm import bisect, make_farm
+from support.enterable import hacktree_command
 from support.servers import RunningServer, nginx_serving
 from support.sysroots import make_sysroot
 
@@ -54,6 +58,28 @@ def test_a_run_skips_nothing_while_the_farm_has_lost_its_disk(
     farm.objects.rmdir()
     os.rename(tmp_path / "away", farm.objects)
     assert "First bad build: fastqa 7 47.7 (" in bisect(sysroot, "run", *TEST).stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_who_hangs_up_leaves_no_test_behind(
+    sysroot: Sysroot, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Else a test would go on beside the next one. Nothing is answered for the build."""
+    bisect(sysroot, *START)
+    os.mkfifo(tmp_path / "begun")
+    test = f"sleep 1000 & echo $! $$ >{tmp_path}/begun; wait"
+    command = hacktree_command(sysroot, "bisect", "run", "--host", "sh", "-c", test)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as running:
+        with open(tmp_path / "begun") as begun:
+            processes = [os.pidfd_open(int(word)) for word in begun.read().split()]
+        running.send_signal(number)
+        assert running.wait() == -number
+    for process in processes:
+        with open(process, "rb"):
+            assert select.select([process], [], [], 60)[0]
+    saved = find_bisection(sysroot)
+    assert saved is not None
+    assert saved.session.events == ()
 
 
 @pytest.mark.parametrize(("words", "kept"), [(("good",), 1), (("bad", "47.9"), 2)])

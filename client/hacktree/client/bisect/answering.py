@@ -107,7 +107,7 @@ def _asked(machine: Machine, saved: Saved, verdict: Verdict) -> Candidate:
         live = read_roots(machine.sysroot).current
         if live != intent.root:
             raise NothingUnderTestError(
-                f"{live} is live, not {intent.root} with the build under test",
+                f"{live or 'no root'} is live, not {intent.root} with the build under test",
                 hint="`hacktree bisect next` deploys it again; or name the build that you tested: "
                 f"hacktree bisect … {candidate.commit[:12]}",
             )

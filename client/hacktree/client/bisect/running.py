@@ -1,7 +1,8 @@
 """Running a command on a build under test: what its exit status means, and its end.
 
 It has a session of its own, no standard input, and ends with all of its process group: at its end,
-at its limit, when whoever asked interrupts it; with SIGKILL of hacktree at least its leader does.
+at its limit, when whoever asked interrupts it, hangs up or ends hacktree; with SIGKILL of hacktree
+at least its leader does.
 """
 
 import enum
@@ -11,14 +12,16 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final, NoReturn
 
 import msgspec
 
 from hacktree.client.entering.syscalls import die_with_parent
 from hacktree.common.errors import HacktreeError, UserError
+
+_ENDINGS: Final = (signal.SIGTERM, signal.SIGHUP)
 
 GRACE_SECONDS: Final = 5.0
 """Between SIGTERM and SIGKILL."""
@@ -118,27 +121,49 @@ def run_command(
     reading, writing = os.pipe2(os.O_CLOEXEC)
     sys.stdout.flush()
     sys.stderr.flush()
-    child = fork()
-    if child == 0:
-        os.close(reading)
-        _be_command(start, writing, output)
-    os.close(writing)
-    process = os.pidfd_open(child)
-    ended = False
-    try:
-        with open(reading, "rb") as answer:
-            ended = bool(select.select([process], [], [], limit)[0])
-            seconds = time.monotonic() - began
-            failure = answer.read(_MAX_FAILURE) if ended else b""
-    finally:
-        status = _end(child, process, 0.0 if ended else grace)
-        os.close(process)
+    with _ending_after():
+        child = fork()
+        if child == 0:
+            os.close(reading)
+            _be_command(start, writing, output)
+        os.close(writing)
+        process = os.pidfd_open(child)
+        ended = False
+        try:
+            with open(reading, "rb") as answer:
+                ended = bool(select.select([process], [], [], limit)[0])
+                seconds = time.monotonic() - began
+                failure = answer.read(_MAX_FAILURE) if ended else b""
+        finally:
+            status = _end(child, process, 0.0 if ended else grace)
+            os.close(process)
     if failure:
         message, _, hint = failure.decode("utf-8", "replace").partition("\0")
         raise CommandMissingError(message, hint=hint)
     if not ended:
         return CommandRun(Finding.FAILED, None, seconds)
     return CommandRun(judge(status), status, seconds)
+
+
+@contextmanager
+def _ending_after() -> Iterator[None]:
+    """What ends this process at once otherwise first ends what is done here."""
+    caught: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    numbers = [number for number in _ENDINGS if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        if caught:
+            signal.raise_signal(caught[0])
 
 
 def fork() -> int:
@@ -155,6 +180,9 @@ def _be_command(start: Callable[[], int], writing: int, output: int | None) -> N
         die_with_parent()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        for number in _ENDINGS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
         os.dup2(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), 0)
         if output is not None:
             os.dup2(output, 1)
