@@ -1,20 +1,25 @@
 """What one pull of a process leaves to the next one, which never believes it of the disk."""
 
+import itertools
 import os
 import time
 from pathlib import Path
 
 import pytest
 
+from hacktree.client import packs
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.inventory import read_inventory
 from hacktree.client.memory import Memory
+from hacktree.client.treecache import read_trees
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.objects.tree import DirectoryEntry, FileEntry, Tree
 from hacktree.common.objects.walk import Extent, measure, walk_tree
 from hacktree.common.repository.objectnames import content_name, meta_name
 from hacktree.common.repository.repository import Repository
+from support.packmaking import publish_packs
 from support.pulling import assert_whole, remote_at
 from support.trees import Spec, make_commit
 
@@ -86,12 +91,17 @@ def test_a_directory_that_is_gone_has_no_names(farm: Repository) -> None:
     assert read_inventory(farm, known).names == read_inventory(farm).names == set()
 
 
+@pytest.mark.parametrize("packed", [True, False])
 def test_pulls_with_a_memory_bring_the_same_and_what_was_deleted_meanwhile(
-    farm: Repository, client: Repository
+    farm: Repository, client: Repository, *, packed: bool
 ) -> None:
     remote, memory = remote_at(f"file://{farm.path}"), Memory()
+    commits: list[ObjectId] = []
     for number in range(3):
         commit = make_commit(farm, tree(number))
+        commits.append(commit)
+        if packed:
+            publish_packs(farm, list(itertools.pairwise(commits)))
         bring_build(client, remote, BuildRequest(BRANCH, commit, 4, memory=memory))
         assert assert_whole(client, commit) == assert_whole(farm, commit)
         # A content and a tree that the next build has, too.
@@ -101,6 +111,30 @@ def test_pulls_with_a_memory_bring_the_same_and_what_was_deleted_meanwhile(
         assert isinstance(directory, DirectoryEntry)
         (client.objects / content_name(client.mode, content)).unlink()
         (client.objects / meta_name(directory.id)).unlink()
+
+
+def test_trees_are_not_read_and_hashed_again(
+    farm: Repository, client: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def spy(repository: Repository) -> dict[ObjectId, bytes]:
+        read.append(repository)
+        return read_trees(repository)
+
+    monkeypatch.setattr(packs, "read_trees", spy)
+    commits = [make_commit(farm, tree(number)) for number in range(3)]
+    publish_packs(farm, list(itertools.pairwise(commits)))
+    remote, memory = remote_at(f"file://{farm.path}"), Memory()
+    for commit in commits:
+        request = BuildRequest(BRANCH, commit, 4, Prefer.BYTES, memory=memory)
+        bring_build(client, remote, request)
+        assert assert_whole(client, commit) == assert_whole(farm, commit)
+    assert read == []
+    last = make_commit(farm, tree(3))
+    publish_packs(farm, [(commits[-1], last)])
+    bring_build(client, remote, BuildRequest(BRANCH, last, 4, Prefer.BYTES))
+    assert len(read) == 1
 
 
 def test_what_was_measured_before_is_not_loaded_again(farm: Repository) -> None:

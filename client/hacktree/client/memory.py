@@ -15,10 +15,11 @@ from hacktree.common.objects.walk import Extent
 
 @dataclass(slots=True)
 class Memory:
-    """`trees`: those of the commit that was pulled last, decoded. `extents`: what trees were found
-    to unfold to. `inventory`: the last one.
+    """`trees`: those of the commit that was pulled last, decoded, and `encoded`, their bytes.
+    `extents`: what trees were found to unfold to. `inventory`: the last one.
     """
 
     trees: Mapping[ObjectId, Tree] = field(default_factory=dict, repr=False)
+    encoded: Mapping[ObjectId, bytes] = field(default_factory=dict, repr=False)
     extents: dict[ObjectId, Extent] = field(default_factory=dict, repr=False)
     inventory: Inventory | None = field(default=None, repr=False)

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from hacktree.client.memory import Memory
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
 from hacktree.client.target import Target
@@ -112,12 +113,12 @@ async def choose_packs(
     model: CostModel,
     judge: Judge,
     known: Sequence[Edge] = (),
-    decoded: Mapping[ObjectId, Tree] | None = None,
+    memory: Memory | None = None,
 ) -> PackChoice:
     """Find the cheapest route to the target's tree, and read the trees that it brings.
 
     `known`: edges of the graph that were read already; it is read where they have no route.
-    `decoded`: trees that were read already.
+    `memory`: trees that were read already.
     """
     choice = PackChoice(model, target.commit.totals.bytes)
     repository = staging.repository
@@ -125,7 +126,7 @@ async def choose_packs(
     starts = await asyncio.to_thread(held_trees, repository)
     if not starts or tree in starts:
         return choice
-    opener = _Opener(staging, target, source, judge, decoded or {})
+    opener = _Opener(staging, target, source, judge, memory or Memory())
     try:
         edges = list(known)
         if not find_routes(edges, starts, tree, choice.model.edge_seconds):
@@ -218,7 +219,7 @@ class _Opener(msgspec.Struct, frozen=True):
     target: Target
     source: Source
     judge: Judge
-    decoded: Mapping[ObjectId, Tree]
+    memory: Memory
 
     async def open_best(
         self, choice: PackChoice, routes: tuple[Route, ...], light: Route | None
@@ -268,7 +269,7 @@ class _Opener(msgspec.Struct, frozen=True):
         if useless:
             return useless
         # A test of the libraries, if it is due, leaves the interpreter to the other.
-        trees = _Trees(repository, self.decoded)
+        trees = _Trees(repository, self.memory)
         (choice.packs, choice.targets, choice.brought), choice.kinds = await asyncio.gather(
             asyncio.to_thread(_join, self.target, best, good, trees),
             asyncio.to_thread(decodable_kinds, repository),
@@ -342,10 +343,10 @@ def _join(
 class _Trees:
     """Trees from the repository and from packs, each read and decoded once."""
 
-    def __init__(self, repository: Repository, decoded: Mapping[ObjectId, Tree]) -> None:
+    def __init__(self, repository: Repository, memory: Memory) -> None:
         self._repository = repository
-        self.encoded = read_trees(repository)
-        self.decoded = dict(decoded)
+        self.encoded = dict(memory.encoded) or read_trees(repository)
+        self.decoded = dict(memory.trees)
         self.brought: set[ObjectId] = set()
 
     def add(self, tree_id: ObjectId, data: bytes, tree: Tree) -> None:

@@ -244,9 +244,7 @@ async def _choose_packs(
         plan = _begin_plan(staging, sources[-1], unsaid, memory).packs
         return math.inf if plan is None else choice.model.work_seconds(plan.work)
 
-    return await choose_packs(
-        staging, target, sources[-1], model, judge, request.edges, memory.trees
-    )
+    return await choose_packs(staging, target, sources[-1], model, judge, request.edges, memory)
 
 
 def _remaining(content: ContentPlan, staging: Staging) -> ContentPlan:
@@ -323,6 +321,8 @@ async def _end_plan(
     if reader.fetched:
         # That may have taken a while.
         inventory = memory.inventory = read_inventory(repository, inventory)
+    encoded = {name: choice.encoded.get(name) or encode_tree(tree) for name, tree in trees.items()}
+    memory.encoded = encoded
     # On a thread, as decoding has begun: the event loop has frames to hand on.
     content = await asyncio.to_thread(_plan_content, staging, target, trees, sources[-1], inventory)
     return PullPlan(
@@ -334,7 +334,7 @@ async def _end_plan(
         content.names.union(map(meta_name, trees)),
         inventory,
         choice,
-        [choice.encoded.get(name) or encode_tree(tree) for name, tree in trees.items()],
+        list(encoded.values()),
         begun.packs,
     )
 
