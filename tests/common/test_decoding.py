@@ -21,7 +21,7 @@ from hacktree.common.delta.frame import encode_frame
 from hacktree.common.delta.memberencoding import encode_member
 from hacktree.common.delta.shared import Shared
 from hacktree.common.repository import decoding
-from hacktree.common.repository.decoder_process import Decoder, Job, Wanted
+from hacktree.common.repository.decoder_process import OUTPUT, Decoder, Job, Wanted
 from hacktree.common.repository.decoding import (
     DecodedEntry,
     DecoderFailedError,
@@ -196,7 +196,7 @@ def test_memory_for_a_large_output_is_given_back(pool: DecoderPool, context: Pac
     with file_of(encode_frame(ENTRIES)) as frame, file_of(OLD) as base:
         job = job_of(context, frame, ENTRIES, SIZES, base.fileno())
         with pool.decode(job) as decoded:
-            assert os.fstat(decoded[0]._output).st_size == 16 << 20
+            assert os.fstat(decoded[0]._output).st_size == OUTPUT
             assert content(decoded[0]) == NEW
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from hacktree.client.deploy import DeployPlan
     from hacktree.client.sysroot import Sysroot
 
-_GC_THRESHOLDS: Final = (20_000, 20, 50)
+_GC_THRESHOLDS: Final = (100_000, 20, 50)
 
 
 class _Job(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -42,13 +43,19 @@ _MAX_REASON: Final = 200
 _MAPPED: Final = 256 << 10
 """Bases up to this many bytes are read: mapping them costs more."""
 
-OUTPUT: Final = 16 << 20
+OUTPUT: Final = 24 << 20
 """Bytes of memory for a job's output that are kept for the next: fresh memory costs more than
-decoding does.
+decoding does. What no job has needed yet takes none.
 """
 
 _MAX_WINDOWS: Final = 16
 """Outputs that a worker keeps mapped: a pool has one more than it has workers."""
+
+_MADV_POPULATE_WRITE: Final = 23
+"""Since Linux 5.14."""
+
+_MUCH: Final = 4 << 20
+"""Bytes of output from which on one call maps them all, instead of a fault for each page."""
 
 _TOGETHER: Final = 4 << 20
 _MAX_BASES: Final = 8 << 20
@@ -189,18 +196,17 @@ class Decoder:
         return Result(job.number, reasons)
 
     def _map_output(self, descriptor: int, total: int) -> mmap.mmap:
-        """Memory of the usual size comes again, and stays mapped; other memory is the caller's.
-
-        Where much of it is needed, one call maps it all, instead of a fault for each page.
-        """
+        """Memory of the usual size comes again, and stays mapped; other memory is the caller's."""
         status = os.fstat(descriptor)
-        flags = mmap.MAP_SHARED | (mmap.MAP_POPULATE if total > OUTPUT // 4 else 0)
         if status.st_size != OUTPUT or total > OUTPUT:
-            return mmap.mmap(descriptor, total, flags)
+            window = mmap.mmap(descriptor, total)
+            _populate(window, total)
+            return window
         if status.st_ino not in self._windows:
             if len(self._windows) == _MAX_WINDOWS:
                 _unmap(self._windows.pop(next(iter(self._windows))))
-            self._windows[status.st_ino] = mmap.mmap(descriptor, OUTPUT, flags)
+            self._windows[status.st_ino] = mmap.mmap(descriptor, OUTPUT)
+        _populate(self._windows[status.st_ino], total)
         return self._windows[status.st_ino]
 
     def _read_context(self, descriptor: int, dictionary: int, shared: int) -> None:
@@ -282,6 +288,13 @@ def _read_base(descriptor: int) -> bytes | mmap.mmap:
     if size <= _MAPPED:
         return os.pread(descriptor, size, 0)
     return mmap.mmap(descriptor, size, prot=mmap.PROT_READ)
+
+
+def _populate(window: mmap.mmap, total: int) -> None:
+    if total > _MUCH:
+        # A kernel that can't does without.
+        with suppress(OSError):
+            window.madvise(_MADV_POPULATE_WRITE, 0, total)
 
 
 def _unmap(window: mmap.mmap) -> None:

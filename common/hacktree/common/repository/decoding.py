@@ -310,10 +310,13 @@ def _signal_name(number: int) -> str:
 
 
 class _Output:
-    """Memory of a fixed size that a worker writes a job's output to."""
+    """Memory of a fixed size that a worker writes a job's output to; and a piece of our own, to
+    copy it to.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
+        self.piece = memoryview(bytearray(PIECE))
         self.descriptor = os.memfd_create("hacktree-output", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, capacity)
         fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -375,18 +378,18 @@ class DecoderPool:
             raise ValueError(f"a job of {len(job.wanted)} entries")
         with self._budget.hold(job.memory), self._output(job.output_size) as output:
             with self._returned:
-                reasons = self._run(job, output)
+                reasons = self._run(job, output.descriptor)
             yield _decoded_entries(job, reasons, output)
 
     @contextmanager
-    def _output(self, size: int) -> Iterator[int]:
+    def _output(self, size: int) -> Iterator[_Output]:
         if size > OUTPUT:
             output = _Output(size)
         else:
             with self._lock:
                 output = self._outputs.pop() if self._outputs else _Output(OUTPUT)
         try:
-            yield output.descriptor
+            yield output
         finally:
             if output.capacity == OUTPUT:
                 with self._lock:
@@ -422,11 +425,10 @@ class DecoderPool:
         return worker
 
 
-def _decoded_entries(job: FrameJob, reasons: Sequence[str], output: int) -> list[DecodedEntry]:
-    piece = memoryview(bytearray(PIECE))
+def _decoded_entries(job: FrameJob, reasons: Sequence[str], output: _Output) -> list[DecodedEntry]:
     entries, offset = [], 0
     for wanted, reason in zip(job.wanted, reasons, strict=True):
         size = job.sizes[wanted.index]
-        entries.append(DecodedEntry(size, reason, output, offset, piece))
+        entries.append(DecodedEntry(size, reason, output.descriptor, offset, output.piece))
         offset += size
     return entries
