@@ -14,8 +14,9 @@ Five searches for each culprit, through a link of one speed:
 - loop, loop+: the same two by bisect_loop.py, which makes no root between: nothing is brought while
   a root is made, and a test of loop+ takes as long as bringing the build took in loop.
 
-"Here" is a build that was here whole when it was chosen. Of the others, "short" counts those that
-came within SHORT seconds all the same: less than a person notices after an answer.
+"Here" is a build that was here whole when it was chosen, and was not waited for before. Of the
+others, "short" counts those that came within SHORT seconds all the same: less than a person notices
+after an answer.
 
 In --dir: bisect/farm, bisect/tester (both ends deployed) and what a search leaves. As root.
 """
@@ -175,13 +176,18 @@ class Search:
     sent: Traffic = field(default_factory=lambda: Traffic(0, 0))
     found: int = 0
     seconds: float = 0.0
+    waiting: float = 0.0
 
     def see(self, line: str, now: float) -> None:
         """A line that the command printed."""
         words = line.split()
-        if line.startswith("Next: "):
+        if line.startswith("Waiting for "):
+            self.waiting = now
+        elif line.startswith("Next: "):
             build = line[line.index("(") + 1 :][:9]
-            self.steps.append(Step(build, int(words[2]), "it is here" in line, now))
+            here = "it is here" in line and not self.waiting
+            self.steps.append(Step(build, int(words[2]), here, self.waiting or now))
+            self.waiting = 0.0
         elif line.startswith("checking out ") and not self.steps[-1].brought:
             self.steps[-1].brought = now
         elif line.startswith("First bad build: "):

@@ -12,17 +12,23 @@ from pathlib import Path
 
 from hacktree.client.bisect.core.choice import choose
 from hacktree.client.bisect.core.model import Answered, Options, Session, Verdict, Verify
-from hacktree.client.bisect.core.state import current_state, record
+from hacktree.client.bisect.core.state import State, current_state, record
 from hacktree.client.bisect.farm.ahead import builds_ahead
 from hacktree.client.bisect.farm.fetching import bring_build, release_builds
 from hacktree.client.bisect.farm.lines import parse_name
-from hacktree.client.bisect.farm.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
+from hacktree.client.bisect.farm.prefetch import (
+    PrefetchLimits,
+    build_under_way,
+    let_finish,
+    start_prefetch,
+    stop_prefetch,
+)
 from hacktree.client.bisect.farm.reading import read_ends
 from hacktree.client.bisect.farm.transfers import Transfers
 from hacktree.client.remote import load_remote
 from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.names import parse_branch_name
-from hacktree.common.repository.repository import open_repository
+from hacktree.common.repository.repository import Repository, open_repository
 
 
 def main() -> int:
@@ -42,6 +48,7 @@ def main() -> int:
     while True:
         state = current_state(session)
         begun = time.monotonic()
+        waited = wait_for_next(repository, state, transfers)
         stop_prefetch(repository)
         choice = choose(state, transfers.costs(state.line))
         if choice is None:
@@ -49,7 +56,7 @@ def main() -> int:
         build = choice.candidate
         bring_build(repository, remote, transfers.request(build))
         took = time.monotonic() - begun
-        steps.append((build.commit, build.sequence, choice.cost == 0, took))
+        steps.append((build.commit, build.sequence, choice.cost == 0 and not waited, took))
         if ahead:
             held, trees = transfers.held(), transfers.trees
             wanted = builds_ahead(state, choice.index, trees, held, transfers.edges)
@@ -61,6 +68,18 @@ def main() -> int:
     release_builds(repository)
     print(json.dumps({"found": state.last.sequence, "steps": steps}))
     return 0
+
+
+def wait_for_next(repository: Repository, state: State, transfers: Transfers) -> bool:
+    """As `hacktree bisect` waits a moment for a build that is under way; whether it did."""
+    build = build_under_way(repository)
+    if build is None or state.outcome is not None:
+        return False
+    choice = choose(state, {**transfers.costs(state.line), build.hex(): 0})
+    if choice is None or choice.candidate.commit != build.hex():
+        return False
+    let_finish(repository, build)
+    return True
 
 
 if __name__ == "__main__":

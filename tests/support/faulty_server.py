@@ -75,14 +75,18 @@ async def endless(exchange: Exchange) -> None:
             await exchange.writer.drain()
 
 
-def stall(count: int, reached: asyncio.Event) -> Fault:
-    """Send `count` bytes of the body, say so, then nothing until the client goes away."""
+def stall(count: int, reached: asyncio.Event, goes_on: asyncio.Event | None = None) -> Fault:
+    """Send `count` bytes of the body, say so, then nothing until the client goes away or `goes_on`
+    is set: then the rest.
+    """
 
     async def fault(exchange: Exchange) -> None:
         head = f'HTTP/1.1 200 OK\nContent-Length: {len(exchange.body)}\nETag: "e"'
         await exchange.send(head, exchange.body[:count])
         reached.set()
-        await asyncio.Event().wait()
+        await (goes_on or asyncio.Event()).wait()
+        exchange.writer.write(exchange.body[count:])
+        await exchange.writer.drain()
 
     return fault
 

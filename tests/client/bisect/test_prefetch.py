@@ -19,6 +19,8 @@ from hacktree.client.bisect.farm.costs import BuildTree, estimate_costs
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.bisect.farm.prefetch import (
     PrefetchLimits,
+    build_under_way,
+    let_finish,
     start_prefetch,
     stop_prefetch,
 )
@@ -39,6 +41,7 @@ from hacktree.common.repository.objectnames import archive_name, meta_name
 from hacktree.common.repository.prune import read_pins
 from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
+from hacktree.common.repository.revision import resolve
 from support.bisectfarm import bisect, make_farm, make_tester
 from support.faulty_server import FaultyServer, faulty_server, stall
 from support.packmaking import publish_packs
@@ -119,6 +122,7 @@ class Stalled:
     remote: Remote
     server: FaultyServer
     reached: asyncio.Event
+    goes_on: asyncio.Event
 
 
 @pytest.fixture
@@ -133,10 +137,12 @@ async def stalled(farm: Repository, client: Repository) -> AsyncIterator[Stalled
     async with faulty_server(farm.path) as server:
         (client.state / "remotes/farm.toml").unlink()
         add_remote(client, remote_at(server.url))
-        reached = asyncio.Event()
-        server.faults[f"objects/{archive_name(entry.id)}"].append(stall(LARGE_FILE, reached))
+        reached, goes_on = asyncio.Event(), asyncio.Event()
+        server.faults[f"objects/{archive_name(entry.id)}"].append(
+            stall(LARGE_FILE, reached, goes_on)
+        )
         tree_path = f"objects/{meta_name(root)}"
-        yield Stalled(commit, tree_path, remote_at(server.url), server, reached)
+        yield Stalled(commit, tree_path, remote_at(server.url), server, reached, goes_on)
 
 
 async def brought_after_all(client: Repository, stalled: Stalled) -> None:
@@ -163,13 +169,58 @@ async def test_ended_in_the_middle_it_leaves_its_work_to_the_pull_that_follows(
     await brought_after_all(client, stalled)
 
 
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_build_that_is_under_way_is_waited_for_but_not_for_long(
+    client: Repository, stalled: Stalled, *, comes: bool
+) -> None:
+    """It is then brought anew; who wants another one doesn't wait."""
+    assert build_under_way(client) is None
+    assert start_prefetch(client, "farm", [BuildRequest(BRANCH, stalled.commit)], FREE)
+    await stalled.reached.wait()
+    assert build_under_way(client) == stalled.commit
+    assert not let_finish(client, hash_bytes(b"another"), 1e9)
+    if comes:
+        stalled.goes_on.set()
+        assert await asyncio.to_thread(let_finish, client, stalled.commit, 1e9)
+        assert_whole(client, stalled.commit)
+    else:
+        assert not await asyncio.to_thread(let_finish, client, stalled.commit, 0.1)
+        assert await asyncio.to_thread(stop_prefetch, client)
+        await brought_after_all(client, stalled)
+
+
+async def test_an_answer_waits_a_moment_for_the_build_that_it_leads_to(tmp_path: Path) -> None:
+    """And brings it itself where it doesn't come."""
+    farm = make_farm(tmp_path / "farm", 5, 3)
+    tester = make_tester(tmp_path / "tester", farm)
+    reached = asyncio.Event()
+    async with faulty_server(farm.path) as server:
+        (tester.repository.state / "remotes/farm.toml").unlink()
+        add_remote(tester.repository, remote_at(server.url))
+        builds = {}
+        for number, word in ((2, "bad"), (4, "good")):
+            content = hash_bytes(b"VERSION=%d\n" % number)
+            server.faults[f"objects/{archive_name(content)}"].append(stall(1, reached))
+            builds[resolve(farm, f"fastqa~{5 - number}")] = word
+        start = ("start", "fastqa", "--good", "47.1", "--no-deploy", "--verify", "never")
+        assert "Next: fastqa 3" in (await asyncio.to_thread(bisect, tester, *start)).stdout
+        await reached.wait()
+        build = build_under_way(tester.repository)
+        assert build is not None
+        said = (await asyncio.to_thread(bisect, tester, builds[build])).stdout
+        assert "which is on its way" in said
+        assert tester.repository.has_meta(build)
+        await asyncio.to_thread(bisect, tester, "reset")
+    assert not is_prefetching(tester.repository)
+
+
 async def test_killed_by_somebody_else_it_leaves_no_less(
     client: Repository, stalled: Stalled
 ) -> None:
     assert start_prefetch(client, "farm", [BuildRequest(BRANCH, stalled.commit)], FREE)
     await stalled.reached.wait()
     lock = client.state / "bisect/prefetch.lock"
-    os.kill(int(lock.read_text()), signal.SIGKILL)
+    os.kill(int(lock.read_text().split()[0]), signal.SIGKILL)
     await asyncio.to_thread(wait_for_its_end, client)
     assert not stop_prefetch(client)
     await brought_after_all(client, stalled)

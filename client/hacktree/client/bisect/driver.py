@@ -37,7 +37,13 @@ from hacktree.client.bisect.farm.fetching import bring_build
 from hacktree.client.bisect.farm.forecast import describe_orders
 from hacktree.client.bisect.farm.lease import begin_lease, renew_lease
 from hacktree.client.bisect.farm.lines import BuildsGoneError
-from hacktree.client.bisect.farm.prefetch import PrefetchLimits, start_prefetch, stop_prefetch
+from hacktree.client.bisect.farm.prefetch import (
+    PrefetchLimits,
+    build_under_way,
+    let_finish,
+    start_prefetch,
+    stop_prefetch,
+)
 from hacktree.client.bisect.farm.reading import read_finer
 from hacktree.client.bisect.farm.transfers import Transfers, keep_trees
 from hacktree.client.bisect.holding import read_held, refuse_changes
@@ -169,8 +175,9 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
             saved = _bring_found(machine, saved, state.outcome)
         return Finished(saved, state, state.outcome)
     saved = _hold_constant(machine, saved, accept=accept_changes)
-    stop_prefetch(machine.sysroot.repository)
     machine.transfers.learn(_remote(machine, saved), state.line)
+    _let_finish(machine, saved, state)
+    stop_prefetch(machine.sysroot.repository)
     saved = _bring_old_end(machine, saved, state)
     saved = _choose(machine, saved, state)
     renew_lease(machine.sysroot.repository, saved.session, machine.listener.say)
@@ -273,6 +280,19 @@ def _bring_old_end(machine: Machine, saved: Saved, state: State) -> Saved:
 def _decide(machine: Machine, saved: Saved, old_end: str) -> Saved:
     local = msgspec.structs.replace(saved.local, old_end=old_end)
     return _write(machine, msgspec.structs.replace(saved, local=local))
+
+
+def _let_finish(machine: Machine, saved: Saved, state: State) -> None:
+    """Wait a moment for what is brought ahead, if it would be tested next and nothing slows it."""
+    transfers, repository = machine.transfers, machine.sysroot.repository
+    build = build_under_way(repository)
+    if build is None or saved.local.ahead.rate or saved.local.intent is not None:
+        return
+    costs = {**transfers.costs(state.line), build.hex(): 0}
+    choice = choose(state, costs, saved.session.priors)
+    if choice is not None and choice.candidate.commit == build.hex():
+        machine.listener.say(f"Waiting for {choice.candidate}, which is on its way")
+        let_finish(repository, build)
 
 
 def _choose(machine: Machine, saved: Saved, state: State) -> Saved:

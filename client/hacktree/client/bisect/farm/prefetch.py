@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -32,6 +33,8 @@ from hacktree.client.pull import PullPlan, PullReport, decoders
 from hacktree.client.remote import Remote, load_remote
 from hacktree.client.source import NotServedError
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
+from hacktree.common.objects.errors import FormatError
+from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.durable import make_directories
@@ -46,6 +49,9 @@ _END_SECONDS: Final = 60
 """How long a killed process may be in the middle of a sync."""
 
 _POLL_SECONDS: Final = 0.02
+
+FINISH_SECONDS: Final = 2.0
+"""How long a build that is wanted and under way may take to come before it is brought anew."""
 
 _started: set[int] = set()
 """Processes that this one began and has not seen end."""
@@ -83,7 +89,9 @@ def start_prefetch(
         log = os.open(directory / _LOG, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         pid = fork()
         if not pid:
-            _be_prefetch(lock, log, lambda: _bring_wishes(repository.path, remote, wishes, limits))
+            begun = partial(_say_build, lock)
+            bring = partial(_bring_wishes, repository.path, remote, wishes, limits, begun)
+            _be_prefetch(lock, log, bring)
         os.close(log)
         _started.add(pid)
         os.pwrite(lock, _line(pid), 0)
@@ -104,6 +112,25 @@ def stop_prefetch(repository: Repository) -> bool:
         finally:
             os.close(lock)
     return False
+
+
+def build_under_way(repository: Repository) -> ObjectId | None:
+    """The build that is being brought ahead at this moment, if any."""
+    with suppress(FileNotFoundError):
+        lock = os.open(_directory(repository) / _LOCK, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            return None if try_lock(lock, LockKind.EXCLUSIVE) else _read_build(lock)
+        finally:
+            os.close(lock)
+    return None
+
+
+def let_finish(repository: Repository, build: ObjectId, seconds: float = FINISH_SECONDS) -> bool:
+    """Wait for a build that is under way, for so long at most; returns whether it is here."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and build_under_way(repository) == build:
+        time.sleep(_POLL_SECONDS)
+    return repository.has_meta(build)
 
 
 def forget_prefetch(repository: Repository) -> None:
@@ -161,8 +188,17 @@ def _line(pid: int) -> bytes:
 
 
 def _read_pid(lock: int) -> int | None:
-    text = os.pread(lock, 32, 0)
-    return int(text) if text.endswith(b"\n") and text[:-1].isdigit() else None
+    text, newline, _ = os.pread(lock, 32, 0).partition(b"\n")
+    return int(text) if newline and text.isdigit() else None
+
+
+def _read_build(lock: int) -> ObjectId | None:
+    """What the holder says behind its pid."""
+    lines = os.pread(lock, 128, 0).split(b"\n")
+    try:
+        return parse_object_id(lines[1].decode()) if len(lines) == 3 else None
+    except (UnicodeError, FormatError):
+        return None
 
 
 def _directory(repository: Repository) -> Path:
@@ -215,14 +251,23 @@ def _say(line: str) -> None:
     os.write(2, f"{line}\n".encode())
 
 
+def _say_build(lock: int, build: ObjectId) -> None:
+    """As one write, so that nobody reads half of it."""
+    os.pwrite(lock, _line(os.getpid()) + f"{build.hex()}\n".encode(), 0)
+
+
 def _bring_wishes(
-    path: Path, remote: str, wishes: Sequence[BuildRequest], limits: PrefetchLimits
+    path: Path,
+    remote: str,
+    wishes: Sequence[BuildRequest],
+    limits: PrefetchLimits,
+    begun: Callable[[ObjectId], None],
 ) -> bool:
     repository = open_repository(path)
     with decoders(repository) as pool:
         pool.fork()  # Now, before there are threads.
         return asyncio.run(
-            _bring_all(repository, load_remote(repository, remote), wishes, limits, pool)
+            _bring_all(repository, load_remote(repository, remote), wishes, limits, begun, pool)
         )
 
 
@@ -231,6 +276,7 @@ async def _bring_all(
     remote: Remote,
     wishes: Sequence[BuildRequest],
     limits: PrefetchLimits,
+    begun: Callable[[ObjectId], None],
     pool: DecoderPool,
 ) -> bool:
     """Bring one after the other; returns whether all came.
@@ -246,7 +292,8 @@ async def _bring_all(
         for wish in wishes:
             build = f"{wish.branch}@{wish.commit.hex()[:16]}"
             request = replace(wish, connections=_CONNECTIONS)
-            begun, before = time.monotonic(), source.traffic.bytes
+            started, before = time.monotonic(), source.traffic.bytes
+            begun(wish.commit)
             try:
                 await bring_from(repository, remote.name, request, source, budget, pool)
             except (NotServedError, PrefetchSpaceError) as error:
@@ -254,5 +301,5 @@ async def _bring_all(
                 good = False
                 continue
             received = format_size(source.traffic.bytes - before)
-            _say(f"{build}: here, {received} in {time.monotonic() - begun:.1f} s")
+            _say(f"{build}: here, {received} in {time.monotonic() - started:.1f} s")
     return good
