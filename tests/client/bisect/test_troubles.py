@@ -1,10 +1,11 @@
 """A search while the farm is out of order, or somebody else is at it."""
 
+import json
 import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from hacktree.client.bisect.store import find_bisection, hold_bisection
 from hacktree.client.remote import Remote, add_remote
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.cli.main import main
+from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.repository.refs import list_refs
 from hacktree.common.repository.repository import Repository
-from support.bisectfarm import bisect, make_farm
+from support.bisectfarm import bisect, make_farm, versions
 from support.enterable import hacktree_command
 from support.servers import RunningServer, nginx_serving
 from support.sysroots import make_sysroot
@@ -58,6 +61,23 @@ def test_a_run_skips_nothing_while_the_farm_has_lost_its_disk(
     farm.objects.rmdir()
     os.rename(tmp_path / "away", farm.objects)
     assert "First bad build: fastqa 7 47.7 (" in bisect(sysroot, "run", *TEST).stdout
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"x")])
+def test_a_build_that_is_damaged_on_the_farm_can_be_skipped(
+    sysroot: Sysroot, farm: Repository, damage: Callable[[Path], object]
+) -> None:
+    """A person is told so; a run stops, as all builds may be served like this."""
+    build = list_refs(farm)["fastqa"]
+    while (commit := farm.load_commit(build)).version != "47.6":
+        build = commit.parents[0]
+    damage(farm.objects / meta_name(commit.root.id))
+    begun = bisect(sysroot, *START, status=4)
+    assert "`hacktree bisect skip` takes another build" in begun.stderr
+    assert "takes another build" in bisect(sysroot, "run", *TEST, status=4).stderr
+    bisect(sysroot, "skip")
+    outcome = json.loads(bisect(sysroot, "run", "--json", *TEST, status=1).stdout)["outcome"]
+    assert versions(outcome["suspects"]) == ["47.6", "47.7"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -61,6 +61,7 @@ from hacktree.client.keeping import PreviousPolicy
 from hacktree.client.pull import PullReport
 from hacktree.client.remote import Remote, load_remote
 from hacktree.client.roots import read_roots
+from hacktree.client.source import NotServedError, WrongBytesError
 from hacktree.client.sysroot import Sysroot
 from hacktree.common.delta.prefer import Prefer
 from hacktree.common.errors import HacktreeError, SpaceError, UserError
@@ -189,11 +190,14 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
         _bring_ahead(machine, saved, state)
         saved = _deploy(machine, saved, candidate)
     except HacktreeError as error:
+        hint = f"{error.hint}\n{_SKIP_HINT}".lstrip()
         if not is_about_build(error):
+            if isinstance(error, WrongBytesError | NotServedError):
+                # The farm's damage may be in this build alone; a person can tell, a run stops.
+                error.hint = hint
             raise
         raise CandidateFailedError(
-            f"{candidate} can't be tested: {error.message}",
-            hint=f"{error.hint}\n{_SKIP_HINT}".lstrip(),
+            f"{candidate} can't be tested: {error.message}", hint=hint
         ) from error
     return Ready(saved, state, candidate, _intent(saved).root)
 
