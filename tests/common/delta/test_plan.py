@@ -160,6 +160,50 @@ def test_many_of_its_objects_pay_for_a_frame() -> None:
     assert not plan.whole
 
 
+FAST = CostModel(1.25e8, 0.001, cores=2)
+MIXED = {"lib": 4_700_000, "large.gz": 250_000, "small.gz": 20_000}
+
+
+def _mixed(*, lib: bool = True) -> RoutePack:
+    """A frame of 250 kB of compressed members, which take most of 0.3 s, beside a library."""
+    rows = [
+        ("large.gz", "o1", EntryKind.MEMBER),
+        ("small.gz", "o2", EntryKind.MEMBER),
+        ("text", "o3", EntryKind.DELTA),
+    ]
+    if lib:
+        rows.append(("lib", "o4", EntryKind.ELF))
+    return _pack((34_000, rows, 300_000), sizes=MIXED)
+
+
+def test_a_member_does_not_make_its_neighbours_dear() -> None:
+    """What takes long is compressing again: that object alone is fetched whole."""
+    held = ["o1", "o2", "o3", "o4"]
+    plan = _plan([_mixed()], [*MIXED, "text"], held, FAST)
+    assert plan.whole == _names("large.gz")
+    assert plan.work.requests == 2
+    # The library's share is its own: not nine tenths of 0.3 s.
+    assert plan.work.decode_us - SIZES[_id("large.gz", 250_000)] // 300 < 70_000
+
+
+def test_where_bytes_are_dear_members_are_taken_from_the_pack() -> None:
+    held = ["o1", "o2", "o3", "o4"]
+    bytes_alone = CostModel(1.25e8, 0.001, prefer=Prefer.BYTES)
+    for model in (bytes_alone, CostModel(1e5, 0.02)):
+        plan = _plan([_mixed()], [*MIXED, "text"], held, model)
+        assert plan.whole == ()
+        assert (plan.work.bytes, plan.work.requests) == (34_000, 1)
+        assert plan.work.decode_us == pytest.approx(300_000, abs=2)
+
+
+def test_little_decoding_is_not_worth_a_request() -> None:
+    """The small member takes longer than fetching it whole would, but hardly longer than all."""
+    plan = _plan([_mixed(lib=False)], ["large.gz", "small.gz", "text"], ["o1", "o2", "o3"], FAST)
+    assert plan.whole == _names("large.gz")
+    alone = _plan([_mixed(lib=False)], ["small.gz"], ["o2"], FAST)
+    assert alone.whole == _names("small.gz")
+
+
 def test_a_base_that_is_not_held_is_decoded_first() -> None:
     """Through every pack of the route."""
     packs = [_pack((500, [_delta(f"x{i + 1}", f"x{i}")], 1)) for i in range(4)]

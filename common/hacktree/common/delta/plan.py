@@ -1,11 +1,11 @@
 """Which frames of a route's packs to fetch: backwards from the objects needed.
 
-First forwards: what obtaining each object by its cheapest entry would cost, where a frame's price
-is shared among its entries by size and a base costs what it takes to obtain it (nothing if it is
-held or needed anyway). Then backwards: the entries that were chosen, and the bases that they need.
-Last, each frame used is charged in full: one that costs more than fetching its objects whole is
-given up, and the choice is made again without it. Everything is linear or n log n in the number of
-entries.
+First forwards: what obtaining each object by its cheapest entry would cost, where a frame's
+transfer is shared among its entries by size, its decoding by size and kind, and a base costs what
+it takes to obtain it (nothing if it is held or needed anyway). Then backwards: the entries that
+were chosen, and the bases that they need. Last, each frame used is charged for all of its transfer:
+one that costs more than fetching its objects whole is given up, and the choice is made again
+without it. Everything is linear or n log n in the number of entries.
 
 An object is taken from the first pack of the route that has it, so what is decoded in one pack
 never depends on a later one.
@@ -30,6 +30,19 @@ MAX_RANGES: Final = 16
 """Ranges of one route, beyond which narrow gaps are fetched too."""
 
 _ROUNDS: Final = 4
+
+_SPEEDS: Final = {
+    EntryKind.FULL: 200,
+    EntryKind.DELTA: 200,
+    EntryKind.ELF: 100,
+    EntryKind.MEMBER: 1,
+}
+"""Bytes of an object a microsecond, of entries of each kind: how a frame's cost is shared."""
+
+_WORTH_A_REQUEST: Final = 10
+"""An object in a frame that is fetched is fetched whole only where its entry takes more than
+one part in so many of all decoding.
+"""
 _Flags = npt.NDArray[np.bool_]
 _Reals = npt.NDArray[np.float64]
 
@@ -162,8 +175,8 @@ class _Universe(msgspec.Struct, frozen=True):
 class _Columns(msgspec.Struct, frozen=True):
     """A pack's entries: object, base (-1: none), frame, bytes, and whether it may be used.
 
-    `prices`: seconds for each frame; `shares`: what falls on each entry if all of its frame is
-    used, and `decoding` the part of that which is not transfer.
+    `transfers`: seconds for each frame; `shares`: what falls on each entry if all of its frame is
+    used, and `decoding` the part of that which is not transfer. `costs`: microseconds of that.
     """
 
     targets: I64
@@ -171,9 +184,10 @@ class _Columns(msgspec.Struct, frozen=True):
     frames: I64
     sizes: I64
     usable: _Flags
-    prices: _Reals
+    transfers: _Reals
     shares: _Reals
     decoding: _Reals
+    costs: _Reals
 
     @classmethod
     def of(
@@ -188,18 +202,23 @@ class _Columns(msgspec.Struct, frozen=True):
         frames = np.repeat(np.arange(len(entries.counts)), entries.counts)
         sizes = target_sizes[entries.targets]
         infos = pack.head.frames
-        prices = np.array([model.seconds(info.length, 0, info.cost) for info in infos], np.float64)
-        decoding = np.array([model.seconds(0, 0, info.cost) for info in infos], np.float64)
+        transfers = np.array([model.seconds(info.length, 0, 0) for info in infos], np.float64)
         decoded = np.array([info.decoded for info in infos], np.float64)
+        cost = np.array([info.cost for info in infos], np.float64)
+        speeds = np.array([_SPEEDS[kind] for kind in EntryKind], np.float64)
+        weights = sizes / speeds[entries.kinds]
+        costs = (cost / np.bincount(frames, weights, len(infos)))[frames] * weights
+        decoding = costs * model.seconds(0, 0, 1)
         return cls(
             targets=target_numbers[entries.targets],
             bases=np.array(base_numbers, np.int64)[places],
             frames=frames,
             sizes=sizes,
             usable=np.isin(entries.kinds, [int(kind) for kind in kinds]),
-            prices=prices,
-            shares=(prices / decoded)[frames] * sizes,
-            decoding=(decoding / decoded)[frames] * sizes,
+            transfers=transfers,
+            shares=(transfers / decoded)[frames] * sizes + decoding,
+            decoding=decoding,
+            costs=costs,
         )
 
 
@@ -261,15 +280,18 @@ def _give_up_frames(
     found = False
     for column, entries in reversed(list(zip(columns, choice.entries, strict=True))):
         frames = column.frames[entries]
-        used = np.bincount(frames, column.sizes[entries], len(column.prices))
+        count = len(column.transfers)
+        used = np.bincount(frames, column.sizes[entries], count)
         alone = (used > 0) & (np.concatenate(([0.0], used[:-1])) == 0)
-        prices = column.prices + np.where(alone, request, 0.0)
-        saved = np.bincount(frames, savings[column.targets[entries]], len(prices))
+        transfers = column.transfers + np.where(alone, request, 0.0)
+        prices = transfers + np.bincount(frames, column.decoding[entries], count)
+        saved = np.bincount(frames, savings[column.targets[entries]], count)
         lost = (used > 0) & (prices > saved)
         if np.any(lost):
             found = True
             column.usable[lost[column.frames]] = False
-        shares = (prices / np.maximum(used, 1))[frames] * column.sizes[entries]
+        shares = (transfers / np.maximum(used, 1))[frames] * column.sizes[entries]
+        shares += column.decoding[entries]
         bases = column.bases[entries]
         based = bases >= 0
         based[based] = ~(universe.held | universe.needed)[bases[based]]
@@ -279,12 +301,16 @@ def _give_up_frames(
 
 
 def _ride_along(columns: Sequence[_Columns], choice: _Choice) -> None:
-    """Leave only the frames that are fetched, and charge no transfer for more of their entries."""
+    """Leave only the frames that are fetched, and charge no transfer for more of their entries,
+    nor decoding where that is little beside all of it.
+    """
     for column, entries in zip(columns, choice.entries, strict=True):
-        fetched = np.zeros(len(column.prices), np.bool_)
+        fetched = np.zeros(len(column.transfers), np.bool_)
         fetched[column.frames[entries]] = True
         column.usable[~fetched[column.frames]] = False
-        column.shares[:] = column.decoding
+    dear = sum(float(column.decoding[column.usable].sum()) for column in columns) / _WORTH_A_REQUEST
+    for column in columns:
+        column.shares[:] = np.where(column.decoding > dear, column.decoding, 0.0)
 
 
 def _describe(
@@ -306,7 +332,7 @@ def _describe(
         bases[used[used >= 0]] = True
         plan = _plan_pack(pack, column, entries, model, max(1, MAX_RANGES // len(packs)))
         plans.append(plan)
-        work += _pack_work(pack, column, entries, plan)
+        work += _pack_work(column, entries, plan)
     if size > max_intermediate:
         raise FormatError(f"a route decodes {size} bytes only as bases, beyond {max_intermediate}")
     whole = np.flatnonzero(choice.whole).tolist()
@@ -338,9 +364,7 @@ def _plan_pack(
     )
 
 
-def _pack_work(pack: RoutePack, column: _Columns, entries: I64, plan: PackPlan) -> Work:
-    """Bytes and requests of the ranges; a frame's decoding by the part of it that is used."""
-    infos = pack.head.frames
-    used = np.bincount(column.frames[entries], column.sizes[entries], len(infos))
-    decode = sum(infos[i].cost * used[i] / infos[i].decoded for i in plan.frames)
-    return Work(sum(end - start for start, end in plan.ranges), len(plan.ranges), int(decode))
+def _pack_work(column: _Columns, entries: I64, plan: PackPlan) -> Work:
+    """Bytes and requests of the ranges, and the decoding of the entries that are used."""
+    decode = int(column.costs[entries].sum())
+    return Work(sum(end - start for start, end in plan.ranges), len(plan.ranges), decode)
