@@ -166,7 +166,7 @@ MIXED = {"lib": 4_700_000, "large.gz": 250_000, "small.gz": 20_000}
 
 def _mixed(*, lib: bool = True) -> RoutePack:
     """A frame of 250 kB of compressed members, which take most of 0.3 s, beside a library."""
-    rows = [
+    rows: list[Row] = [
         ("large.gz", "o1", EntryKind.MEMBER),
         ("small.gz", "o2", EntryKind.MEMBER),
         ("text", "o3", EntryKind.DELTA),
