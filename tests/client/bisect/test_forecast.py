@@ -59,25 +59,25 @@ def state(verify: Verify = Verify.LAST) -> State:
 
 
 @pytest.mark.parametrize(
-    ("edges", "held", "pays"),
+    ("edges", "held", "first"),
     [
         (graph(FORWARD, AGAIN_AND_AGAIN), (HIGH,), True),
         (graph(FORWARD, 3 * AGAIN_AND_AGAIN), (), True),
         (graph(FORWARD, ONCE), (HIGH,), False),
-        (graph(FORWARD, ONCE), (), False),
-        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (HIGH,), False),
-        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (), False),
-        (graph(BACKWARD, AGAIN_AND_AGAIN), (HIGH,), False),
+        (graph(FORWARD, ONCE), (), True),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (HIGH,), True),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (), True),
+        (graph(BACKWARD, AGAIN_AND_AGAIN), (HIGH,), True),
         ([], (HIGH,), False),
         ([], (), False),
     ],
 )
-def test_the_old_end_comes_first_where_going_back_costs_again_and_again(
-    edges: list[Edge], held: tuple[int, ...], *, pays: bool
+def test_the_old_end_comes_first_unless_that_clearly_costs_more(
+    edges: list[Edge], held: tuple[int, ...], *, first: bool
 ) -> None:
     orders = compare_orders(state(), TREES, {tree(index) for index in held}, edges)
     assert orders is not None
-    assert orders.pays is pays
+    assert orders.old_end_first is first
     assert orders.later == forecast(state(), TREES, {tree(index) for index in held}, edges)
 
 
@@ -101,7 +101,7 @@ def test_an_old_end_that_is_here_or_tested_first_anyway_is_no_question() -> None
     assert compare_orders(state(), {}, (), edges) is None
     first = compare_orders(state(Verify.FIRST), TREES, (), edges)
     assert first is not None
-    assert (first.first, first.pays) == (first.later, False)
+    assert (first.first, first.old_end_first) == (first.later, True)
 
 
 # --- what the estimate is worth -------------------------------------------------------------------

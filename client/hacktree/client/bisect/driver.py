@@ -264,7 +264,7 @@ def _bring_old_end(machine: Machine, saved: Saved, state: State) -> Saved:
         if saved.local.intent is not None:
             return saved
         orders = machine.transfers.orders(state, saved.session.priors)
-        wanted = state.before.commit if orders is not None and orders.pays else ""
+        wanted = state.before.commit if orders is not None and orders.old_end_first else ""
         saved = _decide(machine, saved, wanted)
         if orders is not None and wanted:
             say(f"The old end is brought first: {describe_orders(orders, format_size)}")

@@ -187,7 +187,7 @@ def _show_plan(
     orders = transfers.orders(state, session.priors)
     first = args.old_end_first
     if first is None:
-        first = orders is not None and orders.pays
+        first = orders is not None and orders.old_end_first
     if orders is None:
         left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
     else:
@@ -201,7 +201,7 @@ def _show_plan(
         f"Searching {suspects}: up to {tests}, about {format_size(left.bytes)} to bring, "
         f"up to {format_size(left.most_bytes)}",
     )
-    if orders is not None and (first or orders.pays):
+    if orders is not None:
         how = "The old end is brought first" if first else "The old end is not brought first"
         say(args, f"{how}: {describe_orders(orders, format_size)}")
     if note := transfers.take_note():

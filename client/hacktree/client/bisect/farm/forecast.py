@@ -36,11 +36,11 @@ class Orders(msgspec.Struct, frozen=True):
     later: Forecast
 
     @property
-    def pays(self) -> bool:
-        """Whether the old end is better brought first: by more than what such estimates can tell,
-        as it takes time before anything is tested."""
-        saved = self.later.bytes - self.first.bytes
-        return saved > max(self.later.bytes // SAME_SHARE, SAME_BYTES)
+    def old_end_first(self) -> bool:
+        """Whether the old end is to be brought first: unless that takes more bytes, by more than
+        what such estimates can tell."""
+        more = self.first.bytes - self.later.bytes
+        return more <= max(self.later.bytes // SAME_SHARE, SAME_BYTES)
 
 
 def forecast(
