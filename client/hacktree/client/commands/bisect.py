@@ -162,7 +162,7 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--old-end-first",
         action=argparse.BooleanOptionalAction,
-        help="bring the older end before anything is tested (default: unless that clearly costs more)",
+        help="bring the older end before any test (default: unless that clearly costs more)",
     )
     _configure_ahead(action)
     action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
