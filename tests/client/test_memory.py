@@ -3,13 +3,14 @@
 import itertools
 import os
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from hacktree.client import packs
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
-from hacktree.client.inventory import read_inventory
+from hacktree.client.inventory import Inventory, read_inventory
 from hacktree.client.memory import Memory
 from hacktree.client.treecache import read_trees
 from hacktree.common.delta.prefer import Prefer
@@ -43,6 +44,32 @@ def put(repository: Repository, content: bytes) -> Path:
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     return path
+
+
+class Watched(list[str]):
+    """Names of a directory; whoever goes through them lets another thread look in between."""
+
+    look: Callable[[], None] | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for name in list.__iter__(self):
+            yield name
+            look, self.look = self.look, None
+            if look is not None:
+                look()
+
+
+def test_what_is_here_is_never_seen_in_part() -> None:
+    """Threads that open bases ask for the first time at the same moment."""
+    first, second = ObjectId(bytes(32)), ObjectId(bytes([0] * 31 + [1]))
+    names = Watched(f"{content.hex()[2:]}.0-0-0644.file" for content in (first, second))
+    inventory = Inventory(set(), {"00": names})
+    seen: list[bool] = []
+    names.look = lambda: seen.append(inventory.holds(second))
+    assert inventory.holds(first)
+    assert seen == [True]
+    assert not inventory.holds(ObjectId(bytes([1] * 32)))
+    assert inventory.variant_of(second) == f"00/{names[1]}"
 
 
 @pytest.mark.parametrize("settled", [True, False])

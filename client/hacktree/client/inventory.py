@@ -33,7 +33,7 @@ class Inventory(msgspec.Struct):
     stamp: Stamp | None = None
     settled: dict[str, tuple[int, int]] = {}
     _sorted: set[str] = set()
-    _contents: set[str] = set()
+    _contents: set[str] | None = None
 
     def names_in(self, directory: str) -> list[str]:
         """The names that begin with it."""
@@ -41,14 +41,14 @@ class Inventory(msgspec.Struct):
 
     def holds(self, object_id: ObjectId) -> bool:
         """Whether some object holds this content."""
-        if not self._contents:
-            # A search for each of thousands would take longer.
-            self._contents.update(
+        if self._contents is None:
+            # A search for each of thousands would take longer. Other threads see all of it or none.
+            self._contents = {
                 directory + name[:_DIGITS]
                 for directory, names in self.listed.items()
                 for name in names
                 if not name.endswith(".meta")
-            )
+            }
         return object_id.hex() in self._contents
 
     def variant_of(self, object_id: ObjectId) -> str | None:
