@@ -1,9 +1,6 @@
 """Where builds on both sides of the wanted one are here, hardly anything but trees is fetched."""
 
 import random
-from pathlib import Path
-
-import pytest
 
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_build
 from hacktree.client.pull import PullResult
@@ -12,10 +9,9 @@ from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.prefer import Prefer
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import parse_branch_name
-from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
 from support.packmaking import publish_packs
-from support.pulling import assert_whole, make_repository, remote_at
+from support.pulling import assert_whole, remote_at
 from support.servers import RunningServer, nginx_serving
 from support.trees import Spec, make_commit
 
@@ -29,16 +25,6 @@ Tree = dict[str | bytes, Spec]
 def many(text: bytes) -> Tree:
     """Files that say little, in a directory that takes kilobytes."""
     return {f"many/{number}": text + b"%d" % number for number in range(150)}
-
-
-@pytest.fixture
-def farm(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "farm")
-
-
-@pytest.fixture
-def client(tmp_path: Path) -> Repository:
-    return make_repository(tmp_path / "client", Mode.BARE_USER)
 
 
 def bring(client: Repository, remote: Remote, commit: ObjectId) -> PullResult:

@@ -34,7 +34,8 @@ from hacktree.common.objects.packages import (
 from hacktree.common.repository.packages import (
     UnreadablePackagesError,
     detect_packages,
-    read_rpm_database,
+    packages_of_headers,
+    rpm_headers,
 )
 
 KEY = Path(__file__).parent / "data" / "rpm-test-key.asc"
@@ -75,6 +76,11 @@ packages = st.builds(Package, fields, fields, fields)
 few_packages = st.sets(
     st.builds(Package, st.sampled_from("ab"), st.sampled_from("1234"), st.sampled_from("xy"))
 )
+
+
+def read_rpm_database(database: bytes) -> tuple[Package, ...]:
+    """The packages in an `rpmdb.sqlite`."""
+    return packages_of_headers(rpm_headers(database))
 
 
 def reader(files: dict[str, bytes]) -> Callable[[bytes, int], bytes | None]:

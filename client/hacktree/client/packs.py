@@ -112,8 +112,8 @@ async def choose_packs(
     source: Source,
     model: CostModel,
     judge: Judge,
-    known: Sequence[Edge] = (),
-    memory: Memory | None = None,
+    known: Sequence[Edge],
+    memory: Memory,
 ) -> PackChoice:
     """Find the cheapest route to the target's tree, and read the trees that it brings.
 
@@ -126,7 +126,7 @@ async def choose_packs(
     starts = await asyncio.to_thread(held_trees, repository)
     if not starts or tree in starts:
         return choice
-    opener = _Opener(staging, target, source, judge, memory or Memory())
+    opener = _Opener(staging, target, source, judge, memory)
     try:
         edges = list(known)
         if not find_routes(edges, starts, tree, choice.model.edge_seconds):
@@ -203,11 +203,7 @@ def _lightest_heads(
 
 
 def _heads_seconds(model: CostModel, edges: Sequence[Edge]) -> float:
-    return model.work_seconds(_heads_work(edges))
-
-
-def _heads_work(edges: Sequence[Edge]) -> Work:
-    return Work(sum(edge.head_length for edge in edges), len(edges), 0)
+    return model.work_seconds(Work(sum(edge.head_length for edge in edges), len(edges), 0))
 
 
 class _Opener(msgspec.Struct, frozen=True):

@@ -143,11 +143,6 @@ _PLAIN_TABLE: Final = re.compile(r"""CREATE TABLE ['"]?Packages['"]? ?\([\w\s,]*
 """The definition that rpm stores, with any columns. Whatever would run code needs parentheses."""
 
 
-def read_rpm_database(database: bytes) -> tuple[Package, ...]:
-    """The packages in an `rpmdb.sqlite`, sorted, without `RPM_KEY`; raises `FormatError`."""
-    return packages_of_headers(rpm_headers(database))
-
-
 def packages_of_headers(headers: Iterable[bytes]) -> tuple[Package, ...]:
     """The packages that headers describe, sorted, without `RPM_KEY`; raises `FormatError`."""
     packages = map(parse_rpm_header, headers)

@@ -77,7 +77,7 @@ def estimate_costs(
     0 for what is held. The least of: the cheapest route of packs; the objects by which it differs
     from what is held, one by one, as far as packs tell; all that it holds.
     """
-    return CostGraph(builds, edges).costs(held)
+    return CostGraph(builds, edges).reach(held).costs(builds)
 
 
 class CostGraph:
@@ -113,10 +113,6 @@ class CostGraph:
             self.packs.append([])
             self.objects.append([])
         return number
-
-    def costs(self, held: Collection[ObjectId]) -> dict[str, int]:
-        """Bytes to bring each build when these trees are here."""
-        return self.reach(held).costs(self.builds)
 
     def reach(self, held: Collection[ObjectId]) -> "Reach":
         """How far everything is from these trees."""
