@@ -14,11 +14,15 @@ Five searches for each culprit, through a link of one speed:
 - loop, loop+: the same two by bisect_loop.py, which makes no root between: nothing is brought while
   a root is made, and a test of loop+ takes as long as bringing the build took in loop.
 
+With --only-bad-end the tester has nothing but the bad end. "cost" and "ahead" bring the old end
+first, "cost-later" and "ahead-later" don't; nor does strict, which has nothing to go forward over.
+
 "Here" is a build that was here whole when it was chosen, and was not waited for before. Of the
 others, "short" counts those that came within SHORT seconds all the same: less than a person notices
 after an answer.
 
-In --dir: bisect/farm, bisect/tester (both ends deployed) and what a search leaves. As root.
+In --dir: bisect/farm, bisect/tester (both ends deployed), bisect/tester-bad (the bad one), and what
+a search leaves. As root.
 """
 
 import argparse
@@ -51,8 +55,11 @@ from hacktree.common.repository.repository import Repository, open_repository
 from hacktree.common.repository.revision import resolve
 from hacktree.common.repository.transaction import begin_transaction
 
+BOTH_ENDS = (f"{BRANCHES[0]}~47", BRANCHES[0])
+BAD_END = BRANCHES[:1]
 CULPRITS = ("libpng16-16", "libsystemd0", "python3.11")
 PORT = 18560
+STRICT = ("--strict-midpoint", "--no-prefetch", "--no-old-end-first")
 SHORT = 0.5
 
 TEST = """\
@@ -205,10 +212,13 @@ class Search:
 
 
 class Tester:
-    """A machine with both ends of the line deployed."""
+    """A machine with both ends of the line deployed, or with others of its builds."""
 
-    def __init__(self, work: Path, sites: Sites, megabits: int) -> None:
-        self.base = work / "tester"
+    def __init__(
+        self, work: Path, sites: Sites, megabits: int, ends: Sequence[str] = BOTH_ENDS
+    ) -> None:
+        self.ends = ends
+        self.base = work / ("tester" if ends == BOTH_ENDS else "tester-bad")
         self.client = work / "client"
         self.test = work / "test.py"
         self.test.write_text(TEST)
@@ -216,7 +226,7 @@ class Tester:
         self.prefix = behind(megabits)
 
     def prepare(self, reference: Path) -> None:
-        """Deploy both ends, unless an earlier run did. Objects are linked from `reference`, which
+        """Deploy the ends, unless an earlier run did. Objects are linked from `reference`, which
         pairs.py makes, if it is there.
         """
         if self.base.exists():
@@ -229,7 +239,7 @@ class Tester:
         pull = [HACKTREE, "--sysroot", str(partial), "pull", "--no-deltas"]
         if reference.exists():
             pull += ["--reference", str(reference)]
-        for end in (f"{BRANCHES[0]}~47", BRANCHES[0]):
+        for end in self.ends:
             report(f"a tester deploys {end}")
             measure(*pull, end)
         (partial / ".ht/state/bandwidth").unlink(missing_ok=True)
@@ -297,18 +307,25 @@ class Tester:
 
 
 def compare(tester: Tester, line: Line) -> None:
-    """The five searches of one line."""
+    """The searches of one line."""
     print(f"{line.culprit}: {line.builds} builds, the first bad one is {line.first_bad}")
-    loop = tester.loop("packs", line, None)
-    tell("loop", loop, line)
-    tell("loop+", tester.loop("packs", line, seconds_of(loop)), line)
-    cost = tester.search("packs", line, ("--no-prefetch",), {})
-    tell("cost", cost, line)
-    ahead = tester.search("packs", line, (), seconds_of(cost))
-    tell("ahead", ahead, line)
-    strict = tester.search("singly", line, ("--strict-midpoint", "--no-prefetch"), {})
+    orders: dict[str, tuple[str, ...]] = {"": ()}
+    if tester.ends == BOTH_ENDS:
+        loop = tester.loop("packs", line, None)
+        tell("loop", loop, line)
+        tell("loop+", tester.loop("packs", line, seconds_of(loop)), line)
+    else:
+        orders["-later"] = ("--no-old-end-first",)
+    searches: dict[str, Search] = {}
+    for order, options in orders.items():
+        cost = tester.search("packs", line, ("--no-prefetch", *options), {})
+        tell(f"cost{order}", cost, line)
+        ahead = tester.search("packs", line, options, seconds_of(cost))
+        tell(f"ahead{order}", ahead, line)
+        searches |= {f"cost{order}": cost, f"ahead{order}": ahead}
+    strict = tester.search("singly", line, STRICT, {})
     tell("strict", strict, line)
-    for name, search in (("cost", cost), ("ahead", ahead)):
+    for name, search in searches.items():
         print(f"  {name} / strict: {search.sent.bytes / strict.sent.bytes:.3f} of the bytes")
 
 
@@ -343,6 +360,9 @@ def main() -> int:
     parser.add_argument(
         "--rate", type=int, default=100, metavar="MBIT", help="0: loopback (default: 100)"
     )
+    parser.add_argument(
+        "--only-bad-end", action="store_true", help="the tester has the newest build alone"
+    )
     parser.add_argument("culprits", nargs="*", default=CULPRITS, help=f"default: {CULPRITS}")
     args = parser.parse_args()
     directory: Path = args.dir.absolute()
@@ -354,7 +374,7 @@ def main() -> int:
     lines = [make_line(open_repository(farm), culprit) for culprit in args.culprits]
     sites = Sites(work, HOST, PORT, {"packs": farm, "singly": work / "singly"})
     with linked(), sites.served():
-        tester = Tester(work, sites, args.rate)
+        tester = Tester(work, sites, args.rate, BAD_END if args.only_bad_end else BOTH_ENDS)
         tester.prepare(directory / "builds/reference")
         for line in lines:
             compare(tester, line)

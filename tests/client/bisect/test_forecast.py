@@ -1,4 +1,4 @@
-"""What a search will take, and whether its old end is worth bringing before the first test."""
+"""What a search will take, and what its old end costs before the first test."""
 
 from collections.abc import Iterable
 from itertools import combinations
@@ -59,25 +59,27 @@ def state(verify: Verify = Verify.LAST) -> State:
 
 
 @pytest.mark.parametrize(
-    ("edges", "held", "first"),
+    ("edges", "held", "more"),
     [
-        (graph(FORWARD, AGAIN_AND_AGAIN), (HIGH,), True),
-        (graph(FORWARD, 3 * AGAIN_AND_AGAIN), (), True),
-        (graph(FORWARD, ONCE), (HIGH,), False),
-        (graph(FORWARD, ONCE), (), True),
-        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (HIGH,), True),
-        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (), True),
-        (graph(BACKWARD, AGAIN_AND_AGAIN), (HIGH,), True),
-        ([], (HIGH,), False),
-        ([], (), False),
+        (graph(FORWARD, AGAIN_AND_AGAIN), (HIGH,), False),
+        (graph(FORWARD, 3 * AGAIN_AND_AGAIN), (), False),
+        (graph(FORWARD, ONCE), (HIGH,), True),
+        (graph(FORWARD, ONCE), (), False),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (HIGH,), False),
+        (graph([*FORWARD, *BACKWARD], AGAIN_AND_AGAIN), (), False),
+        (graph(BACKWARD, AGAIN_AND_AGAIN), (HIGH,), False),
+        ([], (HIGH,), True),
+        ([], (), True),
     ],
 )
-def test_the_old_end_comes_first_unless_that_clearly_costs_more(
-    edges: list[Edge], held: tuple[int, ...], *, first: bool
+def test_whether_the_old_end_first_clearly_costs_more(
+    edges: list[Edge], held: tuple[int, ...], *, more: bool
 ) -> None:
+    """Then, and only then, the words name the option that spares it."""
     orders = compare_orders(state(), TREES, {tree(index) for index in held}, edges)
     assert orders is not None
-    assert orders.old_end_first is first
+    assert orders.clearly_more is more
+    assert ("--no-old-end-first" in describe_orders(orders, str)) is more
     assert orders.later == forecast(state(), TREES, {tree(index) for index in held}, edges)
 
 
@@ -101,7 +103,7 @@ def test_an_old_end_that_is_here_or_tested_first_anyway_is_no_question() -> None
     assert compare_orders(state(), {}, (), edges) is None
     first = compare_orders(state(Verify.FIRST), TREES, (), edges)
     assert first is not None
-    assert (first.first, first.old_end_first) == (first.later, True)
+    assert (first.first, first.clearly_more) == (first.later, False)
 
 
 # --- what the estimate is worth -------------------------------------------------------------------

@@ -2,21 +2,27 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from hacktree.client.bisect.core.state import current_state
 from hacktree.client.bisect.store import read_bisection
 from hacktree.client.remote import Remote, add_remote
+from hacktree.client.roots import read_roots
 from hacktree.client.sysroot import Sysroot
-from hacktree.common.objects.ids import ObjectId
-from hacktree.common.repository.objectnames import meta_name
+from hacktree.common.objects.ids import ObjectId, parse_object_id
+from hacktree.common.objects.tree import FileEntry
+from hacktree.common.objects.walk import walk_tree
+from hacktree.common.repository.objectnames import content_name, meta_name
 from hacktree.common.repository.repository import open_repository
 from support.bisectfarm import add_build, bisect, make_farm
 from support.enterable import hacktree
 from support.packmaking import publish_packs
+from support.pulling import assert_whole
 from support.servers import RunningServer, nginx_serving
 from support.sysroots import make_sysroot
 from support.trees import Spec
@@ -43,6 +49,26 @@ class Farm:
             done = hacktree(sysroot, "pull", "fastqa")
             assert done.returncode == 0, done.stderr
         return sysroot
+
+    def large_files(self, commit: ObjectId) -> set[str]:
+        """Paths of the files that no other build has."""
+        repository = open_repository(self.path)
+        tree = repository.load_commit(commit).root.id
+        return {
+            f"/objects/{content_name(repository.mode, entry)}"
+            for _, entry in walk_tree(repository.load_tree, tree)
+            if isinstance(entry, FileEntry) and entry.size >= FILE
+        }
+
+    @contextmanager
+    def without_packs(self) -> Iterator[None]:
+        """Nobody is told of the packs."""
+        graph = self.path / "graph"
+        hidden = graph.rename(self.path / "graph-hidden")
+        try:
+            yield
+        finally:
+            hidden.rename(graph)
 
     def sent(self, since: int = 0) -> list[tuple[str, int]]:
         """Paths and bytes of what was asked for since so many requests."""
@@ -89,11 +115,14 @@ def test_going_forward_from_the_good_end_takes_fewer_bytes(
     assert first < later - FILE * FILES
 
 
-def test_start_decides_and_says_so(farm: Farm, tmp_path: Path) -> None:
-    """Both figures, for people and programs, without anything brought; a word of one's own wins."""
+def test_start_tells_what_both_orders_take(farm: Farm, tmp_path: Path) -> None:
+    """Both figures, for people and programs, without anything brought."""
     sysroot = farm.tester(tmp_path / "sysroot", deployed=True)
     shown = bisect(sysroot, *START, "--dry-run").stdout
-    assert "The old end is brought first: 1.7 MB for it, 1.7 MB in all; " in shown
+    told = "The old end is brought first: 1.7 MB for it, about 1.7 MB in all; without it about "
+    assert told in shown
+    shown = bisect(sysroot, *START, "--no-old-end-first", "--dry-run").stdout
+    assert "The old end is not brought first; with it about 1.7 MB in all" in shown
     for options, first in (((), True), (("--no-old-end-first",), False)):
         done = bisect(sysroot, *START, *options, "--dry-run", "--json")
         told = msgspec.json.decode(done.stdout)["forecast"]
@@ -102,6 +131,67 @@ def test_start_decides_and_says_so(farm: Farm, tmp_path: Path) -> None:
         name = "search-bytes-first" if first else "search-bytes-later"
         assert told["bytes"] == told["old-end"][name]
     assert not sysroot.repository.has_meta(farm.commits[0])
+
+
+def test_the_old_end_comes_before_the_first_candidate_whatever_it_costs(
+    farm: Farm, tmp_path: Path
+) -> None:
+    """Without packs it is one whole build more: `start` says so, and how to spare it."""
+    with farm.without_packs():
+        sysroot = farm.tester(tmp_path / "first", deployed=True)
+        before = len(farm.sent())
+        assert "(--no-old-end-first)" in bisect(sysroot, *START).stdout
+        asked = [path for path, _ in farm.sent(before)]
+        intent = read_bisection(sysroot).local.intent
+        assert intent is not None
+        old_end, candidate = (
+            [asked.index(path) for path in farm.large_files(commit)]
+            for commit in (farm.commits[0], parse_object_id(intent.commit))
+        )
+        assert len(old_end) == len(candidate) == FILES
+        assert max(old_end) < min(candidate)
+
+        spared = farm.tester(tmp_path / "later", deployed=True)
+        before = len(farm.sent())
+        search(farm, spared, "--no-old-end-first")
+        asked = [path for path, _ in farm.sent(before)]
+    assert farm.large_files(farm.commits[0]).isdisjoint(asked)
+    assert not spared.repository.has_meta(farm.commits[0])
+
+
+def test_the_lower_bound_is_kept_and_every_step_goes_forward_over_packs(
+    farm: Farm, tmp_path: Path
+) -> None:
+    """Though the root that held the good end is removed, everything is pruned that can be, and
+    nothing may be brought ahead; until `reset`."""
+    sysroot = farm.tester(tmp_path / "sysroot", deployed=False)
+    for wanted in ("fastqa~8", "fastqa"):
+        assert hacktree(sysroot, "pull", wanted).returncode == 0
+    options = ("--verify", "never", "--no-deploy", "--prefetch-space", "1")
+    before = len(farm.sent())
+    bisect(sysroot, "start", "--good", "previous", "--bad", "current", *options)
+    previous = read_roots(sysroot).previous
+    assert previous is not None
+    assert hacktree(sysroot, "undeploy", previous, "--force").returncode == 0
+    bounds = [0]
+    while (state := current_state(read_bisection(sysroot).session)).outcome is None:
+        assert hacktree(sysroot, "prune").returncode == 0
+        assert state.before.commit == farm.commits[bounds[-1]].hex()
+        for bound in bounds:
+            assert_whole(sysroot.repository, farm.commits[bound])
+        intent = read_bisection(sysroot).local.intent
+        assert intent is not None
+        bounds.append(farm.commits.index(parse_object_id(intent.commit)))
+        bisect(sysroot, "good")
+    assert bounds == [0, 4, 6, 7]
+    asked = [path for path, _ in farm.sent(before)]
+    assert [path for path in asked if path.endswith(".file.zst")] == []
+    assert len({path for path in asked if path.startswith("/packs/")}) >= len(bounds) - 1
+
+    bisect(sysroot, "reset")
+    assert hacktree(sysroot, "prune").returncode == 0
+    # The others are parents of the newest, which its ref keeps.
+    assert not any(sysroot.repository.has_meta(farm.commits[bound]) for bound in (0, 4))
 
 
 def test_who_goes_on_with_a_colleagues_search_decides_for_his_own_machine(
@@ -120,10 +210,14 @@ def test_who_goes_on_with_a_colleagues_search_decides_for_his_own_machine(
     assert not sysroot.repository.has_meta(farm.commits[0])
     assert bisect(other, "log").stdout == log
     assert read_bisection(other).local.old_end == farm.commits[0].hex()
+    third = farm.tester(tmp_path / "third", deployed=True)
+    bisect(third, "replay", str(tmp_path / "log"), "--no-deploy", "--no-prefetch")
+    bisect(third, "next", "--no-old-end-first")
+    assert not third.repository.has_meta(farm.commits[0])
 
 
 def test_an_old_end_that_the_farm_has_pruned_is_left_out(farm: Farm, tmp_path: Path) -> None:
-    """It was to spare bytes only: the search goes on without it."""
+    """No test needs it: the search goes on without it."""
     sysroot = farm.tester(tmp_path / "sysroot", deployed=True)
     commit = farm.commits[0]
     root = open_repository(farm.path).load_commit(commit).root.id

@@ -33,7 +33,7 @@ from hacktree.client.bisect.deploying import (
     remove_roots,
 )
 from hacktree.client.bisect.farm.ahead import builds_ahead
-from hacktree.client.bisect.farm.fetching import bring_build
+from hacktree.client.bisect.farm.fetching import bring_build, pin_build
 from hacktree.client.bisect.farm.forecast import describe_orders
 from hacktree.client.bisect.farm.lease import begin_lease, renew_lease
 from hacktree.client.bisect.farm.lines import BuildsGoneError
@@ -180,6 +180,7 @@ def advance(machine: Machine, saved: Saved, *, accept_changes: bool = False) -> 
     _let_finish(machine, saved, state)
     stop_prefetch(machine.sysroot.repository)
     saved = _bring_old_end(machine, saved, state)
+    _keep_lower_bound(machine, state)
     saved = _choose(machine, saved, state)
     renew_lease(machine.sysroot.repository, saved.session, machine.listener.say)
     candidate = under_test(saved)
@@ -209,6 +210,11 @@ def under_test(saved: Saved) -> Candidate | None:
         return None
     state = current_state(saved.session)
     return state.line[state.find(intent.commit)]
+
+
+def leave_old_end(machine: Machine, saved: Saved) -> Saved:
+    """The old end is no longer to be here before anything is tested."""
+    return _set_old_end(machine, saved, "")
 
 
 def write_answered(machine: Machine, saved: Saved, session: Session) -> Saved:
@@ -257,17 +263,17 @@ def _hold_constant(machine: Machine, saved: Saved, *, accept: bool) -> Saved:
 
 
 def _bring_old_end(machine: Machine, saved: Saved, state: State) -> Saved:
-    """Have the old end of the suspects here, if the search is cheaper from there (ADR 29)."""
+    """Have the old end of the suspects here before anything is tested (ADR 29)."""
     say, repository = machine.listener.say, machine.sysroot.repository
     wanted = saved.local.old_end
     if wanted is None:
         if saved.local.intent is not None:
             return saved
+        wanted = state.before.commit
+        saved = _set_old_end(machine, saved, wanted)
         orders = machine.transfers.orders(state, saved.session.priors)
-        wanted = state.before.commit if orders is not None and orders.old_end_first else ""
-        saved = _decide(machine, saved, wanted)
-        if orders is not None and wanted:
-            say(f"The old end is brought first: {describe_orders(orders, format_size)}")
+        if orders is not None:
+            say(describe_orders(orders, format_size))
     if not wanted or repository.has_meta(parse_object_id(wanted)):
         return saved
     build = next(each for line in saved.session.lines for each in line if each.commit == wanted)
@@ -278,10 +284,18 @@ def _bring_old_end(machine: Machine, saved: Saved, state: State) -> Saved:
         if not isinstance(error, SpaceError) and not is_about_build(error):
             raise
         say(f"note: {build} is not brought first: {error.message}")
-        return _decide(machine, saved, "")
+        return leave_old_end(machine, saved)
 
 
-def _decide(machine: Machine, saved: Saved, old_end: str) -> Saved:
+def _keep_lower_bound(machine: Machine, state: State) -> None:
+    """Pin the last build that is like the old end, if it is here: it may be so by a root alone,
+    which somebody removes meanwhile."""
+    repository, commit = machine.sysroot.repository, parse_object_id(state.before.commit)
+    if repository.has_meta(commit):
+        pin_build(repository, commit)
+
+
+def _set_old_end(machine: Machine, saved: Saved, old_end: str) -> Saved:
     local = msgspec.structs.replace(saved.local, old_end=old_end)
     return _write(machine, msgspec.structs.replace(saved, local=local))
 

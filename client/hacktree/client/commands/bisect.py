@@ -97,6 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="though scripts, extensions or layers are no longer those of the start",
     )
+    _configure_order(actions.choices["next"])
     _configure_run(actions.choices["run"])
     bisect_options.configure_report(actions.choices["report"])
     bisect_options.configure_visualize(actions.choices["visualize"])
@@ -159,11 +160,7 @@ def _configure_start(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--no-deploy", action="store_true", help="make roots, but leave the live root as it is"
     )
-    action.add_argument(
-        "--old-end-first",
-        action=argparse.BooleanOptionalAction,
-        help="bring the older end before any test (default: unless that clearly costs more)",
-    )
+    _configure_order(action)
     _configure_ahead(action)
     action.add_argument("--prompt", action="store_true", help="go on with `bisect prompt`")
     action.add_argument("--dry-run", "-n", action="store_true", help="only say what is searched")
@@ -174,6 +171,14 @@ def _size(text: str) -> int:
     if size < 1:
         raise UserError(f"not a size: {text!r}", hint="--no-prefetch brings nothing ahead.")
     return size
+
+
+def _configure_order(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--no-old-end-first",
+        action="store_true",
+        help="do not bring the older end before any test, but only if a test needs it",
+    )
 
 
 def _configure_ahead(action: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from hacktree.client.bisect.driver import (
     Machine,
     advance,
     begin,
+    leave_old_end,
     refuse_second,
 )
 from hacktree.client.bisect.ending import drop, end
@@ -66,13 +67,14 @@ def start(args: argparse.Namespace) -> int:
         refuse_second(sysroot)
     session, known = _plan(machine, args)
     if args.dry_run:
-        more, _ = _show_plan(args, session, transfers)
+        more = _show_plan(args, session, transfers)
         if args.json:
             document = status_document(sysroot, Saved(session), verbose=args.verbose)
             emit_json({**document, **more})
         return 0
     with hold_bisection(sysroot):
-        more, old_end = _show_plan(args, session, transfers)
+        more = _show_plan(args, session, transfers)
+        old_end = "" if args.no_old_end_first else session.line[0].commit
         saved = begin(machine, session, ahead_of(args), old_end)
         keep_known(sysroot.repository, known)
         if not args.prompt:
@@ -179,15 +181,12 @@ def ahead_of(args: argparse.Namespace) -> Ahead:
 
 def _show_plan(
     args: argparse.Namespace, session: Session, transfers: Transfers
-) -> tuple[dict[str, object], str]:
-    """What is searched, and what that takes, for a person; returns the latter for programs, and
-    the old end if it is brought first, else nothing."""
+) -> dict[str, object]:
+    """What is searched, and what that takes, for a person; returns the latter for programs."""
     state = current_state(session)
     options = session.options
     orders = transfers.orders(state, session.priors)
-    first = args.old_end_first
-    if first is None:
-        first = orders is not None and orders.old_end_first
+    first = not args.no_old_end_first
     if orders is None:
         left = forecast(state, transfers.trees, transfers.held(), transfers.edges, session.priors)
     else:
@@ -202,8 +201,11 @@ def _show_plan(
         f"up to {format_size(left.most_bytes)}",
     )
     if orders is not None:
-        how = "The old end is brought first" if first else "The old end is not brought first"
-        say(args, f"{how}: {describe_orders(orders, format_size)}")
+        if first:
+            say(args, describe_orders(orders, format_size))
+        else:
+            with_it = format_size(orders.first.bytes)
+            say(args, f"The old end is not brought first; with it about {with_it} in all")
     if note := transfers.take_note():
         say(args, f"note: {note}")
     say(args, f"Held constant: {describe_held(options.constant)}")
@@ -213,7 +215,7 @@ def _show_plan(
         "most-bytes": left.most_bytes,
         "old-end": None if orders is None else _orders_document(orders, first=first),
     }
-    return {"forecast": document}, line[0].commit if first else ""
+    return {"forecast": document}
 
 
 def _orders_document(orders: Orders, *, first: bool) -> dict[str, object]:
@@ -255,6 +257,8 @@ def go_on(args: argparse.Namespace) -> int:
     machine = machine_of(args)
     with hold_bisection(machine.sysroot):
         saved = read_bisection(machine.sysroot)
+        if args.no_old_end_first:
+            saved = leave_old_end(machine, saved)
         show_standing(
             args, machine.sysroot, advance(machine, saved, accept_changes=args.accept_changes)
         )

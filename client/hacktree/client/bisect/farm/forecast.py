@@ -26,7 +26,8 @@ class Forecast(msgspec.Struct, frozen=True):
 
 
 class Orders(msgspec.Struct, frozen=True):
-    """A search that brings its old end before the first test, and one that brings it when it must.
+    """A search that brings its old end before the first test, and one that brings it only if it
+    must.
 
     `cost`: bytes of the old end, which `first` includes.
     """
@@ -36,11 +37,10 @@ class Orders(msgspec.Struct, frozen=True):
     later: Forecast
 
     @property
-    def old_end_first(self) -> bool:
-        """Whether the old end is to be brought first: unless that takes more bytes, by more than
-        what such estimates can tell."""
+    def clearly_more(self) -> bool:
+        """Whether the old end first takes more bytes, by more than what such estimates can tell."""
         more = self.first.bytes - self.later.bytes
-        return more <= max(self.later.bytes // SAME_SHARE, SAME_BYTES)
+        return more > max(self.later.bytes // SAME_SHARE, SAME_BYTES)
 
 
 def forecast(
@@ -74,10 +74,14 @@ def compare_orders(
 
 
 def describe_orders(orders: Orders, size: Callable[[int], str]) -> str:
-    """Both figures, in words. `size` formats bytes."""
+    """That the old end comes first, with both figures, and how to spare bytes if that would.
+
+    `size` formats bytes.
+    """
+    hint = " (--no-old-end-first)" if orders.clearly_more else ""
     return (
-        f"{size(orders.cost)} for it, {size(orders.first.bytes)} in all; "
-        f"{size(orders.later.bytes)} if it is not brought first"
+        f"The old end is brought first: {size(orders.cost)} for it, about "
+        f"{size(orders.first.bytes)} in all; without it about {size(orders.later.bytes)}{hint}"
     )
 
 
