@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, replace  # noqa: TID251 - of a dataclass
 from pathlib import Path
 
 from hacktree.common.objects.ids import ObjectId

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, replace  # noqa: TID251 - of a dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 

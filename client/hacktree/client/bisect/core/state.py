@@ -5,7 +5,7 @@ that makes no sense where the bisection stands raises and changes nothing.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, replace  # noqa: TID251 - of State
 from enum import StrEnum
 
 import msgspec

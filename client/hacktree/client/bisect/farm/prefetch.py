@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import replace  # noqa: TID251 - of PullRequest
 from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
