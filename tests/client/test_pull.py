@@ -25,10 +25,16 @@ from support.servers import RunningServer, hacktree_serving, nginx_serving
 from support.trees import Directory, File, Spec, Symlink, make_commit
 
 LARGE = os.urandom(64) * (LARGE_FILE // 64 + 1000)
+ACL = bytes.fromhex("0200000001000600ffffffff02000500e803000004000400ffffffff10000500ffffffff")
+ACL += bytes.fromhex("20000000ffffffff")
+"""user::rw-, user:1000:r-x, group::r--, mask::r-x, other::---"""
+
 TREE: dict[str | bytes, Spec] = {
     "etc/empty": b"",
     "etc/motd": b"hello",
+    "etc/shared": File(b"shared", 0o650, xattrs=(("system.posix_acl_access", ACL),)),
     "usr/bin/tool": File(b"\x7fELF", 0o4755),
+    "usr/bin/wall": File(b"wall", 0o2755, 0, 5),
     "usr/bin/link": Symlink(b"tool"),
     b"usr/\xff": File(b"odd", xattrs=(("user.note", b"1"),)),
     "usr/lib/large": LARGE,
@@ -36,7 +42,7 @@ TREE: dict[str | bytes, Spec] = {
 }
 CHANGED: dict[str | bytes, Spec] = {**TREE, "etc/motd": b"hello again"}
 CHMOD: dict[str | bytes, Spec] = {**TREE, "etc/motd": File(b"hello", 0o600)}
-FILES = 5
+FILES = 7
 
 
 @pytest.fixture(

@@ -14,7 +14,8 @@ import pytest
 
 from hacktree.common.objects.commit import Totals
 from hacktree.common.objects.errors import FormatError
-from hacktree.common.objects.ids import ObjectId
+from hacktree.common.objects.ids import ObjectId, hash_bytes
+from hacktree.common.objects.tree import FileEntry
 from hacktree.common.repository.checkout import (
     CheckoutRefusedError,
     CheckoutReport,
@@ -22,6 +23,7 @@ from hacktree.common.repository.checkout import (
     check_out,
 )
 from hacktree.common.repository.committing import CommitRequest, commit_source
+from hacktree.common.repository.content import FILE_MTIME, apply_variant_attributes
 from hacktree.common.repository.directory import ingest_directory
 from hacktree.common.repository.ingest import IngestOptions
 from hacktree.common.repository.layout import Mode, init_repository
@@ -337,3 +339,22 @@ def test_other_link_errors_are_not_papered_over(
     monkeypatch.setattr(os, "link", full)
     with pytest.raises(OSError, match="No space"):
         checked_out(bare_user, commit, tmp_path / "out")
+
+
+@as_root
+@pytest.mark.parametrize("before", [(0, 0, 0o4755), (7, 8, 0o4755), (0, 0, 0o600), (7, 0, 0o755)])
+@pytest.mark.parametrize("xattrs", [(), (("security.capability", CAPABILITY),)])
+def test_attributes_become_right_whatever_was_there(
+    before: tuple[int, int, int], xattrs: tuple[tuple[str, bytes], ...], tmp_path: Path
+) -> None:
+    """What a killed pull left may have any: a change of owner clears the set-user-ID bit."""
+    path = tmp_path / "object"
+    path.touch()
+    os.chown(path, *before[:2])
+    path.chmod(before[2])
+    entry = FileEntry(b"sudo", 0o4755, 0, 0, xattrs, hash_bytes(b""), 0)
+    apply_variant_attributes(str(path), Mode.BARE, entry)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (0, 0, 0o4755)
+    assert status.st_mtime == FILE_MTIME
+    assert os.listxattr(path) == [name for name, _ in xattrs]

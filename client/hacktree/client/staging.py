@@ -136,7 +136,7 @@ class Staging:
             zstd = data if is_zstd else compress(bytes(data), repository.config.zstd_level)
             write_file(path, bytes(zstd), 0o644)
         else:
-            output = _create(path)
+            output = _create(path, entry)
             try:
                 write_all(output, content)
                 apply_variant_attributes(output, repository.mode, entry)
@@ -181,7 +181,7 @@ class Staging:
         compressor = None
         if repository.mode is Mode.ARCHIVE:
             compressor = new_compressor(repository.config.zstd_level)
-        output = _create(path)
+        output = _create(path, entry)
         try:
             for chunk in chunks:
                 write_all(output, chunk if compressor is None else compressor.compress(chunk))
@@ -207,8 +207,10 @@ class Staging:
             raise FormatError(f"{source}: {error.message}") from error
 
 
-def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+def _create(path: str, entry: FileEntry) -> int:
+    # Nobody else can enter the staging directory.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    return os.open(path, flags, entry.mode & 0o777)
 
 
 def _flat(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import Final
 
@@ -143,15 +144,23 @@ def _read_chunks(descriptor: int) -> Iterator[bytes]:
 def apply_variant_attributes(path: str | int, mode: Mode, entry: FileEntry) -> None:
     """Give a staged bare object (a path or a descriptor) the attributes that its name promises.
 
-    Order matters: chown clears setuid and capabilities, so owner, then xattrs, then mode.
+    Order matters: chown clears setuid and capabilities, so owner, then xattrs, then mode. What is
+    right is left: each change is one of the file system's journal, and a pull makes thousands.
     """
+    status = os.stat(path)
+    changed = False
     if mode is Mode.BARE_USER:
-        os.chmod(path, user_mode(entry.mode))
+        wanted = user_mode(entry.mode)
     else:
-        os.chown(path, entry.uid, entry.gid)
+        wanted = entry.mode
+        if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(path, entry.uid, entry.gid)
+            changed = True
         for name, value in entry.xattrs:
             os.setxattr(path, name, value)
-        os.chmod(path, entry.mode)
+            changed = True  # An access control list is also a mode.
+    if changed or stat.S_IMODE(status.st_mode) != wanted:
+        os.chmod(path, wanted)
     os.utime(path, (FILE_MTIME, FILE_MTIME))
 
 
