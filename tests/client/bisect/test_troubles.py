@@ -80,7 +80,7 @@ def test_a_build_that_is_damaged_on_the_farm_can_be_skipped(
     assert versions(outcome["suspects"]) == ["47.6", "47.7"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_who_hangs_up_leaves_no_test_behind(
     sysroot: Sysroot, tmp_path: Path, number: signal.Signals
 ) -> None:

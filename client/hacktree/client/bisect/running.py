@@ -1,12 +1,12 @@
 """Running a command on a build under test: what its exit status means, and its end.
 
 It has a session of its own, no standard input, and ends with all of its process group: at its end,
-at its limit, when whoever asked interrupts it, hangs up or ends hacktree; with SIGKILL of hacktree
-at least its leader does.
+at its limit, when whoever asked interrupts it, hangs up or ends hacktree, by SIGKILL too.
 """
 
 import enum
 import os
+import resource
 import select
 import signal
 import sys
@@ -119,13 +119,15 @@ def run_command(
     """
     began = time.monotonic()
     reading, writing = os.pipe2(os.O_CLOEXEC)
+    this = os.pidfd_open(os.getpid())
     sys.stdout.flush()
     sys.stderr.flush()
     with _ending_after():
         child = fork()
         if child == 0:
             os.close(reading)
-            _be_command(start, writing, output)
+            _be_command(start, writing, output, this)
+        os.close(this)
         os.close(writing)
         process = os.pidfd_open(child)
         ended = False
@@ -173,11 +175,12 @@ def fork() -> int:
         return os.fork()
 
 
-def _be_command(start: Callable[[], int], writing: int, output: int | None) -> NoReturn:
+def _be_command(start: Callable[[], int], writing: int, output: int | None, asker: int) -> NoReturn:
     status = SKIPPED
     try:
         os.setsid()
         die_with_parent()
+        _leave_watcher(asker)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         for number in _ENDINGS:
@@ -196,6 +199,28 @@ def _be_command(start: Callable[[], int], writing: int, output: int | None) -> N
     finally:
         # Nothing else of this process's program may go on in the copy.
         os._exit(status)
+
+
+def _leave_watcher(asker: int) -> None:
+    """Leave a process in this group that kills all of it when `asker`, a pidfd, is killed.
+
+    The kernel only does so to the leader. A watcher outside of the group could kill another one,
+    which has its number by then. It is no child of the command, which may wait for all of its own.
+    """
+    child = fork()
+    if child:
+        os.waitpid(child, 0)
+        return
+    try:
+        if fork() == 0:
+            # What ends the command must leave this one to end the rest.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            os.dup2(asker, 0)
+            os.closerange(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            select.select([0], [], [])
+            os.killpg(0, signal.SIGKILL)
+    finally:
+        os._exit(0)
 
 
 def _end(child: int, process: int, grace: float) -> int:
