@@ -9,6 +9,7 @@ fails is left for the pull to fetch as a whole object.
 import asyncio
 import hashlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -162,6 +163,9 @@ class PackFetcher:
         self.inventory = inventory
         self.pool = pool
         self.advance = advance
+        # Threads that store give way to each other at every call of the system: more of them than
+        # half the decoders only change places.
+        self.storing = threading.Semaphore(max(pool.size // 2, 1))
         self._intermediates: dict[ObjectId, Path] = {}
         self._staged: dict[ObjectId, str] = {}
         self._unsynced = 0
@@ -381,7 +385,7 @@ class _PackRun:
                 wanted,
                 pack.head.frames[frame].cost,
             )
-            with self._owner.pool.decode(job) as decoded:
+            with self._owner.pool.decode(job) as decoded, self._owner.storing:
                 for entry, result in zip(wanted, decoded, strict=True):
                     name, base = ids[entry.index], bases[entry.index]
                     reason = result.reason or self._store(name, result, done)

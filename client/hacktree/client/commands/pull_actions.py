@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from hacktree.client.sysroot import Sysroot
 
 _GC_THRESHOLDS: Final = (100_000, 20, 50)
-_SWITCH_INTERVAL: Final = 0.0005
-"""Seconds: threads that store objects wait for the interpreter after each call of the system, and
-decoders for them. With Python's own 5 ms a pull takes a twentieth longer."""
 
 
 class _Job(msgspec.Struct, frozen=True):
@@ -71,7 +68,6 @@ def execute(args: argparse.Namespace) -> int:
     report = _choose_report(args)
     # What a pull builds lives until it ends: looking for garbage in it costs a twentieth of it.
     gc.set_threshold(*_GC_THRESHOLDS)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
     with decoders(job.repository) as pool:
         if job.request.prefer is not None:
             pool.fork()  # Now, before there are threads.
