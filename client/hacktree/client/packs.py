@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from hacktree.client.bandwidth import Transfer, with_bandwidth, with_round_trip
 from hacktree.client.memory import Memory
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.staging import Staging
@@ -53,22 +54,6 @@ _MAX_ROUTES: Final = 4
 _PROBE: Final = 4
 """A route is looked into first whose heads take at most one such part of those of the best one."""
 
-_DEFAULT_BANDWIDTH: Final = 12.5e6
-_SLOWEST: Final = 1e3
-_FASTEST: Final = 1.25e8
-"""Bytes a second that are believed: a few hundred kilobytes don't tell of more than 1 Gbit/s."""
-
-_SLOW_LINK: Final = 2e6
-"""Bytes a second below which `auto` spares bytes, not time: such links are shared or metered."""
-
-_DEFAULT_ROUND_TRIP: Final = 0.02
-_MEASURABLE: Final = 64 << 10
-"""Bytes of a transfer from which a bandwidth can be told."""
-
-_TELLING: Final = 0.05
-"""Seconds of a transfer from which on the link, and not this process, is what took so long."""
-
-_RATE_FILE: Final = "bandwidth"
 _CONFORMANCE_FILE: Final = "conformance.json"
 
 
@@ -172,7 +157,7 @@ async def _read_edges(
         except NotServedError:
             break
         if name == TAIL:
-            choice.model = _with_round_trip(choice.model, time.monotonic() - started)
+            choice.model = with_round_trip(choice.model, time.monotonic() - started)
         segment = _decode_segment(data, name)
         edges.extend(segment.edges)
         if segment.older is None or find_routes(edges, starts, tree, choice.model.edge_seconds):
@@ -254,13 +239,11 @@ class _Opener(msgspec.Struct, frozen=True):
             choice.alternatives = routes
             return frozenset()
         source, repository = self.source, self.staging.repository
-        started, before = time.monotonic(), source.traffic.bytes
-        tasks = [_read_head(source, edge) for edge in best.edges]
+        transfer = Transfer(time.monotonic)
+        tasks = [_read_head(source, edge, transfer) for edge in best.edges]
         heads = await asyncio.gather(*tasks, return_exceptions=True)
-        received = source.traffic.bytes - before
         if source.traffic.tells_speed:
-            seconds = time.monotonic() - started
-            choice.model = with_bandwidth(repository, choice.model, received, seconds)
+            choice.model = with_bandwidth(repository, choice.model, transfer)
         good, useless = _sort_out(best, heads, choice.notes)
         if useless:
             return useless
@@ -297,9 +280,14 @@ def _whole_work(edges: Sequence[Edge]) -> Work:
     return replace(whole, requests=sum(edge.entries for edge in edges))
 
 
-async def _read_head(source: Source, edge: Edge) -> PackHead:
+async def _read_head(source: Source, edge: Edge, transfer: Transfer) -> PackHead:
     data = bytearray()
-    await source.read_pack(edge.pack, 0, edge.head_length, data.extend)
+
+    def take(piece: bytes) -> None:
+        data.extend(piece)
+        transfer.came(len(piece))
+
+    await source.read_pack(edge.pack, 0, edge.head_length, take)
     head = decode_head(bytes(data), edge.pack)
     if (head.old, head.to_tree) != (edge.old, edge.new):
         raise FormatError(f"pack {edge.pack.hex()} joins other trees than the graph says")
@@ -385,45 +373,3 @@ def read_conformance(repository: Repository) -> dict[str, bool]:
         return msgspec.json.decode(data, type=dict[str, bool])
     except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return {}
-
-
-def measured_model(
-    repository: Repository, prefer: Prefer, cores: int, connections: int
-) -> CostModel:
-    """A cost model with the bandwidth that the last pull measured."""
-    try:
-        bandwidth = float((repository.state / _RATE_FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        bandwidth = _DEFAULT_BANDWIDTH
-    bandwidth = min(max(bandwidth, _SLOWEST), _FASTEST)
-    return CostModel(
-        bandwidth, _DEFAULT_ROUND_TRIP, cores=cores, connections=connections, prefer=prefer
-    )
-
-
-def remember_bandwidth(repository: Repository, bandwidth: float) -> None:
-    """Keep what a transfer measured, in bytes a second, for the next plan; a hint, not synced."""
-    (repository.state / _RATE_FILE).write_text(f"{bandwidth:.0f}\n")
-
-
-def _with_round_trip(model: CostModel, seconds: float) -> CostModel:
-    return replace(model, round_trip=min(seconds, 5.0))
-
-
-def with_bandwidth(
-    repository: Repository, model: CostModel, received: int, seconds: float
-) -> CostModel:
-    """The model after a transfer of so many bytes; `auto` spares bytes where the link is slow."""
-    if received < _MEASURABLE or seconds <= 0:
-        return model
-    busy = max(seconds - model.round_trip, seconds / 4, 1e-4)
-    bandwidth = received / busy
-    if busy < _TELLING:
-        # The link has at least that; a busy machine would take it for a slow one.
-        bandwidth = max(bandwidth, model.bandwidth)
-    bandwidth = min(bandwidth, _FASTEST)
-    remember_bandwidth(repository, bandwidth)
-    measured = replace(model, bandwidth=bandwidth)
-    if measured.prefer is Prefer.AUTO and measured.bandwidth < _SLOW_LINK:
-        return replace(measured, prefer=Prefer.BYTES)
-    return measured

@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from hacktree.client.bandwidth import measured_model
 from hacktree.client.concurrency import first_error
 from hacktree.client.fetch import ContentFetcher, FetchTotals
 from hacktree.client.heads import HeadReader
@@ -26,7 +27,7 @@ from hacktree.client.inventory import (
 )
 from hacktree.client.memory import Memory
 from hacktree.client.packfetch import PackFetcher, PackTotals, brought_by_packs, plan_packs
-from hacktree.client.packs import PackChoice, choose_packs, measured_model, read_conformance
+from hacktree.client.packs import PackChoice, choose_packs, read_conformance
 from hacktree.client.plan import ContentPlan, Progress, plan_content
 from hacktree.client.source import Source, WrongBytesError
 from hacktree.client.staging import Staging, take_staging

@@ -79,22 +79,25 @@ def measure(load: LoadTree, root: ObjectId, known: dict[ObjectId, Extent] | None
 
 
 def _sum_entries(tree: Tree, known: dict[ObjectId, Extent]) -> Extent:
-    sizes = [entry.size for entry in tree.entries if isinstance(entry, FileEntry)]
-    below = [
-        (entry, known[entry.id]) for entry in tree.entries if isinstance(entry, DirectoryEntry)
-    ]
-    files, directories, size = len(sizes), len(below), sum(sizes)
-    symlinks = len(tree.entries) - files - directories
-    path_length = max([len(entry.name) for entry in tree.entries], default=0)
-    depth = 0
-    for entry, extent in below:
-        files += extent.totals.files
-        directories += extent.totals.directories
-        symlinks += extent.totals.symlinks
-        size += extent.totals.bytes
-        depth = max(depth, extent.depth + 1)
-        if extent.path_length:
-            path_length = max(path_length, len(entry.name) + 1 + extent.path_length)
+    files = directories = symlinks = size = depth = path_length = 0
+    for entry in tree.entries:
+        length = len(entry.name)
+        if isinstance(entry, FileEntry):
+            files += 1
+            size += entry.size
+        elif isinstance(entry, DirectoryEntry):
+            below = known[entry.id]
+            files += below.totals.files
+            directories += below.totals.directories + 1
+            symlinks += below.totals.symlinks
+            size += below.totals.bytes
+            depth = max(depth, below.depth + 1)
+            if below.path_length:
+                length += 1 + below.path_length
+        else:
+            symlinks += 1
+        if length > path_length:
+            path_length = length
     _check_depth(depth)
     _check_path_length(path_length)
     totals = Totals(files, directories, symlinks, size)
