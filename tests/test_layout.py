@@ -59,8 +59,8 @@ def test_the_wheel_holds_every_module_of_the_three_portions(wheel: zipfile.ZipFi
 def test_the_wheel_announces_both_commands(wheel: zipfile.ZipFile) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     announced = wheel.read(name).decode()
-    assert "hacktree = hacktree.common.cli.main:main" in announced
-    assert "hacktree-pull = hacktree.client.commands.pull:main" in announced
+    assert "hacktree = hacktree.common.cli.main:console" in announced
+    assert "hacktree-pull = hacktree.client.commands.pull:console" in announced
 
 
 def test_the_commands_of_all_portions_are_found() -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
 from hacktree.common.delta.prefer import Prefer
 
@@ -60,11 +61,11 @@ def _connections(text: str) -> int:
     return number
 
 
-def main() -> int:
+def console() -> NoReturn:
     """The console script `hacktree-pull`."""
-    from hacktree.common.cli.main import main as driver
+    from hacktree.common.cli.main import console
 
-    return driver(["pull", *sys.argv[1:]])
+    console(["pull", *sys.argv[1:]])
 
 
 def run(args: argparse.Namespace) -> int:
