@@ -10,6 +10,7 @@ import pytest
 from hacktree.client.plan import LARGE_FILE, Progress
 from hacktree.client.pull import PullPlan, PullReport
 from hacktree.client.source import NotServedError, SourceError, WrongBytesError
+from hacktree.client.staging import take_staging
 from hacktree.client.target import NotInHistoryError, WrongBranchError
 from hacktree.common.errors import SpaceError, UserError
 from hacktree.common.objects.commit import Commit, RootDirectory, Totals, encode_commit
@@ -337,6 +338,25 @@ class _InterruptAtTheEnd(PullReport):
     def progressed(self, progress: Progress) -> None:
         if progress.objects_done == progress.objects_total:
             raise _Interrupted
+
+
+@pytest.mark.parametrize("mode", [0o000, 0o111, 0o444, 0o644])
+@pytest.mark.parametrize("kind", [Mode.BARE, Mode.BARE_USER])
+def test_an_interrupted_content_can_be_read_by_its_owner(
+    mode: int, kind: Mode, tmp_path: Path
+) -> None:
+    """Whoever is not root could not even judge it, if it already had a mode that is closed."""
+    with take_staging(make_repository(tmp_path / "mirror", kind)) as staging:
+        entry = FileEntry(b"shadow", mode, 0, 0, (), hash_bytes(LARGE), len(LARGE))
+
+        def chunks() -> Iterator[bytes]:
+            yield LARGE[:1000]
+            (path,) = staging.directory.glob(f"{hash_bytes(LARGE).hex()}.*")
+            assert path.stat().st_mode & 0o600 == 0o600
+            yield LARGE[1000:]
+
+        staging.store_chunks(entry, chunks())
+        staging.check_content(entry)
 
 
 async def test_staged_leftovers_are_rehashed_and_the_sound_ones_kept(

@@ -208,9 +208,9 @@ class Staging:
 
 
 def _create(path: str, entry: FileEntry) -> int:
-    # Nobody else can enter the staging directory.
+    # Nobody else can enter the staging directory. What a kill leaves can be read, to be judged.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    return os.open(path, flags, entry.mode & 0o777)
+    return os.open(path, flags, (entry.mode | 0o600) & 0o777)
 
 
 def _flat(name: str) -> str:
