@@ -264,26 +264,6 @@ def test_workers_end_with_their_pool() -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-@pytest.mark.parametrize("keep", [False, True])
-def test_workers_that_are_not_kept_end_when_the_pool_rests(
-    *, keep: bool, context: PackContext
-) -> None:
-    """Those that are kept do the next job; otherwise another worker does."""
-    entry = encode_full(b"first")
-    with (
-        DecoderPool(1, MemoryBudget(64 << 20), keep=keep) as pool,
-        file_of(encode_frame([entry])) as frame,
-    ):
-        pool.fork()
-        pid = pool._free[0].pid
-        pool.rest()
-        assert [worker.pid for worker in pool._free] == ([pid] if keep else [])
-        with pool.decode(job_of(context, frame, [entry], [5], -1)) as decoded:
-            assert [b"".join(map(bytes, entry.chunks())) for entry in decoded] == [b"first"]
-        assert (pool._free[0].pid == pid) is keep
-    assert not Path(f"/proc/{pid}").exists()
-
-
 def test_jobs_wait_for_memory_and_the_largest_runs_alone() -> None:
     budget = MemoryBudget(100)
     inside = threading.Event()

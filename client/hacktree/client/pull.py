@@ -194,7 +194,6 @@ async def pull_target(
             remaining = _remaining(plan.content, staging)
             packs.missed += len(remaining.fetches)
             await fetcher.run(remaining)
-            pool.rest()  # They give back much memory, which takes a while.
             if publish(staging, plan, ref):
                 staging.delete()
                 return PullResult(
@@ -211,14 +210,13 @@ async def pull_target(
         )
 
 
-def decoders(repository: Repository, *, keep: bool = False) -> DecoderPool:
-    """Workers for the packs of one pull, or of several if they are to `keep`: a core each, with a
-    quarter of the free memory.
+def decoders(repository: Repository) -> DecoderPool:
+    """Workers for the packs of one pull, a core each, with a quarter of the free memory.
 
     Those that are forked know what the repository's pulls have found out about the compressors.
     """
     CONFORMANCE.update(read_conformance(repository))
-    return DecoderPool(_decoder_count(), MemoryBudget(default_budget()), keep=keep)
+    return DecoderPool(_decoder_count(), MemoryBudget(default_budget()))
 
 
 def _decoder_count() -> int:

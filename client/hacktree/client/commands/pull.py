@@ -63,9 +63,9 @@ def _connections(text: str) -> int:
 
 def console() -> NoReturn:
     """The console script `hacktree-pull`."""
-    from hacktree.common.cli.main import console
+    from hacktree.common.cli import main
 
-    console(["pull", *sys.argv[1:]])
+    main.console(["pull", *sys.argv[1:]])
 
 
 def run(args: argparse.Namespace) -> int:

@@ -327,18 +327,13 @@ class _Output:
 
 
 class DecoderPool:
-    """Workers, up to `workers` at a time, and the memory that they share. Thread-safe.
+    """Workers, up to `workers` at a time, and the memory that they share. Thread-safe."""
 
-    `keep`: they are needed again after a `rest`.
-    """
-
-    def __init__(self, workers: int, budget: MemoryBudget, *, keep: bool = False) -> None:
+    def __init__(self, workers: int, budget: MemoryBudget) -> None:
         self.size = workers
-        self._keep = keep
         self.failures = 0
         self._budget = budget
         self._free: list[_Worker] = []
-        self._dismissed: list[_Worker] = []
         self._outputs: list[_Output] = []
         self._started = 0
         self._lock = threading.Lock()
@@ -354,27 +349,16 @@ class DecoderPool:
             while self._started < self.size:
                 self._free.append(self._begin(_fork))
 
-    def rest(self) -> None:
-        """No job is under way, nor soon will be: workers that are not kept end meanwhile."""
-        if not self._keep:
-            self._dismiss()
-
     def close(self) -> None:
         """End the workers; no job may be under way."""
-        self._dismiss()
-        for worker in self._dismissed:
-            worker.kill()
-        self._dismissed.clear()
-
-    def _dismiss(self) -> None:
-        """Have the workers end, and others begin if there is another job."""
         with self._lock:
             workers, self._free = self._free, []
             outputs, self._outputs = self._outputs, []
             self._started = 0
-            self._dismissed += workers
         for worker in workers:
             worker.hang_up()
+        for worker in workers:
+            worker.kill()
         for output in outputs:
             output.close()
 

@@ -264,7 +264,7 @@ def _bring_wishes(
     begun: Callable[[ObjectId], None],
 ) -> bool:
     repository = open_repository(path)
-    with decoders(repository, keep=True) as pool:
+    with decoders(repository) as pool:
         pool.fork()  # Now, before there are threads.
         return asyncio.run(
             _bring_all(repository, load_remote(repository, remote), wishes, limits, begun, pool)
