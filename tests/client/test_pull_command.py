@@ -92,7 +92,7 @@ def test_a_server_that_wants_a_client_certificate_gets_it_or_a_hint_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "hacktree.client.commands.pull_actions.real_patience", lambda: patience(FakeTime())
+        "hacktree.client.network_process.real_patience", lambda: patience(FakeTime())
     )
     publisher = make_repository(tmp_path / "origin")
     head = make_commit(publisher, {"f": b"x"})

@@ -20,7 +20,7 @@ from hacktree.client.source import (
 )
 from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
 from hacktree.common.delta.pack import MAX_PACK_LENGTH
-from hacktree.common.delta.route import Work
+from hacktree.common.delta.work import Work
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import FileEntry

@@ -1,23 +1,18 @@
 """From a remote's definition to something that objects can be read from."""
 
-import asyncio
-import random
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hacktree.client.local_source import LocalSource
+from hacktree.client.network_process import NetworkProcess
 from hacktree.client.pace import Pace
+from hacktree.client.process_transport import open_process_transport
 from hacktree.client.remote import Remote
-from hacktree.client.retry import Patience, RetryPolicy
+from hacktree.client.retry import Patience, real_patience
 from hacktree.client.source import Source
+from hacktree.client.web_source import WebSource
 from hacktree.common.repository.repository import open_repository
-
-
-def real_patience() -> Patience:
-    """Patience by the clock of this machine."""
-    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
 
 
 @asynccontextmanager
@@ -31,10 +26,24 @@ async def open_source(
     if remote.local_path is not None:
         yield LocalSource(open_repository(remote.local_path))
         return
-    from hacktree.client.http_source import open_http_source
+    from hacktree.client.http_transport import open_http_transport
 
-    async with open_http_source(remote, patience, connections, pace) as source:
-        yield source
+    spend = None if pace is None else pace.spend
+    async with open_http_transport(remote, patience, connections, spend) as transport:
+        yield WebSource(remote, transport)
+
+
+@asynccontextmanager
+async def open_source_beside(
+    remote: Remote, process: NetworkProcess | None
+) -> AsyncIterator[Source]:
+    """The remote as a source that `process` reads; None: it is on this machine."""
+    if process is None:
+        async with open_source(remote, real_patience(), 1) as source:
+            yield source
+        return
+    async with open_process_transport(remote, process) as transport:
+        yield WebSource(remote, transport)
 
 
 def open_references(paths: Sequence[Path]) -> list[Source]:

@@ -23,7 +23,7 @@ from hacktree.client.source import (
     compressed_bound,
 )
 from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
-from hacktree.common.delta.route import Work, estimate_whole
+from hacktree.common.delta.work import Work, estimate_whole
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
 from hacktree.common.objects.tree import FileEntry

@@ -30,7 +30,7 @@ from hacktree.client.source import ContentForm, Source, SourceError
 from hacktree.client.staging import Staging, checked_chunks
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
-from hacktree.common.delta.route import Work
+from hacktree.common.delta.work import Work
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.decoder_process import MAX_WANTED

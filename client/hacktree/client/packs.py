@@ -33,8 +33,9 @@ from hacktree.common.delta.pack import (
 )
 from hacktree.common.delta.plan import ALL_KINDS, RoutePack, join_trees
 from hacktree.common.delta.prefer import Prefer
-from hacktree.common.delta.route import CostModel, Route, Work, estimate_whole, find_routes
+from hacktree.common.delta.route import CostModel, Route, find_routes
 from hacktree.common.delta.streams import unpack_blob
+from hacktree.common.delta.work import Work, estimate_whole
 from hacktree.common.errors import CorruptError
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId

@@ -1,5 +1,8 @@
-"""When to try a request again, and after how long. Pure: clock and randomness are passed in."""
+"""When to try a request again, and after how long: clock and randomness are passed in."""
 
+import asyncio
+import random
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
@@ -58,6 +61,11 @@ class Patience(msgspec.Struct, frozen=True):
     clock: Callable[[], float]
     sleep: Callable[[float], Awaitable[None]]
     random: Callable[[], float]
+
+
+def real_patience() -> Patience:
+    """Patience by the clock of this machine."""
+    return Patience(RetryPolicy(), time.monotonic, asyncio.sleep, random.random)
 
 
 async def retrying(patience: Patience, attempt: Callable[[], Awaitable[T]]) -> T:

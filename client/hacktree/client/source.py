@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from hacktree.common.delta.route import Work
+from hacktree.common.delta.work import Work
 from hacktree.common.errors import PeerError
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName

@@ -15,7 +15,8 @@ from hacktree.client.bisect.farm.costs import (
 from hacktree.client.local_source import LocalSource
 from hacktree.client.source import SourceError
 from hacktree.common.delta.graph import EMPTY_SEGMENT, SEGMENT_LENGTH, Edge, add_edges
-from hacktree.common.delta.route import estimate_whole, find_routes
+from hacktree.common.delta.route import find_routes
+from hacktree.common.delta.work import estimate_whole
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.repository.repository import Repository
 from support.pulling import make_repository

@@ -14,7 +14,8 @@ from hacktree.client.bisect.core.state import State, apply_event, current_state
 from hacktree.client.bisect.farm.costs import BuildTree, CostGraph, estimate_costs
 from hacktree.client.bisect.farm.forecast import SAMPLES, compare_orders, describe_orders, forecast
 from hacktree.common.delta.graph import Edge
-from hacktree.common.delta.route import REQUEST_BYTES, estimate_whole
+from hacktree.common.delta.route import REQUEST_BYTES
+from hacktree.common.delta.work import estimate_whole
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from support.bisecting import make_line, make_session, truthful
 

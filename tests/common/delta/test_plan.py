@@ -13,8 +13,9 @@ from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.pack import FrameInfo, PackEntries, PackHead, frame_offsets
 from hacktree.common.delta.plan import FetchPlan, RoutePack, join_trees, plan_fetch
 from hacktree.common.delta.prefer import Prefer
-from hacktree.common.delta.route import CostModel, Work
+from hacktree.common.delta.route import CostModel
 from hacktree.common.delta.streams import Blob, Method
+from hacktree.common.delta.work import Work
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 

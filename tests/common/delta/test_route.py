@@ -15,12 +15,11 @@ from hacktree.common.delta.route import (
     REQUEST_BYTES,
     CostModel,
     Route,
-    Work,
     coalesce,
     edge_work,
-    estimate_whole,
     find_routes,
 )
+from hacktree.common.delta.work import Work, estimate_whole
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 
 TREES = [hash_bytes(bytes([number])) for number in range(6)]

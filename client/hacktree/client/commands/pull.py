@@ -2,9 +2,13 @@
 
 import argparse
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hacktree.common.delta.prefer import Prefer
+
+if TYPE_CHECKING:
+    from hacktree.client.commands.pull_place import Place
+    from hacktree.client.network_process import NetworkProcess
 
 _EPILOG = """\
 BRANCH is a branch's name; BRANCH~2 is the build two before its newest; BRANCH@1f3a9c is the build
@@ -71,6 +75,21 @@ def console() -> NoReturn:
 def run(args: argparse.Namespace) -> int:
     """Do it; returns the exit status."""
     # What a pull needs takes a quarter of a second to import: help and mistakes do without.
+    from hacktree.client.commands.pull_place import find_place
+    from hacktree.client.network_process import fork_network_process
+    from hacktree.client.waiting import LOGGER
+    from hacktree.common.cli.notices import show_notices
+
+    show_notices(args, LOGGER)
+    place = find_place(args)
+    if place.remote.local_path is not None:
+        return _execute(args, place, None)
+    # Now: it imports what reads the network while this process imports the rest.
+    with fork_network_process(place.remote, args.connections) as network:
+        return _execute(args, place, network)
+
+
+def _execute(args: argparse.Namespace, place: "Place", network: "NetworkProcess | None") -> int:
     from hacktree.client.commands.pull_actions import execute
 
-    return execute(args)
+    return execute(args, place, network)

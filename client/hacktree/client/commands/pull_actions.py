@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import gc
-import os
 import shutil
 import sys
 import time
@@ -12,8 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from hacktree.client.connect import open_references, open_source, real_patience
+from hacktree.client.commands.pull_place import Place
+from hacktree.client.connect import open_references, open_source_beside
 from hacktree.client.heads import HeadReader, UnsignedHeads
+from hacktree.client.network_process import NetworkProcess
 from hacktree.client.plan import Progress
 from hacktree.client.progress import JsonProgress, TerminalProgress, plan_as_json
 from hacktree.client.pull import (
@@ -25,19 +26,11 @@ from hacktree.client.pull import (
     plan_only,
     pull,
 )
-from hacktree.client.remote import Remote, choose_remote
 from hacktree.client.source import Source, Traffic
-from hacktree.client.target import Wanted
-from hacktree.client.waiting import LOGGER
-from hacktree.common.cli.context import repository_path
-from hacktree.common.cli.notices import show_notices
 from hacktree.common.cli.output import emit_json, say, show, tell
 from hacktree.common.delta.prefer import Prefer
-from hacktree.common.errors import UserError
-from hacktree.common.objects.names import parse_branch_name
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.decoding import DecoderPool
-from hacktree.common.repository.repository import Repository, open_repository
 
 if TYPE_CHECKING:
     from hacktree.client.deploy import DeployPlan
@@ -47,19 +40,19 @@ _GC_THRESHOLDS: Final = (100_000, 20, 50)
 
 
 class _Job(msgspec.Struct, frozen=True):
-    """Everything that the command line and the configuration say."""
+    """What to pull from where; `network` reads a remote that is not on this machine."""
 
-    repository: Repository
-    sysroot: "Sysroot | None"
-    remote: Remote
+    place: Place
     request: PullRequest
     references: tuple[Path, ...]
+    network: NetworkProcess | None
 
 
-def execute(args: argparse.Namespace) -> int:
-    """Do it; returns the exit status."""
-    show_notices(args, LOGGER)
-    job = _prepare(args)
+def execute(args: argparse.Namespace, place: Place, network: NetworkProcess | None) -> int:
+    """Do it; returns the exit status. `network` reads a remote that is not on this machine."""
+    prefer = None if args.no_deltas else Prefer(args.prefer)
+    request = PullRequest(place.remote.name, place.wanted, args.connections, prefer)
+    job = _Job(place, request, tuple(map(Path, args.reference)), network)
     if args.dry_run:
         plan, traffic = asyncio.run(_plan(job))
         _show_plan(job, plan, traffic, args)
@@ -68,61 +61,40 @@ def execute(args: argparse.Namespace) -> int:
     report = _choose_report(args)
     # What a pull builds lives until it ends: looking for garbage in it costs a twentieth of it.
     gc.set_threshold(*_GC_THRESHOLDS)
-    with decoders(job.repository) as pool:
-        if job.request.prefer is not None:
+    with decoders(place.repository) as pool:
+        if prefer is not None:
             pool.fork()  # Now, before there are threads.
         result, traffic = asyncio.run(_pull(job, report, pool))
     _summarise(job, result, traffic, time.monotonic() - started, args)
-    if job.sysroot is not None and not args.pull_only:
+    if place.sysroot is not None and not args.pull_only:
         from hacktree.client.commands.deploy import deploy_pulled
 
-        return deploy_pulled(job.sysroot, result.target.id, job.remote.name, args)
+        return deploy_pulled(place.sysroot, result.target.id, place.remote.name, args)
     return 0
 
 
-def _prepare(args: argparse.Namespace) -> _Job:
-    wanted = Wanted.parse(args.wanted)
-    if wanted.remote is not None and args.remote is not None and wanted.remote != args.remote:
-        raise UserError(f"two remotes: {wanted.remote} and {args.remote}", hint="Name one.")
-    sysroot = None
-    name = wanted.remote or args.remote
-    if args.repo or os.environ.get("HACKTREE_REPO"):
-        repository = open_repository(repository_path(args))
-    else:
-        from hacktree.client.sysroot import prepare_sysroot
-
-        sysroot = prepare_sysroot(args.sysroot)
-        repository = sysroot.repository
-        name = name or sysroot.config.remote or None
-        branch = parse_branch_name(sysroot.config.full_branch(wanted.branch))
-        wanted = Wanted(name, branch, wanted.which)
-    remote = choose_remote(repository, name)
-    prefer = None if args.no_deltas else Prefer(args.prefer)
-    request = PullRequest(remote.name, wanted, args.connections, prefer)
-    return _Job(repository, sysroot, remote, request, tuple(map(Path, args.reference)))
-
-
 async def _plan(job: _Job) -> tuple[PullPlan, Traffic]:
-    async with open_source(job.remote, real_patience(), job.request.connections) as source:
+    async with open_source_beside(job.place.remote, job.network) as source:
         sources: list[Source] = [*open_references(job.references), source]
-        plan = await plan_only(job.repository, job.request, _heads(job, source), sources)
+        heads = _heads(job.place, source)
+        plan = await plan_only(job.place.repository, job.request, heads, sources)
         return plan, source.traffic
 
 
 async def _pull(job: _Job, report: PullReport, pool: DecoderPool) -> tuple[PullResult, Traffic]:
-    async with open_source(job.remote, real_patience(), job.request.connections) as source:
+    async with open_source_beside(job.place.remote, job.network) as source:
         sources: list[Source] = [*open_references(job.references), source]
-        heads = _heads(job, source)
-        result = await pull(job.repository, job.request, heads, sources, report, pool)
+        heads = _heads(job.place, source)
+        result = await pull(job.place.repository, job.request, heads, sources, report, pool)
         return result, source.traffic
 
 
-def _heads(job: _Job, source: Source) -> HeadReader:
-    if job.remote.trust == "unsigned":
+def _heads(place: Place, source: Source) -> HeadReader:
+    if place.remote.trust == "unsigned":
         return UnsignedHeads(source)
     from hacktree.client.signed_heads import SignedHeads
 
-    return SignedHeads(job.repository, job.remote, source)
+    return SignedHeads(place.repository, place.remote, source)
 
 
 class _LineProgress(PullReport):
@@ -152,13 +124,13 @@ def _show_plan(job: _Job, plan: PullPlan, traffic: Traffic, args: argparse.Names
     programs = args.json or args.json_progress
     if not programs:
         _print_plan(plan, traffic)
-    if job.sysroot is None or args.pull_only:
+    if job.place.sysroot is None or args.pull_only:
         if programs:
             emit_json(plan_as_json(plan))
         return
     from hacktree.client.commands.plan_output import describe_plan, foresee_deploy, plan_document
 
-    foreseen = foresee_deploy(_plan_deploy(job.sysroot, plan))
+    foreseen = foresee_deploy(_plan_deploy(job.place.sysroot, plan))
     if programs:
         deploy = plan_document(foreseen, paths=args.verbose)
         emit_json({**plan_as_json(plan), "deploy": deploy})
@@ -239,7 +211,7 @@ def _summarise(
     if args.json_progress:
         JsonProgress(sys.stdout, time.monotonic).write({"event": "done", **figures})
         return
-    if args.json and (job.sysroot is None or args.pull_only):
+    if args.json and (job.place.sysroot is None or args.pull_only):
         emit_json(figures)
         return
     branch, short = job.request.wanted.branch, result.target.id.hex()[:16]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hacktree.client.connect import real_patience
 from hacktree.client.push.batches import plan_push, require_archive
 from hacktree.client.push.connection import connect_for_push
 from hacktree.client.push.pushing import PushTotals, Report, Signer, load_build, push
@@ -22,6 +21,7 @@ from hacktree.client.push.treecommit import (
     learn_root,
 )
 from hacktree.client.remote import Remote
+from hacktree.client.retry import real_patience
 from hacktree.client.source import Traffic
 from hacktree.client.sysroot import DIRECTORY
 from hacktree.client.waiting import LOGGER

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from hacktree.client.connect import open_source, real_patience
+from hacktree.client.connect import open_source
 from hacktree.client.remote import (
     Remote,
     add_remote,
@@ -15,6 +15,7 @@ from hacktree.client.remote import (
     load_remote,
     remove_remote,
 )
+from hacktree.client.retry import real_patience
 from hacktree.client.waiting import LOGGER
 from hacktree.common.cli.context import repository_path
 from hacktree.common.cli.notices import show_notices

@@ -13,7 +13,7 @@ import msgspec
 from yarl import URL
 
 from hacktree.client.aiohttp_client import aiohttp
-from hacktree.client.http_source import environment_proxy, ssl_setting
+from hacktree.client.http_transport import environment_proxy, ssl_setting
 from hacktree.client.push.batches import Batch
 from hacktree.client.push.refused import PushRefusedError, error_of
 from hacktree.client.remote import Remote

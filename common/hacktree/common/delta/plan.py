@@ -21,8 +21,9 @@ import numpy.typing as npt
 from hacktree.common.delta.contents import TreeComparison
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.pack import PackEntries, PackHead, check_sizes, frame_offsets
-from hacktree.common.delta.route import CostModel, Work, coalesce
+from hacktree.common.delta.route import CostModel, coalesce
 from hacktree.common.delta.varint import I64
+from hacktree.common.delta.work import Work
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 

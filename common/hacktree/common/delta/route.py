@@ -13,6 +13,7 @@ import msgspec
 
 from hacktree.common.delta.graph import Edge
 from hacktree.common.delta.prefer import Prefer
+from hacktree.common.delta.work import Work
 from hacktree.common.objects.ids import ObjectId
 
 MAX_HOPS: Final = 8
@@ -27,25 +28,6 @@ _FAST_NETWORK: Final = 1.25e8
 """Bytes a second of 1 Gbit/s: what `Prefer.TIME` assumes at least."""
 _PACK_REQUESTS: Final = 2
 """The head and, mostly, one range of frames."""
-_WHOLE_RATIO: Final = 0.4
-"""Bytes of an object in transfer for each byte of its content, where only that is known."""
-_WHOLE_SPEED: Final = 200
-"""Bytes a microsecond at which whole objects are decompressed, hashed and written."""
-
-
-class Work(msgspec.Struct, frozen=True):
-    """What has to be done: bytes to transfer, requests to make, microseconds of one core."""
-
-    bytes: int
-    requests: int
-    decode_us: int
-
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.bytes + other.bytes,
-            self.requests + other.requests,
-            self.decode_us + other.decode_us,
-        )
 
 
 class CostModel(msgspec.Struct, frozen=True):
@@ -107,11 +89,6 @@ class CostModel(msgspec.Struct, frozen=True):
 def edge_work(edge: Edge) -> Work:
     """What fetching and decoding the whole pack takes."""
     return Work(edge.length, _PACK_REQUESTS, 1000 * edge.cost)
-
-
-def estimate_whole(size: int) -> Work:
-    """What fetching an object of `size` bytes by itself takes, before anything else is known."""
-    return Work(int(size * _WHOLE_RATIO), 1, size // _WHOLE_SPEED)
 
 
 class Route(msgspec.Struct, frozen=True):

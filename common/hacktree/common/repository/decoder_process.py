@@ -28,6 +28,7 @@ from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.frame import FrameReader
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.errors import FormatError
+from hacktree.common.repository.forking import keep_only
 
 MAX_WANTED: Final = 190
 """Entries of one job, and bases: Linux passes at most 253 descriptors in a message."""
@@ -368,7 +369,8 @@ def fork_worker(connection: socket.socket, data_limit: int) -> int:
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         gc.freeze()
-        _keep_only(connection.fileno())
+        null = os.open(os.devnull, os.O_RDWR)
+        keep_only(connection.fileno(), null)
         os.chdir("/")
         # What it shares with its parent takes no memory, but counts.
         pages = int(Path("/proc/self/statm").read_text().split()[5])
@@ -376,14 +378,6 @@ def fork_worker(connection: socket.socket, data_limit: int) -> int:
         status = 0
     finally:
         os._exit(status)
-
-
-def _keep_only(descriptor: int) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(3):
-        os.dup2(null, standard)
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ import msgspec
 from hacktree.client.source import TAIL, NotServedError, Source, SourceError
 from hacktree.client.target import Target
 from hacktree.common.delta.graph import Edge, decode_sealed_segment, decode_segment
-from hacktree.common.delta.route import MAX_HOPS, REQUEST_BYTES, estimate_whole
+from hacktree.common.delta.route import MAX_HOPS, REQUEST_BYTES
+from hacktree.common.delta.work import estimate_whole
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
 

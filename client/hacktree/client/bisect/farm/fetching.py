@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from hacktree.client.connect import open_source, real_patience
+from hacktree.client.connect import open_source
 from hacktree.client.memory import Memory
 from hacktree.client.pull import (
     PullReport,
@@ -24,6 +24,7 @@ from hacktree.client.pull import (
     unchanged,
 )
 from hacktree.client.remote import Remote
+from hacktree.client.retry import real_patience
 from hacktree.client.source import NotServedError, Source, Traffic, WrongBytesError
 from hacktree.client.target import IdPrefix, Target, Wanted, WrongBranchError, fetch_commit
 from hacktree.common.delta.graph import Edge

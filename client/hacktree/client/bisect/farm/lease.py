@@ -18,7 +18,7 @@ from yarl import URL
 
 from hacktree.client.aiohttp_client import aiohttp
 from hacktree.client.bisect.core.model import Candidate, Session
-from hacktree.client.http_source import environment_proxy, ssl_setting
+from hacktree.client.http_transport import environment_proxy, ssl_setting
 from hacktree.client.remote import Remote, load_remote
 from hacktree.common.errors import HacktreeError, UserError
 from hacktree.common.objects.errors import FormatError

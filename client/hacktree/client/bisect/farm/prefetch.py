@@ -11,7 +11,6 @@ ahead".
 import asyncio
 import gc
 import os
-import resource
 import select
 import signal
 import time
@@ -27,10 +26,11 @@ import msgspec
 
 from hacktree.client.bisect.farm.fetching import BuildRequest, bring_from
 from hacktree.client.bisect.running import fork
-from hacktree.client.connect import open_source, real_patience
+from hacktree.client.connect import open_source
 from hacktree.client.pace import Pace
 from hacktree.client.pull import PullPlan, PullReport, decoders
 from hacktree.client.remote import Remote, load_remote
+from hacktree.client.retry import real_patience
 from hacktree.client.source import NotServedError
 from hacktree.common.errors import BusyError, HacktreeError, SpaceError
 from hacktree.common.objects.errors import FormatError
@@ -38,6 +38,7 @@ from hacktree.common.objects.ids import ObjectId, parse_object_id
 from hacktree.common.repository.config import format_size
 from hacktree.common.repository.decoding import DecoderPool
 from hacktree.common.repository.durable import make_directories
+from hacktree.common.repository.forking import keep_only
 from hacktree.common.repository.locks import LockKind, try_lock
 from hacktree.common.repository.repository import Repository, open_repository
 
@@ -229,11 +230,7 @@ def _be_prefetch(lock: int, log: int, bring: Callable[[], bool]) -> NoReturn:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
         gc.freeze()
-        null = os.open(os.devnull, os.O_RDWR)
-        for standard, descriptor in enumerate((null, null, log)):
-            os.dup2(descriptor, standard)
-        os.closerange(3, lock)
-        os.closerange(lock + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        keep_only(lock, log)
         os.pwrite(lock, _line(os.getpid()), 0)
         os.nice(_NICENESS)
         os.chdir("/")

@@ -16,9 +16,10 @@ from hacktree.client.bisect.farm.lines import (
     read_finer_line,
     read_line,
 )
-from hacktree.client.connect import open_source, real_patience
+from hacktree.client.connect import open_source
 from hacktree.client.heads import HeadReader, UnsignedHeads
 from hacktree.client.remote import Remote
+from hacktree.client.retry import real_patience
 from hacktree.client.source import Source
 from hacktree.client.target import fetch_commit
 from hacktree.common.objects.ids import ObjectId

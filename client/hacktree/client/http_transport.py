@@ -1,16 +1,13 @@
-"""A published repository on a web server, read with aiohttp.
+"""Reading from a web server with aiohttp, in this process.
 
 Every response is bounded by the caller, every failure that may pass is retried, and a large body
 continues where it stopped: `Range` with `If-Range` on a strong ETag, else from the start.
 """
 
-import asyncio
-import os
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -18,7 +15,6 @@ from urllib.request import getproxies, proxy_bypass
 from yarl import URL
 
 from hacktree.client.aiohttp_client import aiohttp
-from hacktree.client.pace import Pace
 from hacktree.client.remote import Remote
 from hacktree.client.retry import (
     RETRIED_STATUSES,
@@ -29,29 +25,20 @@ from hacktree.client.retry import (
     retrying,
 )
 from hacktree.client.source import (
-    MAX_REF_RESPONSE,
-    ContentForm,
     NotServedError,
     OversizeError,
     SourceError,
     Take,
     Traffic,
-    compressed_bound,
 )
+from hacktree.client.transport import Part
 from hacktree.client.waiting import Waiting
-from hacktree.common.delta.graph import MAX_SEGMENT_SIZE
-from hacktree.common.delta.pack import MAX_PACK_LENGTH
-from hacktree.common.delta.route import Work, estimate_whole
 from hacktree.common.errors import UserError
-from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.moments import display_time
-from hacktree.common.objects.names import BranchName
-from hacktree.common.objects.tree import FileEntry
-from hacktree.common.repository.durable import write_all
-from hacktree.common.repository.objectnames import archive_name, meta_name
 
-ETAG_SUFFIX: Final = ".etag"
-_WRITE_SIZE: Final = 1 << 20
+Spend = Callable[[int], Awaitable[None]]
+"""Told of the bytes that were read; nothing more is read until it returns."""
+
 _UNTIMELY: Final = (9, 10)
 """OpenSSL's codes for a certificate that is not valid yet, or no longer."""
 
@@ -66,17 +53,15 @@ _SILENT_HINT: Final = (
 )
 
 
-class HttpSource:
-    """See `Source`; made by `open_http_source`. Not verified here: whoever reads checks hashes."""
-
-    form = ContentForm.ZSTD
+class HttpTransport:
+    """See `Transport`; made by `open_http_transport`."""
 
     def __init__(
         self,
         remote: Remote,
         session: aiohttp.ClientSession,
         patience: Patience,
-        pace: Pace | None = None,
+        spend: Spend | None = None,
     ) -> None:
         self.traffic = Traffic()
         # Asked once: aiohttp's own `trust_env` costs two thread hops for every request.
@@ -86,58 +71,19 @@ class HttpSource:
         self._remote = remote
         self._session = session
         self._patience = patience
-        self._pace = pace
+        self._spend = spend
         self._waiting = Waiting()
 
-    def content_location(self, entry: FileEntry) -> str:
-        """The URL of a content."""
-        return f"{self._shown}objects/{archive_name(entry.id)}"
+    async def read(self, path: str, max_size: int) -> bytes:
+        """A body at once."""
+        return await retrying(self._patience, lambda: self._read_once(path, max_size))
 
-    def meta_location(self, object_id: ObjectId) -> str:
-        """The URL of a tree or commit."""
-        return f"{self._shown}objects/{meta_name(object_id)}"
-
-    async def read_ref(self, branch: BranchName) -> bytes:
-        """The ref file of a branch."""
-        return await self._read(f"refs/{branch}", MAX_REF_RESPONSE)
-
-    async def read_page(self, branch: BranchName, page: str, max_size: int) -> bytes:
-        """A compressed history page."""
-        return await self._read(f"branches/{branch}/history/{page}", max_size)
-
-    async def read_meta(self, object_id: ObjectId, max_size: int) -> bytes:
-        """A tree or commit."""
-        return await self._read(f"objects/{meta_name(object_id)}", max_size)
-
-    async def read_content(self, entry: FileEntry) -> bytes:
-        """A small content's zstd frame."""
-        return await self._read(f"objects/{archive_name(entry.id)}", compressed_bound(entry.size))
-
-    async def save_content(self, entry: FileEntry, part: Path) -> None:
-        """A large content's zstd frame."""
-        path = f"objects/{archive_name(entry.id)}"
-        max_size = compressed_bound(entry.size)
+    async def save(self, path: str, part: Part, max_size: int) -> None:
+        """A large body."""
         await retrying(self._patience, lambda: self._continue(path, part, max_size))
 
-    async def read_trust(self, name: str, max_size: int) -> bytes:
-        """A file of signed metadata."""
-        return await self._read(f"trust/{name}", max_size)
-
-    async def read_graph(self, name: str) -> bytes:
-        """A segment of the pack graph."""
-        return await self._read(f"graph/{name}", MAX_SEGMENT_SIZE)
-
-    async def read_verdicts(self, max_size: int) -> bytes:
-        """What the farm's suites said of builds."""
-        return await self._read("dashboard/verdicts.json", max_size)
-
-    def estimate_content(self, name: ObjectId, size: int) -> Work:
-        """By its decoded size: how well it is compressed is not known."""
-        return estimate_whole(size)
-
-    async def read_pack(self, pack: ObjectId, start: int, end: int, take: Take) -> None:
-        """A range of a pack. Its name is its content, so no `If-Range` is needed to go on."""
-        path = f"packs/{pack.hex()}"
+    async def read_range(self, path: str, start: int, end: int, max_size: int, take: Take) -> None:
+        """A range of a body. No `If-Range` is sent: a path that has ranges names its content."""
         position = start
 
         def count(piece: bytes) -> None:
@@ -148,21 +94,21 @@ class HttpSource:
         async def attempt() -> None:
             before = position
             try:
-                await self._read_range(path, position, end, count)
+                await self._read_range(path, position, end, max_size, count)
             except TransientError as error:
                 error.progressed = position > before
                 raise
 
         await retrying(self._patience, attempt)
 
-    async def _read_range(self, path: str, start: int, end: int, take: Take) -> None:
+    async def _read_range(self, path: str, start: int, end: int, max_size: int, take: Take) -> None:
         async with self._get(path, {"Range": f"bytes={start}-{end - 1}"}) as response:
             self._check_status(response, path, (200, 206))
             # A server that knows no ranges sends everything: what is before the range is skipped.
             skipped = start - _accepted_offset(response, start)
             position = start - skipped
             # Never more than this: the body is left where the range ends.
-            async for chunk in self._chunks(response, path, MAX_PACK_LENGTH):
+            async for chunk in self._chunks(response, path, max_size):
                 piece = chunk[max(start - position, 0) : end - position]
                 position += len(chunk)
                 if piece:
@@ -170,13 +116,6 @@ class HttpSource:
                 if position >= end:
                     return
             raise self._transient(path, "the answer ends before the range that was asked for")
-
-    def link_content(self, name: str, destination: str) -> bool:
-        """A web server's files can't be linked."""
-        return False
-
-    async def _read(self, path: str, max_size: int) -> bytes:
-        return await retrying(self._patience, lambda: self._read_once(path, max_size))
 
     async def _read_once(self, path: str, max_size: int) -> bytes:
         chunks: list[bytes] = []
@@ -187,40 +126,26 @@ class HttpSource:
                 chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _continue(self, path: str, part: Path, max_size: int) -> None:
+    async def _continue(self, path: str, part: Part, max_size: int) -> None:
         """One attempt at the rest of a large body."""
-        etag_file = part.with_name(part.name + ETAG_SUFFIX)
-        offset, etag = _progress_of(part, etag_file)
+        offset, etag = part.progress()
         headers = {"Range": f"bytes={offset}-", "If-Range": etag} if offset else {}
         progressed = False
         try:
             async with self._get(path, headers) as response:
                 if offset and response.status == 416:
-                    os.unlink(part)
+                    part.begin(0, "")
                     raise self._transient(path, "the server can't continue the download")
                 self._check_status(response, path, (200, 206) if offset else (200,))
                 offset = _accepted_offset(response, offset)
                 self._check_length(response, path, max_size - offset)
-                _write_etag(etag_file, response.headers.get("ETag", ""))
-                with part.open("r+b" if offset else "wb", buffering=0) as stream:
-                    stream.truncate(offset)
-                    stream.seek(offset)
-                    buffered = bytearray()
-                    try:
-                        async for chunk in self._chunks(response, path, max_size - offset):
-                            progressed = True
-                            buffered += chunk
-                            if len(buffered) >= _WRITE_SIZE:
-                                data, buffered = buffered, bytearray()
-                                await asyncio.to_thread(
-                                    write_all, stream.fileno(), memoryview(data)
-                                )
-                    finally:
-                        write_all(stream.fileno(), memoryview(buffered))
+                part.begin(offset, _strong_etag(response))
+                async for chunk in self._chunks(response, path, max_size - offset):
+                    progressed = True
+                    part.write(chunk)
         except TransientError as error:
             error.progressed = progressed
             raise
-        etag_file.unlink(missing_ok=True)
 
     @asynccontextmanager
     async def _get(
@@ -318,8 +243,8 @@ class HttpSource:
             self._waiting.heard()
             if received > max_size:
                 raise OversizeError(self._shown + path, max_size)
-            if self._pace is not None:
-                await self._pace.spend(len(chunk))
+            if self._spend is not None:
+                await self._spend(len(chunk))
             yield chunk
             if guard.is_too_slow(len(chunk)):
                 slow = f"slower than {policy.low_speed_bytes:g} B/s"
@@ -341,19 +266,11 @@ def _untrusted_hint(error: Exception) -> str:
     return "`hacktree remote add NAME URL --tls-ca FILE` names the authority."
 
 
-def _progress_of(part: Path, etag_file: Path) -> tuple[int, str]:
-    """Bytes that need not be asked for again, and the ETag they belong to; (0, "") for none."""
-    try:
-        etag = etag_file.read_text("latin-1")
-        size = os.stat(part).st_size
-    except FileNotFoundError:
-        return 0, ""
-    return (size, etag) if etag else (0, "")
-
-
-def _write_etag(etag_file: Path, etag: str) -> None:
-    # A weak ETag promises no byte-for-byte equality (RFC 9110, 13.1.5).
-    etag_file.write_text("" if etag.startswith("W/") else etag, "latin-1")
+def _strong_etag(response: aiohttp.ClientResponse) -> str:
+    """The ETag that ranges can be asked for with, "" for none."""
+    etag = response.headers.get("ETag", "")
+    # A weak one promises no byte-for-byte equality (RFC 9110, 13.1.5).
+    return "" if etag.startswith("W/") else etag
 
 
 def _accepted_offset(response: aiohttp.ClientResponse, offset: int) -> int:
@@ -366,10 +283,10 @@ def _accepted_offset(response: aiohttp.ClientResponse, offset: int) -> int:
 
 
 @asynccontextmanager
-async def open_http_source(
-    remote: Remote, patience: Patience, connections: int, pace: Pace | None = None
-) -> AsyncIterator[HttpSource]:
-    """A session with the remote's server, of at most `connections` at a time, read at a pace."""
+async def open_http_transport(
+    remote: Remote, patience: Patience, connections: int, spend: Spend | None = None
+) -> AsyncIterator[HttpTransport]:
+    """A session with the remote's server, of at most `connections` at a time."""
     policy = patience.policy
     connector = aiohttp.TCPConnector(limit=connections, ssl=ssl_setting(remote))
     timeout = aiohttp.ClientTimeout(
@@ -381,7 +298,7 @@ async def open_http_source(
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "hacktree"},
     ) as session:
-        yield HttpSource(remote, session, patience, pace)
+        yield HttpTransport(remote, session, patience, spend)
 
 
 def ssl_setting(remote: Remote) -> ssl.SSLContext | bool:
