@@ -11,6 +11,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 import traceback
 from typing import Final
 
@@ -209,6 +210,8 @@ def fork_network_process(remote: Remote, connections: int) -> NetworkProcess:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         gc.disable()  # As in the pull: imports leave no garbage.
         keep_only(theirs.fileno())
+        # By lines: nothing flushes it at the end.
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
         asyncio.run(_serve(theirs, remote, connections))
         status = 0
     except BaseException:  # noqa: BLE001 - os._exit would swallow it.

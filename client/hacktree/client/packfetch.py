@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import PriorityQueue
 from typing import Final
@@ -54,6 +55,9 @@ _SPARED: Final = Work(0, 0, 200_000)
 """What an object by itself is charged beside its own cost, as decoding: a server that many machines
 ask at once is worth a tenth of a second of this one.
 """
+
+_SOON: Final = 0.05
+"""Seconds."""
 
 _SYNC_BYTES: Final = 48 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
@@ -171,6 +175,7 @@ class PackFetcher:
         self._unsynced = 0
         self._syncing: asyncio.Task[None] | None = None
         self._fetches: Future[dict[ObjectId, Fetch]] = Future()
+        self.decoding = asyncio.Event()
 
     def begin(self, content: ContentPlan) -> None:
         """What is decoded may be stored now, as `content` says; anything else serves as a base."""
@@ -179,6 +184,12 @@ class PackFetcher:
     def abandon(self) -> None:
         """Nothing is stored if it has not begun: whoever waits for it fails."""
         self._fetches.cancel()
+
+    async def has_begun(self) -> None:
+        """Return when the first frame is being decoded, or won't be soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SOON):
+                await self.decoding.wait()
 
     async def run(self, plan: FetchPlan | None) -> None:
         """Do it; raises `OSError` and `SpaceError` only: the rest is left to be fetched whole."""
@@ -317,6 +328,7 @@ class _PackRun:
 
     def _hand_on(self, files: FrameFiles) -> None:
         while files.whole:
+            self._owner.decoding.set()
             frame = files.whole.popleft()
             cost = self._joined.pack.head.frames[frame].cost
             self._waiting.put((-cost, frame, files))

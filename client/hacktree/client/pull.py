@@ -179,6 +179,9 @@ async def pull_target(
                 async with asyncio.TaskGroup() as group:
                     group.create_task(by_pack.run(begun.packs))
                     try:
+                        if begun.packs is not None:
+                            # Planning keeps the event loop busy, which has to bring them frames.
+                            await by_pack.has_begun()
                         plan = await _end_plan(staging, target, sources, request, choice, begun)
                         report.planned(plan)
                         require_space(staging.directory, plan.space_needed, repository.reserve)

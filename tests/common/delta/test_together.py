@@ -14,7 +14,7 @@ from hacktree.common.delta.entry import EntryKind, StreamKind
 from hacktree.common.delta.plain import encode_plain
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.together import Item, decode_together
-from hacktree.common.delta.varint import encode_varints, split_varints
+from hacktree.common.delta.varint import I64, encode_varints, split_varints
 from hacktree.common.objects.errors import FormatError
 
 SHIFTS = NumberMap(np.array([3, 50], np.int64), np.array([7, -2], np.int64))
@@ -83,11 +83,16 @@ def together(made: list[tuple[bytes, int, Parts]]) -> list[bytes] | None:
     olds = bytearray(b"".join(old for old, _, _ in made))
     output = bytearray(sum(size for _, size, _ in made))
     items, first, start = [], 0, 0
-    for old, size, parts in made:
-        items.append(Item(views(parts), slice(first, first + len(old)), slice(start, start + size)))
+    for old, size, _ in made:
+        items.append(Item(slice(first, first + len(old)), slice(start, start + size)))
         first, start = first + len(old), start + size
+
+    def joined(kind: StreamKind) -> tuple[bytes, I64]:
+        column = [parts.get(kind, b"") for _, _, parts in made]
+        return b"".join(column), np.array([len(part) for part in column], np.int64)
+
     try:
-        decode_together(items, memoryview(olds), memoryview(output), SHARED)
+        decode_together(items, joined, memoryview(olds), memoryview(output), SHARED)
     except FormatError:
         return None
     return [bytes(output[item.new]) for item in items]

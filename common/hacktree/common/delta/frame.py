@@ -18,7 +18,7 @@ from hacktree.common.delta.plain import Parts
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import MAX_LENGTH, Blob, Method, pack_blob, unpack_blob
 from hacktree.common.delta.together import Item, decode_together
-from hacktree.common.delta.varint import decode_varints, encode_varints
+from hacktree.common.delta.varint import I64, decode_varints, encode_varints
 from hacktree.common.objects.codec import Codec
 from hacktree.common.objects.errors import FormatError
 
@@ -136,16 +136,38 @@ class FrameReader:
         Quicker than one by one. `olds` is written over, and if this raises `FormatError`, which
         says nothing about any single entry, `output` holds anything.
         """
-        items = [Item(self._parts(index), old, new) for index, old, new in places]
-        decode_together(items, olds, output, self._shared)
+        items = [Item(old, new) for _, old, new in places]
+        indexes = np.array([index for index, _, _ in places], np.int64)
+
+        def joined(kind: StreamKind) -> tuple[bytes | memoryview, I64]:
+            return self._joined(kind, indexes)
+
+        decode_together(items, joined, olds, output, self._shared)
 
     def _parts(self, index: int) -> Parts:
-        parts = {}
-        for row, kind in enumerate(PART_KINDS):
-            start, end = self._offsets[row][index], self._offsets[row][index + 1]
-            if end > start:
-                parts[kind] = self._streams[kind][start:end]
-        return parts
+        bounds = self._offsets[:, index : index + 2].tolist()
+        return {
+            kind: self._streams[kind][start:end]
+            for kind, (start, end) in zip(PART_KINDS, bounds, strict=True)
+            if end > start
+        }
+
+    def _joined(self, kind: StreamKind, indexes: I64) -> tuple[bytes | memoryview, I64]:
+        """The parts of some entries, one after the other, and their lengths."""
+        offsets = self._offsets[PART_KINDS.index(kind)]
+        starts, ends = offsets[indexes], offsets[indexes + 1]
+        # Most stand one behind the other in the stream as well.
+        breaks = np.flatnonzero(starts[1:] != ends[:-1])
+        stream = self._streams.get(kind, memoryview(b""))
+        pieces = [
+            stream[start:end]
+            for start, end in zip(
+                starts[np.append(0, breaks + 1)].tolist(),
+                ends[np.append(breaks, -1)].tolist(),
+                strict=True,
+            )
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), ends - starts
 
 
 def _unpack(frame: Frame, dictionary: bytes) -> dict[StreamKind, memoryview]:
@@ -159,7 +181,7 @@ def _unpack(frame: Frame, dictionary: bytes) -> dict[StreamKind, memoryview]:
     return unpacked
 
 
-def _read_records(streams: Mapping[StreamKind, memoryview], count: int) -> list[list[int]]:
+def _read_records(streams: Mapping[StreamKind, memoryview], count: int) -> I64:
     """For every part kind the offsets at which the entries' parts begin, and the end."""
     records = streams.get(StreamKind.RECORDS, memoryview(b""))
     sizes = decode_varints(records, count * len(PART_KINDS)).reshape(len(PART_KINDS), count)
@@ -170,4 +192,4 @@ def _read_records(streams: Mapping[StreamKind, memoryview], count: int) -> list[
     for kind, end in zip(PART_KINDS, offsets[:, -1].tolist(), strict=True):
         if end != len(streams.get(kind, b"")):
             raise FormatError(f"the parts of a frame's entries do not fill its stream {kind.name}")
-    return offsets.tolist()
+    return offsets

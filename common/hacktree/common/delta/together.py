@@ -5,7 +5,7 @@ What is accepted here decodes to the same bytes as one by one; anything that is 
 whole, and left to the single way to be told apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -15,7 +15,6 @@ from hacktree.common.delta.btf import rewrite
 from hacktree.common.delta.copies import SHORTEST
 from hacktree.common.delta.elf import U8
 from hacktree.common.delta.entry import StreamKind
-from hacktree.common.delta.plain import Parts
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.varint import I64, split_varints, unzigzag
 from hacktree.common.objects.errors import FormatError
@@ -25,15 +24,18 @@ MAX_TOGETHER: Final = 1 << 30
 
 
 class Item(msgspec.Struct, frozen=True):
-    """One plain entry: its parts, and where its base and its result lie in the buffers."""
+    """One plain entry: where its base and its result lie in the buffers."""
 
-    parts: Parts
     old: slice
     new: slice
 
 
+Joined = Callable[[StreamKind], tuple[bytes | memoryview, I64]]
+"""The items' parts of a kind, one after the other, and their lengths."""
+
+
 def decode_together(
-    items: Sequence[Item], olds: memoryview, output: memoryview, shared: Shared
+    items: Sequence[Item], joined: Joined, olds: memoryview, output: memoryview, shared: Shared
 ) -> None:
     """Fill the items' ranges of `output`; their bases in `olds` are written over.
 
@@ -41,9 +43,9 @@ def decode_together(
     """
     if max(len(olds), len(output)) > MAX_TOGETHER:
         raise FormatError("too much to decode together")
-    _renumber(items, np.frombuffer(olds, np.uint8), shared)
-    _apply_copies(items, olds, output)
-    _apply_differences(items, np.frombuffer(output, np.uint8))
+    _renumber(items, joined, np.frombuffer(olds, np.uint8), shared)
+    _apply_copies(items, joined, olds, output)
+    _apply_differences(items, joined, np.frombuffer(output, np.uint8))
 
 
 def _starts(slices: Sequence[slice]) -> tuple[I64, I64]:
@@ -52,15 +54,9 @@ def _starts(slices: Sequence[slice]) -> tuple[I64, I64]:
     return table[:, 0], table[:, 1]
 
 
-def _joined(items: Sequence[Item], kind: StreamKind) -> tuple[bytes, I64]:
-    """The items' parts in one stream, and their lengths."""
-    parts = [item.parts.get(kind, b"") for item in items]
-    return b"".join(parts), np.array([len(part) for part in parts], np.int64)
-
-
-def _column(items: Sequence[Item], kind: StreamKind) -> tuple[I64, I64]:
+def _column(joined: Joined, kind: StreamKind) -> tuple[I64, I64]:
     """The integers of a part of every item, and how many each has; bits above 63 are a sign."""
-    values, counts = split_varints(*_joined(items, kind))
+    values, counts = split_varints(*joined(kind))
     return values.view(np.int64), counts
 
 
@@ -80,8 +76,8 @@ def _sums(values: I64, counts: I64) -> tuple[I64, I64]:
     return sums[1:] - np.repeat(before, counts), sums[ends] - before
 
 
-def _renumber(items: Sequence[Item], olds: U8, shared: Shared) -> None:
-    numbers, counts = _column(items, StreamKind.PARAMETERS)
+def _renumber(items: Sequence[Item], joined: Joined, olds: U8, shared: Shared) -> None:
+    numbers, counts = _column(joined, StreamKind.PARAMETERS)
     chosen = np.flatnonzero(counts)
     if len(chosen) == 0:
         return
@@ -98,10 +94,12 @@ def _renumber(items: Sequence[Item], olds: U8, shared: Shared) -> None:
     )
 
 
-def _apply_copies(items: Sequence[Item], olds: memoryview, output: memoryview) -> None:
-    length, counts = _column(items, StreamKind.COPY_LENGTHS)
-    gap, gap_counts = _column(items, StreamKind.COPY_GAPS)
-    seek, seek_counts = _column(items, StreamKind.COPY_SEEKS)
+def _apply_copies(
+    items: Sequence[Item], joined: Joined, olds: memoryview, output: memoryview
+) -> None:
+    length, counts = _column(joined, StreamKind.COPY_LENGTHS)
+    gap, gap_counts = _column(joined, StreamKind.COPY_GAPS)
+    seek, seek_counts = _column(joined, StreamKind.COPY_SEEKS)
     seek = unzigzag(seek.view(np.uint64))
     if not np.array_equal(counts, gap_counts) or not np.array_equal(counts, seek_counts):
         raise FormatError("the columns of a copy list differ in length")
@@ -120,7 +118,7 @@ def _apply_copies(items: Sequence[Item], olds: memoryview, output: memoryview) -
         or np.any(old_end > np.repeat(old_size, counts))
     ):
         raise FormatError("a copy lies outside the files")
-    extra, extra_size = _joined(items, StreamKind.EXTRA)
+    extra, extra_size = joined(StreamKind.EXTRA)
     taken, gaps = _sums(gap, counts)
     tail = new_size - covered
     if np.any(gaps + tail != extra_size):
@@ -143,9 +141,9 @@ def _copy(source: memoryview, at: I64, output: memoryview, to: I64, length: I64)
         output[first:behind] = source[start:end]
 
 
-def _apply_differences(items: Sequence[Item], output: U8) -> None:
-    gap, counts = _column(items, StreamKind.DIFF_GAPS)
-    values, value_counts = _joined(items, StreamKind.DIFF_VALUES)
+def _apply_differences(items: Sequence[Item], joined: Joined, output: U8) -> None:
+    gap, counts = _column(joined, StreamKind.DIFF_GAPS)
+    values, value_counts = joined(StreamKind.DIFF_VALUES)
     if not np.array_equal(counts, value_counts):
         raise FormatError("as many differences as values are due")
     if not _within(gap) or (len(gap) and int(gap.min()) < 0):

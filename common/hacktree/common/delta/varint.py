@@ -85,7 +85,7 @@ def decode_varints(data: bytes | memoryview, count: int) -> U64:
     return values
 
 
-def split_varints(data: bytes, sizes: I64) -> tuple[U64, I64]:
+def split_varints(data: bytes | memoryview, sizes: I64) -> tuple[U64, I64]:
     """The values of several arrays that stand one after the other, and how many each has.
 
     `sizes` are the arrays' bytes, which fill `data`. Raises `FormatError` as `decode_varints`.
