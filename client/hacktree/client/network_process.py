@@ -290,7 +290,7 @@ class _Server:
         number = request.number
         try:
             answer: Answer = Done(number, await self._execute(request))
-        except (SourceError, UserError, OSError) as error:
+        except (SourceError, OSError) as error:
             answer = Failed(number, _describe(error))
         finally:
             del self._tasks[number]

@@ -57,7 +57,7 @@ ask at once is worth a tenth of a second of this one.
 """
 
 _SOON: Final = 0.05
-"""Seconds."""
+"""Seconds for which planning waits for the first frame: it keeps the event loop busy."""
 
 _SYNC_BYTES: Final = 48 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
@@ -186,7 +186,7 @@ class PackFetcher:
         self._fetches.cancel()
 
     async def has_begun(self) -> None:
-        """Return when the first frame is being decoded, or won't be soon."""
+        """Return when the first frame is here, or won't be soon."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_SOON):
                 await self.decoding.wait()
@@ -207,6 +207,7 @@ class PackFetcher:
                     self.totals.notes.append(f"pack {joined.edge.pack.hex()[:16]}: {error}")
                 finally:
                     context.close()
+        self.decoding.set()  # Nothing more is waited for.
         if self._syncing is not None:
             await self._syncing
         for path in self._intermediates.values():

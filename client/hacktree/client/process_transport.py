@@ -71,12 +71,14 @@ class ProcessTransport:
 
     async def receive_all(self, reader: asyncio.StreamReader) -> None:
         """Hand on answers, until the process is gone."""
-        while (data := await receive(reader)) is not None:
-            self._take(_ANSWERS.decode(data))
-        self._lost = True
-        for call in self._calls.values():
-            if not call.answer.done():
-                call.answer.set_exception(self._lost_error())
+        try:
+            while (data := await receive(reader)) is not None:
+                self._take(_ANSWERS.decode(data))
+        finally:
+            self._lost = True
+            for call in self._calls.values():
+                if not call.answer.done():
+                    call.answer.set_exception(self._lost_error())
 
     async def _call(
         self,
@@ -90,15 +92,18 @@ class ProcessTransport:
         number = self._number
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._calls[number] = _Call(answer, take, begin)
-        self._writer.write(framed(request(number)))
+        self._send(request(number))
         try:
             return await answer
-        except BaseException:
-            # Maybe it is not the process that failed, but who waits for it.
-            self._writer.write(framed(Cancel(number)))
+        except asyncio.CancelledError:
+            self._send(Cancel(number))
             raise
         finally:
             del self._calls[number]
+
+    def _send(self, request: Request) -> None:
+        if not self._lost:
+            self._writer.write(framed(request))
 
     def _take(self, message: Answer) -> None:
         if isinstance(message, Count):
@@ -118,6 +123,7 @@ class ProcessTransport:
                 case Failed(_, failure):
                     call.answer.set_exception(revive(failure))
         except Exception as error:  # noqa: BLE001 - of whoever called, who gets it.
+            self._send(Cancel(message.number))
             call.answer.set_exception(error)
 
     def _lost_error(self) -> SourceError:

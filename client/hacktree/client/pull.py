@@ -180,7 +180,7 @@ async def pull_target(
                     group.create_task(by_pack.run(begun.packs))
                     try:
                         if begun.packs is not None:
-                            # Planning keeps the event loop busy, which has to bring them frames.
+                            # Planning keeps the event loop busy, which has to bring frames.
                             await by_pack.has_begun()
                         plan = await _end_plan(staging, target, sources, request, choice, begun)
                         report.planned(plan)
