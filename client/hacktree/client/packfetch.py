@@ -167,9 +167,9 @@ class PackFetcher:
         self.inventory = inventory
         self.pool = pool
         self.advance = advance
-        # Threads that store give way to each other at every call of the system: more of them than
-        # half the decoders only change places.
-        self.storing = threading.Semaphore(max(pool.size // 2, 1))
+        # Threads that store give way to each other at every call of the system: one more than there
+        # are cores only changes places.
+        self.storing = threading.Semaphore(pool.size)
         self._intermediates: dict[ObjectId, Path] = {}
         self._staged: dict[ObjectId, str] = {}
         self._unsynced = 0
