@@ -195,6 +195,28 @@ async def test_a_server_without_ranges_will_do(farm: Repository, client: Reposit
     assert_whole(client, second)
 
 
+async def test_planning_waits_for_no_frame_that_is_slow_to_come(
+    farm: Repository, client: Repository
+) -> None:
+    second, edges = await two_builds(farm, client)
+    planned = asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        if not exchange.headers["range"].startswith("bytes=0-"):
+            await planned.wait()
+        await without_ranges(exchange)
+
+    class Tell(PullReport):
+        def planned(self, plan: PullPlan) -> None:
+            planned.set()
+
+    async with faulty_server(farm.path) as server, asyncio.timeout(60):
+        server.always[f"packs/{edges[0].pack.hex()}"] = late
+        result, _ = await pull_from(client, server.url, report=Tell())
+    assert result.packs.objects == len(BULK) + 1
+    assert assert_whole(client, second) == assert_whole(farm, second)
+
+
 def spoil(data: bytes) -> bytes:
     return data[:-1] + bytes([data[-1] ^ 1])
 
