@@ -29,10 +29,11 @@ class PartFile:
     def begin(self, offset: int, etag: str) -> None:
         """Bytes with this ETag ("" for none) follow behind the first `offset`."""
         self.close()
-        self._etag_file.write_text(etag, "latin-1")
         self._stream = self._path.open("r+b" if offset else "wb", buffering=0)
         self._stream.truncate(offset)
         self._stream.seek(offset)
+        # Now: a kill in between must not leave older bytes under a newer ETag.
+        self._etag_file.write_text(etag, "latin-1")
 
     def write(self, data: bytes) -> None:
         """The next bytes."""
