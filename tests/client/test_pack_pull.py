@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hacktree.client.packfetch import portions
 from hacktree.client.pull import PullPlan, PullReport, PullResult
 from hacktree.client.source import Traffic
 from hacktree.common.delta.graph import Edge
@@ -20,6 +23,7 @@ from hacktree.common.delta.streams import pack_blob
 from hacktree.common.objects.ids import ObjectId, hash_bytes
 from hacktree.common.objects.tree import FileEntry
 from hacktree.common.objects.walk import find_entry
+from hacktree.common.repository.decoder_process import MAX_WANTED, OUTPUT
 from hacktree.common.repository.decoding import PIECE
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.repository import Repository
@@ -364,3 +368,20 @@ async def test_what_a_killed_pull_left_is_not_fetched_again(
     assert result.packs.objects == len(BULK) + 1
     assert traffic.bytes < edges[0].length + 3000 - half
     assert_whole(client, second)
+
+
+@given(
+    st.lists(st.integers(0, OUTPUT * 3 // 2), max_size=40), st.integers(1, 30), st.integers(1, 3)
+)
+def test_jobs_have_what_a_decoder_takes_at_once(few: list[int], times: int, step: int) -> None:
+    """In order, each entry once; an entry that is larger than an output by itself."""
+    sizes = few * times
+    entries = range(0, len(sizes), step)
+    jobs = list(portions(entries, sizes))
+    assert [entry for job in jobs for entry in job] == list(entries)
+    for job in jobs:
+        assert 0 < len(job) <= MAX_WANTED
+        assert len(job) == 1 or sum(sizes[entry] for entry in job) <= OUTPUT
+    for job, following in itertools.pairwise(jobs):
+        whole = [*job, following[0]]
+        assert len(whole) > MAX_WANTED or sum(sizes[entry] for entry in whole) > OUTPUT

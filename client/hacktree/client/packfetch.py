@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +34,7 @@ from hacktree.common.delta.plan import FetchPlan, PackPlan, plan_fetch
 from hacktree.common.delta.work import Work
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
-from hacktree.common.repository.decoder_process import MAX_WANTED
+from hacktree.common.repository.decoder_process import MAX_WANTED, OUTPUT
 from hacktree.common.repository.decoding import (
     PIECE,
     DecodedEntry,
@@ -355,9 +355,8 @@ class _PackRun:
             if not files.is_sound(frame):
                 done.notes.append(f"{name}: served wrong bytes")
                 return done
-            entries = self._entries[frame]
-            for start in range(0, len(entries), MAX_WANTED):
-                self._decode_some(path, frame, entries[start : start + MAX_WANTED], done)
+            for indexes in portions(self._entries[frame], self._sizes_in(frame)):
+                self._decode_some(path, frame, indexes, done)
             done.frames += 1
         except DecoderFailedError as error:
             done.notes.append(f"{name}: {error.message}")
@@ -365,13 +364,23 @@ class _PackRun:
             path.unlink(missing_ok=True)
         return done
 
+    def _ids_in(self, frame: int) -> list[ObjectId]:
+        """The object of each entry of a frame."""
+        pack = self._joined.pack
+        first = int(pack.entries.starts[frame])
+        behind = first + int(pack.entries.counts[frame])
+        return [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
+
+    def _sizes_in(self, frame: int) -> list[int]:
+        return [self._joined.pack.sizes[name] for name in self._ids_in(frame)]
+
     def _decode_some(
         self, path: Path, frame: int, indexes: Sequence[int], done: PackTotals
     ) -> None:
         pack = self._joined.pack
         first = int(pack.entries.starts[frame])
         behind = first + int(pack.entries.counts[frame])
-        ids = [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
+        ids = self._ids_in(frame)
         bases = pack.entries.bases[first:behind].tolist()
         opened: list[int] = []
         wanted = []
@@ -394,7 +403,7 @@ class _PackRun:
                 0,
                 pack.head.frames[frame].length,
                 pack.entries.kinds[first:behind].tolist(),
-                [pack.sizes[name] for name in ids],
+                self._sizes_in(frame),
                 wanted,
                 pack.head.frames[frame].cost,
             )
@@ -426,6 +435,22 @@ class _PackRun:
         if base is not None and not check_base(repository, self._owner.inventory, base):
             return f"local object {base.hex()} is damaged: run `hacktree fsck --repair`"
         return f"object {name.hex()}: {reason}"
+
+
+def portions(entries: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """The entries of a frame that make a job each: not more than a decoder takes at a time, nor
+    more bytes than its output holds that is used again. `sizes`: of all entries of the frame.
+    """
+    portion: list[int] = []
+    total = 0
+    for entry in entries:
+        if portion and (len(portion) == MAX_WANTED or total + sizes[entry] > OUTPUT):
+            yield portion
+            portion, total = [], 0
+        portion.append(entry)
+        total += sizes[entry]
+    if portion:
+        yield portion
 
 
 def _by_frame(joined: JoinedPack, plan: PackPlan) -> dict[int, list[int]]:
