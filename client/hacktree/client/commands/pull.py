@@ -2,13 +2,9 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from hacktree.common.delta.prefer import Prefer
-
-if TYPE_CHECKING:
-    from hacktree.client.commands.pull_place import Place
-    from hacktree.client.network_process import NetworkProcess
 
 _EPILOG = """\
 BRANCH is a branch's name; BRANCH~2 is the build two before its newest; BRANCH@1f3a9c is the build
@@ -82,14 +78,10 @@ def run(args: argparse.Namespace) -> int:
 
     show_notices(args, LOGGER)
     place = find_place(args)
-    if place.remote.local_path is not None:
-        return _execute(args, place, None)
-    # Now: it imports what reads the network while this process imports the rest.
-    with fork_network_process(place.remote, args.connections) as network:
-        return _execute(args, place, network)
-
-
-def _execute(args: argparse.Namespace, place: "Place", network: "NetworkProcess | None") -> int:
+    network = None
+    if place.remote.local_path is None:
+        # Now: it imports what reads the network while this process imports the rest.
+        network = fork_network_process(place.remote, args.connections)
     from hacktree.client.commands.pull_actions import execute
 
     return execute(args, place, network)

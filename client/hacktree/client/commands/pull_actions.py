@@ -6,6 +6,7 @@ import gc
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -49,19 +50,22 @@ class _Job(msgspec.Struct, frozen=True):
 
 
 def execute(args: argparse.Namespace, place: Place, network: NetworkProcess | None) -> int:
-    """Do it; returns the exit status. `network` reads a remote that is not on this machine."""
+    """Do it; returns the exit status. `network`, which is ended, reads a remote that is not on this
+    machine.
+    """
     prefer = None if args.no_deltas else Prefer(args.prefer)
     request = PullRequest(place.remote.name, place.wanted, args.connections, prefer)
     job = _Job(place, request, tuple(map(Path, args.reference)), network)
     if args.dry_run:
-        plan, traffic = asyncio.run(_plan(job))
+        with network or nullcontext():
+            plan, traffic = asyncio.run(_plan(job))
         _show_plan(job, plan, traffic, args)
         return 0
     started = time.monotonic()
     report = _choose_report(args)
     # What a pull builds lives until it ends: looking for garbage in it costs a twentieth of it.
     gc.set_threshold(*_GC_THRESHOLDS)
-    with decoders(place.repository) as pool:
+    with network or nullcontext(), decoders(place.repository) as pool:
         if prefer is not None:
             pool.fork()  # Now, before there are threads.
         result, traffic = asyncio.run(_pull(job, report, pool))
