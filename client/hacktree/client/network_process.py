@@ -22,7 +22,7 @@ from hacktree.client.retry import real_patience
 from hacktree.client.source import NotServedError, OversizeError, SourceError
 from hacktree.client.transport import Transport
 from hacktree.common.errors import UserError
-from hacktree.common.repository.forking import keep_only
+from hacktree.common.repository.forking import Fork, keep_only
 
 _LENGTH: Final = 4
 """Bytes of a message's length, big-endian, ahead of it."""
@@ -181,8 +181,13 @@ class NetworkProcess:
     """The process, and our end of its socket; made by `fork_network_process`."""
 
     def __init__(self, pid: int, connection: socket.socket) -> None:
-        self.pid = pid
         self.connection = connection
+        self._fork = Fork(pid)
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._fork.pid
 
     def __enter__(self) -> "NetworkProcess":
         return self
@@ -190,8 +195,8 @@ class NetworkProcess:
     def __exit__(self, *exc_info: object) -> None:
         """End it; what it was asked for and has not answered is left."""
         self.connection.close()
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        self._fork.kill()
+        self._fork.wait()
 
 
 def fork_network_process(remote: Remote, connections: int) -> NetworkProcess:

@@ -355,8 +355,9 @@ class _PackRun:
             if not files.is_sound(frame):
                 done.notes.append(f"{name}: served wrong bytes")
                 return done
-            for indexes in portions(self._entries[frame], self._sizes_in(frame)):
-                self._decode_some(path, frame, indexes, done)
+            info = _FrameEntries.of(self._joined, frame)
+            for indexes in portions(self._entries[frame], info.sizes):
+                self._decode_some(path, frame, info, indexes, done)
             done.frames += 1
         except DecoderFailedError as error:
             done.notes.append(f"{name}: {error.message}")
@@ -364,24 +365,16 @@ class _PackRun:
             path.unlink(missing_ok=True)
         return done
 
-    def _ids_in(self, frame: int) -> list[ObjectId]:
-        """The object of each entry of a frame."""
-        pack = self._joined.pack
-        first = int(pack.entries.starts[frame])
-        behind = first + int(pack.entries.counts[frame])
-        return [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
-
-    def _sizes_in(self, frame: int) -> list[int]:
-        return [self._joined.pack.sizes[name] for name in self._ids_in(frame)]
-
     def _decode_some(
-        self, path: Path, frame: int, indexes: Sequence[int], done: PackTotals
+        self,
+        path: Path,
+        frame: int,
+        info: "_FrameEntries",
+        indexes: Sequence[int],
+        done: PackTotals,
     ) -> None:
         pack = self._joined.pack
-        first = int(pack.entries.starts[frame])
-        behind = first + int(pack.entries.counts[frame])
-        ids = self._ids_in(frame)
-        bases = pack.entries.bases[first:behind].tolist()
+        ids, bases = info.ids, info.bases
         opened: list[int] = []
         wanted = []
         try:
@@ -402,8 +395,8 @@ class _PackRun:
                 opened[-1],
                 0,
                 pack.head.frames[frame].length,
-                pack.entries.kinds[first:behind].tolist(),
-                self._sizes_in(frame),
+                info.kinds,
+                info.sizes,
                 wanted,
                 pack.head.frames[frame].cost,
             )
@@ -435,6 +428,29 @@ class _PackRun:
         if base is not None and not check_base(repository, self._owner.inventory, base):
             return f"local object {base.hex()} is damaged: run `hacktree fsck --repair`"
         return f"object {name.hex()}: {reason}"
+
+
+class _FrameEntries(msgspec.Struct, frozen=True):
+    """All entries of a frame: kind, object and its size in bytes, and the base's ordinal or -1."""
+
+    kinds: list[int]
+    ids: list[ObjectId]
+    sizes: list[int]
+    bases: list[int]
+
+    @classmethod
+    def of(cls, joined: JoinedPack, frame: int) -> "_FrameEntries":
+        """Those of one frame of a pack."""
+        pack = joined.pack
+        first = int(pack.entries.starts[frame])
+        behind = first + int(pack.entries.counts[frame])
+        ids = [pack.targets[target] for target in pack.entries.targets[first:behind].tolist()]
+        return cls(
+            pack.entries.kinds[first:behind].tolist(),
+            ids,
+            [pack.sizes[name] for name in ids],
+            pack.entries.bases[first:behind].tolist(),
+        )
 
 
 def portions(entries: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:

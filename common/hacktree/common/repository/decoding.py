@@ -10,7 +10,6 @@ docs/architecture.md, "Life of a pull".
 import errno
 import fcntl
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -34,6 +33,7 @@ from hacktree.common.repository.decoder_process import (
     Wanted,
     fork_worker,
 )
+from hacktree.common.repository.forking import Fork
 
 _PROGRAM: Final = "hacktree.common.repository.decoder_process"
 _PRIVATE_MEMORY: Final = 256 << 20
@@ -195,32 +195,6 @@ class _Process(Protocol):
         """End it."""
 
 
-class _Fork:
-    """A copy of this process."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._descriptor = os.pidfd_open(pid)
-        self._status: int | None = None
-
-    def wait(self, timeout: float | None = None) -> int:
-        """As `_Process` says."""
-        if self._status is None:
-            # Not select(2), which takes no descriptor beyond 1,023.
-            poller = select.poll()
-            poller.register(self._descriptor, select.POLLIN)
-            if not poller.poll(None if timeout is None else timeout * 1000):
-                raise subprocess.TimeoutExpired("a decoder", timeout or 0.0)
-            self._status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            os.close(self._descriptor)
-        return self._status
-
-    def kill(self) -> None:
-        """End it."""
-        if self._status is None:
-            signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
-
-
 def _start(connection: socket.socket, data_limit: int) -> _Process:
     """A worker that imports all it needs: 0.3 s, but as good from a process with threads."""
     return subprocess.Popen(
@@ -236,7 +210,7 @@ def _start(connection: socket.socket, data_limit: int) -> _Process:
 
 
 def _fork(connection: socket.socket, data_limit: int) -> _Process:
-    return _Fork(fork_worker(connection, data_limit))
+    return Fork(fork_worker(connection, data_limit))
 
 
 class _Worker:
