@@ -74,7 +74,7 @@ def library(old: Path, new: Path) -> dict[str, int]:
 
 
 def upgrade(repository: Repository, digits: str) -> dict[str, int]:
-    """Bytes of a pack by what they are for."""
+    """Bytes of a pack, without its alternatives, by what they are for."""
     edge = find_pack(repository, digits)
     head = read_head(repository, edge)
     trees = compare_trees(repository.load_tree, edge.old, edge.new)
@@ -87,6 +87,8 @@ def upgrade(repository: Repository, digits: str) -> dict[str, int]:
     offsets, starts = frame_offsets(head, edge.head_length).tolist(), entries.starts.tolist()
     with pack_path(repository, edge.pack).open("rb") as stream:
         for number, info in enumerate(head.frames):
+            if offsets[number] >= edge.length:
+                break  # Alternatives, for those to whom time is dear.
             stream.seek(offsets[number])
             frame = msgspec.msgpack.decode(stream.read(info.length), type=Frame)
             targets = entries.targets[starts[number] : starts[number + 1]].tolist()

@@ -76,7 +76,7 @@ def assert_sound(repository: Repository, report: PackReport, entries: int) -> No
     """Every entry decodes to what its name says."""
     result = verify_pack(repository, report.edge, None)
     assert result.problems == []
-    assert result.entries == report.edge.entries == entries
+    assert result.entries == sum(report.kinds.values()) == entries
     assert list(repository.staging.iterdir()) == []
 
 
@@ -167,8 +167,9 @@ def test_small_changes_of_large_files_share_a_frame_where_there_is_little_else(
 def test_a_large_object_that_hardly_shrinks_is_left_to_its_own_file(
     archive: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packing, "_LARGE_WHOLE", 100_000)
     new = commit(archive, {"noise": noise(1, 300_000), "text": TEXT})
+    assert_sound(archive, make_pack(archive, None, new, ONE), 2)
+    monkeypatch.setattr(packing, "_LARGE_WHOLE", 100_000)
     report = make_pack(archive, None, new, ONE)
     assert_sound(archive, report, 1)
     assert report.left_out == ["/noise: hardly smaller than its file in the archive"]
@@ -210,6 +211,7 @@ WORKER = """
 import os, sys, time
 from hacktree.common.repository import encoder_process as program
 from hacktree.common.repository.encoding import encode_best
+from msgspec.structs import replace
 
 real = program.Encoder.execute
 
@@ -218,8 +220,15 @@ def no_encoding():
         raise AssertionError("nothing is left to encode")
     program.encode_choices = program.encode_frame = refuse
 
+def once(*args):
+    program.encode_choices = twice
+    return [encode_best(*args)]
+
 def twice(*args):
-    return 2 * [encode_best(*args)]
+    # Again, as if the second took so long for each byte that it spares as the file has bytes.
+    best = encode_best(*args)
+    slow = replace(best.entry, cost=len(args[0]))
+    return [best, replace(best, estimate=best.estimate - 10, entry=slow)]
 
 def spin():
     while True:
@@ -359,18 +368,25 @@ time.sleep(3600)
     assert ended == [worker]
 
 
-def test_alternatives_stand_in_frames_of_their_own(
-    archive: Repository, three: tuple[ObjectId, ObjectId]
-) -> None:
-    """A client that can't decode the one, or not as quickly, takes the other."""
-    report = make_pack(archive, *three, broken("program.encode_choices = twice"))
-    assert_sound(archive, report, 6)
-    comparison = compare_trees(archive.load_tree, *three)
-    entries = decode_entries(
-        read_head(archive, report.edge), len(comparison.targets), len(comparison.bases)
-    )
-    assert entries.targets.tolist() == [0, 1, 2, 0, 1, 2]
-    assert entries.counts.tolist() == [3, 3]
+def test_alternatives_stand_behind_all_else(archive: Repository, tmp_path: Path) -> None:
+    """A client that can't decode the one, or not as quickly, takes the other. What has one comes
+    first, the dearest for what it spares: so both take a part of the file without a gap.
+    """
+    old = {f"f{size}": noise(size, size) for size in (5000, 6000, 7000, 8000)}
+    three = commit(archive, old), commit(archive, {n: b"?" + d[1:] for n, d in old.items()})
+    body = """program.encode_choices = twice
+    if size == 7000: program.encode_choices = once"""
+    report = make_pack(archive, *three, broken(body))
+    assert_sound(archive, report, 7)
+    head = read_head(archive, report.edge)
+    entries = decode_entries(head, 4, 4)
+    assert entries.targets.tolist() == [3, 1, 0, 2, 3, 1, 0]
+    assert entries.counts.tolist() == [3, 1, 3]
+    assert report.edge.entries == 4
+    assert report.edge.decoded == 26_000
+    assert report.alternatives == head.frames[2].length
+    file = pack_path(archive, report.edge.pack)
+    assert report.edge.length == file.stat().st_size - report.alternatives
 
 
 def test_a_failing_alternative_costs_only_itself(

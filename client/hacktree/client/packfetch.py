@@ -96,12 +96,11 @@ def plan_packs(
         return None
     staged = staging.staged_contents()
     wanted = {name: size for name, size in choice.targets.items() if name.hex() not in staged}
-    compressed = _compressed(choice.packs)
+    least = _least_bytes(choice.packs)
 
     def whole(name: ObjectId) -> Work:
-        size = wanted[name]
-        work = source.estimate_content(name, size) + _SPARED
-        return replace(work, bytes=max(work.bytes, size)) if name in compressed else work
+        work = source.estimate_content(name, wanted[name]) + _SPARED
+        return replace(work, bytes=max(work.bytes, least.get(name, 0)))
 
     return plan_fetch(
         [joined.pack for joined in choice.packs],
@@ -114,14 +113,21 @@ def plan_packs(
     )
 
 
-def _compressed(packs: Sequence[JoinedPack]) -> set[ObjectId]:
-    """Targets that hold compressed data, as an entry of theirs tells: they shrink no more."""
-    found: set[ObjectId] = set()
+def _least_bytes(packs: Sequence[JoinedPack]) -> dict[ObjectId, int]:
+    """What some targets take at least by themselves, as their entries tell.
+
+    What holds compressed data shrinks no more; what stands whole and alone in a frame takes that.
+    """
+    least: dict[ObjectId, int] = {}
     for joined in packs:
-        pack = joined.pack
-        members = pack.entries.targets[pack.entries.kinds == EntryKind.MEMBER]
-        found.update(pack.targets[target] for target in members.tolist())
-    return found
+        pack, entries = joined.pack, joined.pack.entries
+        alone = np.flatnonzero(entries.counts == 1)
+        for frame, entry in zip(alone.tolist(), entries.starts[alone].tolist(), strict=True):
+            if entries.kinds[entry] == EntryKind.FULL:
+                least[pack.targets[int(entries.targets[entry])]] = pack.head.frames[frame].length
+        for target in entries.targets[entries.kinds == EntryKind.MEMBER].tolist():
+            least[pack.targets[target]] = pack.sizes[pack.targets[target]]
+    return least
 
 
 def brought_by_packs(choice: PackChoice, plan: FetchPlan) -> set[ObjectId]:

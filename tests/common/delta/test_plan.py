@@ -205,6 +205,20 @@ def test_little_decoding_is_not_worth_a_request() -> None:
     assert alone.whole == _names("small.gz")
 
 
+@pytest.mark.parametrize(
+    ("prefer", "cost", "whole"),
+    [(Prefer.AUTO, 60_000, False), (Prefer.AUTO, 90_000, True), (Prefer.TIME, 60_000, True)],
+)
+def test_a_packed_object_is_fetched_whole_only_where_that_takes_clearly_less(
+    prefer: Prefer, cost: int, *, whole: bool
+) -> None:
+    """It takes more bytes, and a request. 5 MB whole: 0.04 s for the bytes, 0.017 to decode it."""
+    model = CostModel(1.25e8, 0.001, cores=2, prefer=prefer)
+    pack = _pack((4_000_000, [("lib", None, EntryKind.FULL)], cost), sizes={"lib": 10_000_000})
+    plan = _plan([pack], ["lib"], model=model)
+    assert bool(plan.whole) == whole
+
+
 def test_a_base_that_is_not_held_is_decoded_first() -> None:
     """Through every pack of the route."""
     packs = [_pack((500, [_delta(f"x{i + 1}", f"x{i}")], 1)) for i in range(4)]

@@ -1,6 +1,7 @@
 """Varints, blobs and frames: exact round trips, and bounds that hostile bytes can't pass."""
 
 import lzma
+import random
 
 import numpy as np
 import pytest
@@ -9,7 +10,13 @@ from hypothesis import strategies as st
 
 from hacktree.common.delta.codec import encode_delta
 from hacktree.common.delta.entry import EntryKind, encode_full
-from hacktree.common.delta.frame import FrameReader, encode_frame, entry_size, stream_sizes
+from hacktree.common.delta.frame import (
+    FrameReader,
+    encode_frame,
+    entry_size,
+    frame_cost,
+    stream_sizes,
+)
 from hacktree.common.delta.shared import Shared
 from hacktree.common.delta.streams import Blob, Method, pack_blob, unpack_blob
 from hacktree.common.delta.varint import decode_varints, encode_varints, unzigzag, zigzag
@@ -53,6 +60,22 @@ def test_every_method_gives_the_bytes_back(method: Method, data: bytes, repeats:
     context = b"a prefix of some length, " + data
     blob = pack_blob(data * repeats, context=context, candidates=[method])
     assert unpack_blob(blob, len(data) * repeats, context=context) == data * repeats
+
+
+def test_what_is_dense_is_stored() -> None:
+    """Only if that is a lot to decode for hardly a byte."""
+    noise = random.Random(1).randbytes(1_100_000)
+    assert pack_blob(noise + bytes(20_000)).method == Method.STORED
+    assert pack_blob(noise + bytes(60_000)).method != Method.STORED
+    assert pack_blob(noise[:500_000] + bytes(10_000)).method != Method.STORED
+
+
+def test_stored_content_is_decoded_sooner() -> None:
+    noise, text = random.Random(1).randbytes(1_100_000), b"text" * 275_000
+    dense, other = encode_full(noise), encode_full(text)
+    assert dense.cost == other.cost
+    assert frame_cost([other], encode_frame([other])) == other.cost
+    assert frame_cost([dense], encode_frame([dense])) == pytest.approx(dense.cost / 2, rel=0.01)
 
 
 @pytest.mark.parametrize("method", [m for m in Method if m is not Method.STORED])

@@ -138,10 +138,13 @@ def _report_failures(report: PackReport) -> None:
 def _summarise(report: PackReport, seconds: float, args: argparse.Namespace) -> dict[str, object]:
     edge = report.edge
     _report_failures(report)
+    beside = (
+        f" and {format_size(report.alternatives)} of alternatives" if report.alternatives else ""
+    )
     say(
         args,
         f"pack {edge.pack.hex()[:16]}: {edge.entries} objects of {format_size(edge.decoded)} in "
-        f"{format_size(edge.length)}, {report.frames} frames, {seconds:.1f} s",
+        f"{format_size(edge.length)}{beside}, {report.frames} frames, {seconds:.1f} s",
     )
     return {
         "pack": edge.pack.hex(),
@@ -149,6 +152,7 @@ def _summarise(report: PackReport, seconds: float, args: argparse.Namespace) -> 
         "to": edge.new.hex(),
         "bytes": edge.length,
         "head-bytes": edge.head_length,
+        "alternatives-bytes": report.alternatives,
         "objects": edge.entries,
         "decoded-bytes": edge.decoded,
         "frames": report.frames,

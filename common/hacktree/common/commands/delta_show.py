@@ -32,5 +32,5 @@ def run(args: argparse.Namespace) -> int:
     show(f"from {edge.old.hex() if edge.old else 'nothing'}\nto   {edge.new.hex()}")
     show(f"{format_size(edge.length)}, of which the head {format_size(edge.head_length)}")
     for name, value in summary.items():
-        show(f"{name:<16} {value}")
+        show(f"{name:<18} {value}")
     return 0

@@ -12,7 +12,14 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from hacktree.common.delta.entry import PART_KINDS, EncodedEntry, EntryKind, StreamKind
+from hacktree.common.delta.entry import (
+    FULL_SPEED,
+    PART_KINDS,
+    STORED_SPEED,
+    EncodedEntry,
+    EntryKind,
+    StreamKind,
+)
 from hacktree.common.delta.memberdelta import decode_object
 from hacktree.common.delta.plain import Parts
 from hacktree.common.delta.shared import Shared
@@ -72,6 +79,16 @@ def encode_frame(entries: Sequence[EncodedEntry], dictionary: bytes = b"") -> by
         blob = pack_blob(data, context=dictionary, candidates=candidates)
         streams.append(FrameStream(int(kind), blob.method, blob.length, blob.data))
     return _CODEC.encode(Frame(1, len(entries), tuple(streams)))
+
+
+def frame_cost(entries: Sequence[EncodedEntry], frame: bytes) -> int:
+    """Microseconds to decode all entries of the frame that they were put into, on one core."""
+    stored = sum(
+        stream.length
+        for stream in _CODEC.decode(frame).streams
+        if stream.kind == StreamKind.CONTENT and stream.method == Method.STORED
+    )
+    return sum(entry.cost for entry in entries) - stored // FULL_SPEED + stored // STORED_SPEED
 
 
 _CODE_STREAMS: Final = frozenset({StreamKind.CONTENT, StreamKind.EXTRA})

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from hacktree.common.delta.contents import TreeComparison
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.pack import PackEntries, PackHead, check_sizes, frame_offsets
+from hacktree.common.delta.prefer import Prefer
 from hacktree.common.delta.route import CostModel, coalesce
 from hacktree.common.delta.varint import I64
 from hacktree.common.delta.work import Work
@@ -43,6 +44,13 @@ _SPEEDS: Final = {
 _WORTH_A_REQUEST: Final = 10
 """An object in a frame that is fetched is fetched whole only where its entry takes more than
 one part in so many of all decoding.
+"""
+_ROUNDING: Final = 1 + 1e-9
+"""What costs as much whole is taken from the pack."""
+
+_DEARER: Final = 1.25
+"""Under `Prefer.AUTO` an object that a pack has is fetched whole only if that takes so many times
+less: it takes more bytes and requests, too.
 """
 _Flags = npt.NDArray[np.bool_]
 _Reals = npt.NDArray[np.float64]
@@ -130,7 +138,9 @@ def plan_fetch(
 
 
 class _Universe(msgspec.Struct, frozen=True):
-    """Every object that a plan may touch, by number; `prices`: seconds to fetch it whole."""
+    """Every object that a plan may touch, by number; `prices`: seconds that an entry for it may
+    take, which are those to fetch it whole.
+    """
 
     ids: list[ObjectId]
     numbers: dict[ObjectId, int]
@@ -161,6 +171,8 @@ class _Universe(msgspec.Struct, frozen=True):
         works = {number: whole(name) for number, name in enumerate(lacking)}
         prices = np.full(len(ids), np.inf)
         prices[: len(lacking)] = [model.work_seconds(work) for work in works.values()]
+        if model.prefer is Prefer.AUTO:
+            prices *= _DEARER
         is_held = np.zeros(len(ids), np.bool_)
         is_held[len(lacking) :] = [name in held for name in ids[len(lacking) :]]
         return cls(
@@ -287,7 +299,7 @@ def _give_up_frames(
         transfers = column.transfers + np.where(alone, request, 0.0)
         prices = transfers + np.bincount(frames, column.decoding[entries], count)
         saved = np.bincount(frames, savings[column.targets[entries]], count)
-        lost = (used > 0) & (prices > saved)
+        lost = (used > 0) & (prices > saved * _ROUNDING)
         if np.any(lost):
             found = True
             column.usable[lost[column.frames]] = False

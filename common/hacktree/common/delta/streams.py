@@ -29,6 +29,11 @@ _THOROUGH: Final = 4 << 20
 
 _SAMPLE: Final = 1 << 20
 
+_DENSE: Final = 0.97
+"""What no method makes so much smaller is stored, if it has more bytes than a sample: decoding it
+would take longer than fetching the rest.
+"""
+
 
 class Method(enum.IntEnum):
     """How a stream is compressed."""
@@ -55,7 +60,10 @@ def pack_blob(
     context: bytes = b"",
     candidates: Sequence[Method] = (Method.ZSTD, Method.LZMA),
 ) -> Blob:
-    """The smallest of `candidates`, and of storing. `context` is the dictionary or prefix."""
+    """The smallest of `candidates`, or stored where that is hardly more.
+
+    `context` is the dictionary or prefix.
+    """
     best = Blob(Method.STORED, len(data), data)
     if len(data) > _THOROUGH:
         candidates = [_best_on_sample(data, context, candidates)]
@@ -63,6 +71,8 @@ def pack_blob(
         for packed in _attempts(method, data, context):
             if len(packed) < len(best.data):
                 best = Blob(method, len(data), packed)
+    if len(data) > _SAMPLE and len(best.data) > _DENSE * len(data):
+        return Blob(Method.STORED, len(data), data)
     return best
 
 

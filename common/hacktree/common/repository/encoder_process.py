@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta
 
 from hacktree.common.delta.entry import EncodedEntry, EntryKind, StreamKind, encode_full
-from hacktree.common.delta.frame import encode_frame
+from hacktree.common.delta.frame import encode_frame, frame_cost
 from hacktree.common.delta.shared import Shared
 from hacktree.common.objects.errors import FormatError
 from hacktree.common.objects.ids import ObjectId
@@ -188,7 +188,8 @@ class Encoder:
         data = read_kept(path)
         if data is None:
             entries = [self._entry(item) for item in job.items]
-            made = _KeptFrame(sum(entry.cost for entry in entries), encode_frame(entries))
+            frame = encode_frame(entries)
+            made = _KeptFrame(frame_cost(entries, frame), frame)
             keep(path, msgspec.msgpack.encode(made))
         else:
             made = _FRAMES.decode(data)

@@ -32,9 +32,6 @@ _HARDLY_RELATED: Final = 0.85
 _WHOLE_LEVEL: Final = 6
 _SMALLEST_MEMBER: Final = 1000
 _MUCH: Final = 0.6
-_LONG: Final = 1_000_000
-_LARGE_PLAIN: Final = 256 << 10
-"""Bytes and microseconds from which the plain entry stands beside a recompressed member."""
 
 _CODEC_PACKAGE: Final = "hacktree.common.delta"
 
@@ -80,9 +77,8 @@ def decodes(entry: EncodedEntry, old: bytes, new: bytes, shared: Shared) -> bool
 def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
     """The entries that a pack should offer for `new`.
 
-    Where recompressing its members saves much, that is one of them: beside the other if it takes
-    long or that is large (the reader chooses), instead of it if both are small. Whoever can't
-    recompress exactly fetches the whole object.
+    Where recompressing its members saves much, that is a second one: it takes long, and not every
+    machine can do it exactly. The reader chooses.
     """
     best = encode_best(old, new, shared)
     if best.estimate < _SMALLEST_MEMBER:
@@ -93,9 +89,7 @@ def encode_choices(old: bytes, new: bytes, shared: Shared) -> list[Chosen]:
     size = estimate(member)
     if size > _MUCH * best.estimate:
         return [best]
-    chosen = Chosen(member, size)
-    slow = member.cost > _LONG or best.estimate > _LARGE_PLAIN
-    return [best, chosen] if slow else [chosen]
+    return [best, Chosen(member, size)]
 
 
 def is_whole(entry: EncodedEntry) -> bool:

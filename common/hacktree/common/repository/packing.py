@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.graph import Edge
@@ -75,10 +76,10 @@ many more.
 _BEGUN_EARLY: Final = 4 << 20
 """Compressed bytes of an entry whose frame is begun before all entries are encoded."""
 
-_LARGE_WHOLE: Final = 1 << 20
+_LARGE_WHOLE: Final = 16 << 20
 _HARDLY_SMALLER: Final = 0.97
 """A whole object of so many compressed bytes is packed if that makes it at least so much smaller
-than its file in the archive, which clients can fetch as well.
+than its file in the archive: a request is nothing beside it, and the farm need not keep it twice.
 """
 _NO_GAIN: Final = "hardly smaller than its file in the archive"
 _LOCK_SECONDS: Final = 60.0
@@ -102,12 +103,14 @@ class Encoders(msgspec.Struct, frozen=True):
 
 
 class PackReport(msgspec.Struct, frozen=True):
-    """A pack that was made. `kinds`: entries by kind. Both lists hold paths with a reason:
-    `degraded` are whole objects for a failure, `left_out` are not in the pack at all.
+    """A pack that was made. `alternatives`: bytes of the frames at its end that the edge doesn't
+    count. `kinds`: entries by kind. Both lists hold paths with a reason: `degraded` are whole
+    objects for a failure, `left_out` are not in the pack at all.
     """
 
     edge: Edge
     frames: int
+    alternatives: int
     kinds: dict[str, int]
     degraded: list[str]
     left_out: list[str]
@@ -146,6 +149,7 @@ class _Frame(msgspec.Struct, frozen=True):
     entries: list[_Entry]
     info: FrameInfo
     path: Path
+    is_alternative: bool
 
 
 def make_pack(
@@ -225,10 +229,8 @@ class _Packing:
             encoders.limits,
             command=encoders.command,
         ) as pool:
-            entries, alternatives = self._encode(pool, cache, plan)
-            hopeful = [entry for entry in entries if not self._is_hopeless(entry)]
-            groups = [*arrange_frames(hopeful), *arrange_frames(alternatives)]
-            frames = self._compress(pool, cache, groups)
+            parts = map(self._groups, part_entries(self._encode(pool, cache, plan)))
+            frames = self._compress(pool, cache, *parts)
         staged, edge = self._write(plan, shared, frames)
         with repository.lock(LockKind.SHARED):
             publish_pack(repository, staged, edge)
@@ -239,15 +241,16 @@ class _Packing:
         return PackReport(
             edge,
             len(frames),
+            sum(frame.info.length for frame in frames if frame.is_alternative),
             dict(sorted(kinds.items())),
             _reasons(self._degraded),
             _reasons(left_out),
         )
 
-    def _encode(
-        self, pool: EncoderPool, cache: DeltaCache, plan: PackPlan
-    ) -> tuple[list[_Entry], list[_Entry]]:
-        """An entry for every target, in the plan's order, and alternatives to some of them."""
+    def _encode(self, pool: EncoderPool, cache: DeltaCache, plan: PackPlan) -> list[list[_Entry]]:
+        """The entries for every target, in the plan's order; the best that any client decodes
+        first.
+        """
         paired = [target for target in plan.targets if target.base >= 0]
         jobs: dict[Future[Answer], tuple[Target, str]] = {}
         # The largest first, so that in the end no core waits for long.
@@ -260,18 +263,16 @@ class _Packing:
             job = EntryJob(content, Content(base, size), made, seconds)
             jobs[pool.submit(job)] = target, made
         sizes = {future: target.size for future, (target, _) in jobs.items()}
-        best: dict[int, _Entry] = {}
-        others: dict[int, list[_Entry]] = {}
+        made_for: dict[int, list[_Entry]] = {}
         for future, answer in self._gather("encoding", sizes):
             target, made = jobs[future]
             if isinstance(answer, EntryDone):
                 choices = [_Entry(target, c, n, made) for n, c in enumerate(answer.choices)]
-                best[target.ordinal], *others[target.ordinal] = choices
+                made_for[target.ordinal] = choices
                 self._begin_large(pool, cache, choices)
             else:
                 self._degraded[target.path] = _reason(answer)
-        entries = [best.get(target.ordinal) or self._whole(target) for target in plan.targets]
-        return entries, [e for target in plan.targets for e in others.get(target.ordinal, ())]
+        return [made_for.get(target.ordinal) or [self._whole(target)] for target in plan.targets]
 
     def _begin_large(self, pool: EncoderPool, cache: DeltaCache, choices: Sequence[_Entry]) -> None:
         """Compress what takes a core for minutes while there is other work for the others."""
@@ -289,12 +290,21 @@ class _Packing:
         except FileNotFoundError:
             return target.size  # Its frame will fail, and say so.
 
+    def _groups(self, entries: Sequence[_Entry]) -> list[list[_Entry]]:
+        return arrange_frames([entry for entry in entries if not self._is_hopeless(entry)])
+
     def _compress(
-        self, pool: EncoderPool, cache: DeltaCache, groups: Sequence[list[_Entry]]
+        self,
+        pool: EncoderPool,
+        cache: DeltaCache,
+        dear: Sequence[list[_Entry]],
+        plain: Sequence[list[_Entry]],
+        alternatives: Sequence[list[_Entry]],
     ) -> list[_Frame]:
         """The frames that could be made, in order; what fails is tried again in smaller ones."""
         made: dict[tuple[int, int], _Frame] = {}
-        waiting = {(number, 0): group for number, group in enumerate(groups)}
+        groups = enumerate([*dear, *plain, *alternatives])
+        waiting = {(number, 0): group for number, group in groups}
         pieces = count(1)
         while waiting:
             failed = self._compress_once(pool, cache, waiting, made)
@@ -303,7 +313,10 @@ class _Packing:
                 for (number, _), entries in failed.items()
                 for entry in self._lessen(entries)
             }
-        frames = [made[key] for key in sorted(made)]
+        frames = [
+            replace(made[key], is_alternative=key[0] >= len(dear) + len(plain))
+            for key in sorted(made)
+        ]
         return [frame for frame in frames if self._pays(frame)]
 
     def _compress_once(
@@ -328,7 +341,7 @@ class _Packing:
                 decoded = sum(entry.target.size for entry in entries)
                 digest = ObjectId(answer.digest)
                 info = FrameInfo(answer.length, digest, decoded, answer.cost)
-                made[key] = _Frame(entries, info, path)
+                made[key] = _Frame(entries, info, path, is_alternative=False)
             else:
                 failed[key] = entries
                 for entry in entries[:1] if len(entries) == 1 else ():
@@ -397,6 +410,7 @@ class _Packing:
         head = encode_head(self._head(plan, shared, frames, infos))
         length = len(head) + sum(info.length for info in infos)
         require_space(self._scratch, length, self._repository.reserve)
+        counted = [frame for frame in frames if not frame.is_alternative]
         staged = self._scratch / "pack"
         with staged.open("wb") as output:
             output.write(head)
@@ -410,10 +424,10 @@ class _Packing:
             plan.new,
             hash_bytes(head),
             len(head),
-            length,
-            sum(len(frame.entries) for frame in frames),
-            sum(info.decoded for info in infos),
-            sum(info.cost for info in infos) // 1000,
+            len(head) + sum(frame.info.length for frame in counted),
+            sum(len(frame.entries) for frame in counted),
+            sum(frame.info.decoded for frame in counted),
+            sum(frame.info.cost for frame in counted) // 1000,
         )
 
     def _head(
@@ -449,6 +463,25 @@ class _Packing:
         return [self._repository.read_meta(tree, MAX_TREE_SIZE) for tree in ids]
 
 
+def part_entries(
+    choices: Sequence[list[_Entry]],
+) -> tuple[list[_Entry], list[_Entry], list[_Entry]]:
+    """The three parts of a pack: entries that have an alternative, those without, alternatives.
+
+    The first are the dearest for what they spare, and so are their alternatives: whoever decodes
+    such entries up to some price needs one range of the file.
+    """
+    dear = sorted((both for both in choices if len(both) > 1), key=_price, reverse=True)
+    plain = [one[0] for one in choices if len(one) == 1]
+    return [both[-1] for both in dear], plain, [both[0] for both in dear]
+
+
+def _price(both: Sequence[_Entry]) -> float:
+    """Microseconds for a byte that the second entry spares."""
+    plain, small = both[0].choice, both[-1].choice
+    return small.cost / max(1, plain.estimate - small.estimate)
+
+
 def arrange_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Entries in their order into frames of bounded size; large ones alone, light ones apart."""
     return [part for frame in _fill_frames(entries) for part in _split_light(frame)]
@@ -468,6 +501,7 @@ def _split_light(frame: list[_Entry]) -> list[list[_Entry]]:
 
 
 def _fill_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """A frame stands where its first entry does."""
     frames: list[list[_Entry]] = []
     current: list[_Entry] = []
     size = 0
@@ -476,12 +510,12 @@ def _fill_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
         if estimate > ALONE_BYTES:
             frames.append([entry])
             continue
-        if current and (len(current) == FRAME_ENTRIES or size + estimate > FRAME_BYTES):
-            frames.append(current)
+        if not current or len(current) == FRAME_ENTRIES or size + estimate > FRAME_BYTES:
             current, size = [], 0
+            frames.append(current)
         current.append(entry)
         size += estimate
-    return [*frames, current] if current else frames
+    return frames
 
 
 def _frame_job(

@@ -44,8 +44,10 @@ class Verification(msgspec.Struct):
 def summarise_pack(repository: Repository, edge: Edge) -> dict[str, int]:
     """Numbers about a pack's contents; entries by kind only if both its trees are here."""
     head = read_head(repository, edge)
+    length = edge.head_length + sum(frame.length for frame in head.frames)
     summary = {
         "frames": len(head.frames),
+        "alternatives-bytes": length - edge.length,
         "trees-bytes": len(head.metas.data),
         "index-bytes": len(head.entries.data),
         "maps-bytes": len(head.shared.data),
@@ -84,6 +86,7 @@ def verify_pack(
         result.problems.append(f"head: {error}")
         return result
     offsets = frame_offsets(head, edge.head_length).tolist()
+    total = sum(info.decoded for info in head.frames)
     with pack_path(repository, edge.pack).open("rb") as stream:
         for number, info in enumerate(head.frames):
             stream.seek(offsets[number])
@@ -94,7 +97,7 @@ def verify_pack(
             frame = _Frame(data, head, shared, entries, number)
             _verify_frame(repository, comparison, frame, result)
             if progress is not None:
-                progress(result.bytes, edge.decoded)
+                progress(result.bytes, total)
     return result
 
 

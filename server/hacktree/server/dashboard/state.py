@@ -84,7 +84,7 @@ class HoldState(msgspec.Struct, frozen=True, rename="kebab"):
 
 
 class PackState(msgspec.Struct, frozen=True, rename="kebab"):
-    """A pack. `old` and `new` are trees, `old` empty for one from scratch.
+    """A pack. `old` and `new` are trees, `old` empty for one from scratch. `bytes`: of its file.
 
     `old_build` and `new_build` name the builds that have them, as far as those are shown.
     """

@@ -1,10 +1,10 @@
 """Reading how a farm is. What is named is there: refs are read before what they lead to (W10)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import islice
 
-from hacktree.common.delta.graph import Edge
 from hacktree.common.objects.commit import Commit
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.objects.names import BranchName
@@ -57,8 +57,7 @@ def survey_farm(repository: Repository, database: Database, now: int) -> FarmSta
     ]
     with database.reading() as connection:
         holds = records.load_holds(connection)
-    # A pack whose file is lost is none.
-    edges = [e for e in list_edges(repository) if pack_path(repository, e.pack).exists()]
+    packs = list(_packs(repository, labels))
     jobs = list_jobs(database)
     wrong = _gone_wrong(jobs)
     return FarmState(
@@ -67,9 +66,9 @@ def survey_farm(repository: Repository, database: Database, now: int) -> FarmSta
         branch_count=len(names),
         holds=[_hold(hold) for hold in reversed(holds[-MAX_HOLDS:])],
         hold_count=len(holds),
-        packs=[_pack(edge, labels) for edge in edges[:MAX_PACKS]],
-        pack_count=len(edges),
-        pack_bytes=sum(edge.length for edge in edges),
+        packs=packs[:MAX_PACKS],
+        pack_count=len(packs),
+        pack_bytes=sum(pack.bytes for pack in packs),
         signatures=_signatures(repository, now),
         failed_jobs=[_job(job) for job in wrong[:MAX_JOBS]],
         failed_job_count=len(wrong),
@@ -162,16 +161,19 @@ def _hold(hold: Hold) -> HoldState:
     return HoldState(hold.branch or "", build, hold.reason, hold.time)
 
 
-def _pack(edge: Edge, labels: dict[ObjectId, str]) -> PackState:
-    old = edge.old
-    return PackState(
-        id=edge.pack.hex(),
-        old="" if old is None else old.hex(),
-        new=edge.new.hex(),
-        old_build="" if old is None else labels.get(old, ""),
-        new_build=labels.get(edge.new, ""),
-        bytes=edge.length,
-    )
+def _packs(repository: Repository, labels: dict[ObjectId, str]) -> Iterator[PackState]:
+    """The newest first. A pack whose file is lost is none."""
+    for edge in list_edges(repository):
+        old = edge.old
+        with suppress(FileNotFoundError):
+            yield PackState(
+                id=edge.pack.hex(),
+                old="" if old is None else old.hex(),
+                new=edge.new.hex(),
+                old_build="" if old is None else labels.get(old, ""),
+                new_build=labels.get(edge.new, ""),
+                bytes=pack_path(repository, edge.pack).stat().st_size,
+            )
 
 
 def _signatures(repository: Repository, now: int) -> list[SignatureState]:
