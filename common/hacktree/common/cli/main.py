@@ -88,8 +88,8 @@ def _main_with_room(argv: Sequence[str] | None) -> int:
 
 
 # CPython keeps frames in chunks of 16 KiB. Where a loop's calls cross the end of one, each maps and
-# unmaps the next: 1,500 times in a pull, a thirtieth of its time. A frame that asks for so many words
-# gets a chunk of 512 KiB, with room for all that it calls; what isn't touched takes no memory.
+# unmaps the next: 1,500 times in a pull, a thirtieth of its time. A frame that asks for so many
+# words gets a chunk of 512 KiB, with room for what it calls; what isn't touched takes no memory.
 _main_with_room.__code__ = _main_with_room.__code__.replace(co_stacksize=33_000)
 
 
