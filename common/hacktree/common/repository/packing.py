@@ -469,11 +469,18 @@ def part_entries(
     """The three parts of a pack: entries that have an alternative, those without, alternatives.
 
     The first are the dearest for what they spare, and so are their alternatives: whoever decodes
-    such entries up to some price needs one range of the file.
+    such entries up to some price needs one range of the file. Of those without, what takes long to
+    arrive comes last: meanwhile the others are decoded.
     """
     dear = sorted((both for both in choices if len(both) > 1), key=_price, reverse=True)
-    plain = [one[0] for one in choices if len(one) == 1]
+    plain = sorted((one[0] for one in choices if len(one) == 1), key=_lateness)
     return [both[-1] for both in dear], plain, [both[0] for both in dear]
+
+
+def _lateness(entry: _Entry) -> tuple[bool, int]:
+    """Frames of usual size keep their order; of larger ones the largest comes first."""
+    estimate = entry.choice.estimate
+    return estimate > FRAME_BYTES, -estimate if estimate > FRAME_BYTES else 0
 
 
 def _price(both: Sequence[_Entry]) -> float:
