@@ -37,7 +37,7 @@ class Places(msgspec.Struct, frozen=True):
         """The address of every offset, and which have one."""
         if len(self.start) == 0:
             return offsets, np.zeros(len(offsets), bool)
-        index = np.searchsorted(self.start, offsets, side="right") - 1
+        index = self.start.searchsorted(offsets, side="right") - 1
         known = (index >= 0) & (offsets < self.end[index])
         return offsets + self.shift[index], known
 
@@ -52,10 +52,10 @@ class AddressMap(msgspec.Struct, frozen=True):
 
     def __call__(self, addresses: I64) -> I64:
         """The new address of every old one; `ABSOLUTE` becomes 0."""
-        index = np.maximum(np.searchsorted(self.start, addresses, side="right") - 1, 0)
+        index = np.maximum(self.start.searchsorted(addresses, side="right") - 1, 0)
         result: I64 = addresses + self.shift[index]
         if len(self.point):
-            index = np.minimum(np.searchsorted(self.point, addresses), len(self.point) - 1)
+            index = np.minimum(self.point.searchsorted(addresses), len(self.point) - 1)
             found = self.point[index] == addresses
             result = np.where(found, self.moved[index], result)
         return np.where(addresses == ABSOLUTE, 0, result)

@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 
 from hacktree.common.delta.addressmap import AddressMap, Places
-from hacktree.common.delta.copies import Copies, spread
+from hacktree.common.delta.copies import Copies
 from hacktree.common.delta.elf import U8
 from hacktree.common.delta.encodings import PAGE_BITS, PAGE_MASK, Encoding
 from hacktree.common.delta.references import Group, read_values, write_values
@@ -59,12 +59,16 @@ def land(copies: Copies, groups: Sequence[Group], places: Places) -> Iterator[La
     """
     if len(groups) * len(copies) > _MAX_LOOKUPS:
         raise FormatError("an ELF file of too many sections for so many copies")
+    shift = copies.new - copies.old
     for group in groups:
-        first = np.searchsorted(group.at, copies.old)
-        last = np.searchsorted(group.at, copies.old + copies.length - group.width, side="right")
-        owner, number = spread(np.maximum(last - first, 0))
-        index = first[owner] + number
-        at = copies.new[owner] + group.at[index] - copies.old[owner]
+        first = group.at.searchsorted(copies.old)
+        last = group.at.searchsorted(copies.old + copies.length - group.width, side="right")
+        counts = np.maximum(last - first, 0)
+        before = counts.cumsum() - counts
+        index = np.repeat(first - before, counts)
+        index += np.arange(len(index))
+        at = group.at[index]
+        at += np.repeat(shift, counts)
         address, known = places.addresses(at)
         if not known.all():
             at, index, address = at[known], index[known], address[known]

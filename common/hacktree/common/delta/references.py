@@ -75,19 +75,18 @@ def without_overlaps(size: int, groups: Sequence[Group]) -> list[Group]:
     A local rule, without cascades: what is dropped still drops what it overlaps in its own group.
     Empty groups are left out. `size` is the file's, in bytes.
     """
-    taken = np.zeros(size + 8, bool)
+    taken = np.zeros(size + 8, np.uint8)
     kept = []
     for group in groups:
         at = group.at
         if len(at) == 0:
             continue
-        free = np.ones(len(at), bool)
-        free[1:] = at[1:] - at[:-1] >= group.width
-        for byte in range(group.width):
-            free &= ~taken[at + byte]
+        # All bytes of a field at once.
+        marks = fields(taken, group.width)
+        free = marks[at] == 0
+        free[1:] &= at[1:] - at[:-1] >= group.width
         chosen = group if free.all() else group.take(np.flatnonzero(free))
-        for byte in range(group.width):
-            taken[chosen.at + byte] = True
+        marks[chosen.at] = -1
         kept.append(chosen)
     return kept
 
@@ -132,7 +131,7 @@ def in_ranges(values: I64, ranges: Ranges) -> np.ndarray:
     """Which values lie in one of the ranges."""
     starts, ends = ranges
     if len(starts) > _FEW:
-        index = np.searchsorted(starts, values, side="right") - 1
+        index = starts.searchsorted(values, side="right") - 1
         return (index >= 0) & (values < ends[index])
     inside = np.zeros(len(values), bool)
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
