@@ -207,7 +207,13 @@ def test_little_decoding_is_not_worth_a_request() -> None:
 
 @pytest.mark.parametrize(
     ("prefer", "cost", "whole"),
-    [(Prefer.AUTO, 60_000, False), (Prefer.AUTO, 90_000, True), (Prefer.TIME, 60_000, True)],
+    [
+        (Prefer.AUTO, 60_000, False),
+        (Prefer.TIME, 60_000, False),
+        (Prefer.AUTO, 90_000, True),
+        (Prefer.TIME, 90_000, True),
+        (Prefer.BYTES, 90_000, False),
+    ],
 )
 def test_a_packed_object_is_fetched_whole_only_where_that_takes_clearly_less(
     prefer: Prefer, cost: int, *, whole: bool

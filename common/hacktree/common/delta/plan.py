@@ -49,8 +49,8 @@ _ROUNDING: Final = 1 + 1e-9
 """What costs as much whole is taken from the pack."""
 
 _DEARER: Final = 1.25
-"""Under `Prefer.AUTO` an object that a pack has is fetched whole only if that takes so many times
-less: it takes more bytes and requests, too.
+"""An object that a pack has is fetched whole only if its entry would take so many times as long: no
+prediction is better than that, and it takes more bytes, and a request. Bytes are no prediction.
 """
 _Flags = npt.NDArray[np.bool_]
 _Reals = npt.NDArray[np.float64]
@@ -171,7 +171,7 @@ class _Universe(msgspec.Struct, frozen=True):
         works = {number: whole(name) for number, name in enumerate(lacking)}
         prices = np.full(len(ids), np.inf)
         prices[: len(lacking)] = [model.work_seconds(work) for work in works.values()]
-        if model.prefer is Prefer.AUTO:
+        if model.prefer is not Prefer.BYTES:
             prices *= _DEARER
         is_held = np.zeros(len(ids), np.bool_)
         is_held[len(lacking) :] = [name in held for name in ids[len(lacking) :]]
