@@ -9,14 +9,19 @@ from dataclasses import dataclass
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
-from hacktree.client.packs import decodable_kinds, read_conformance
+from hacktree.client.packfetch import least_bytes
+from hacktree.client.packs import JoinedPack, decodable_kinds, read_conformance
+from hacktree.common.delta.contents import compare_trees
 from hacktree.common.delta.entry import EntryKind
+from hacktree.common.delta.pack import MAX_FRAME_LENGTH, decode_entries
+from hacktree.common.delta.plan import join_trees
 from hacktree.common.objects.ids import ObjectId
 from hacktree.common.repository.layout import Mode
 from hacktree.common.repository.packing import Encoders, PackReport, make_pack
 from hacktree.common.repository.packreading import summarise_pack
-from hacktree.common.repository.packs import pack_path
+from hacktree.common.repository.packs import pack_path, read_head
 from hacktree.common.repository.repository import Repository, open_repository
 from support.pulling import assert_whole, make_repository
 from support.servers import RunningServer, hacktree_program, nginx_serving
@@ -85,6 +90,22 @@ def upgrade(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgrade]:
         second = signed.commit(build(2))
         old, new = (farm.load_commit(commit).root.id for commit in (first, second))
         yield Upgrade(farm, machine, server, second, make_pack(farm, old, new, Encoders(2)))
+
+
+def test_a_head_can_not_make_an_object_dear(upgrade: Upgrade) -> None:
+    """One that lies about a frame's bytes would else have them fetched instead of the object."""
+    farm, edge = upgrade.farm, upgrade.report.edge
+    head = read_head(farm, edge)
+    trees = compare_trees(farm.load_tree, edge.old, edge.new)
+    entries = decode_entries(head, len(trees.targets), len(trees.bases))
+    honest = least_bytes(
+        [JoinedPack(edge, join_trees(head, edge.head_length, entries, trees), b"")]
+    )
+    frames = tuple(replace(frame, length=MAX_FRAME_LENGTH) for frame in head.frames)
+    liar = join_trees(replace(head, frames=frames), edge.head_length, entries, trees)
+    assert least_bytes([JoinedPack(edge, liar, b"")]).keys() == honest.keys()
+    for name, least in least_bytes([JoinedPack(edge, liar, b"")]).items():
+        assert honest[name] <= least <= trees.sizes[name] + 64
 
 
 def test_an_edge_counts_no_alternatives(upgrade: Upgrade) -> None:

@@ -59,6 +59,9 @@ ask at once is worth a tenth of a second of this one.
 _SOON: Final = 0.05
 """Seconds for which planning waits for the first frame: it keeps the event loop busy."""
 
+_FRAMING: Final = 64
+"""Bytes of a frame beside the one object that is stored in it, at most."""
+
 _SYNC_BYTES: Final = 48 << 20
 """Bytes of objects after which the disk is told to write them, while decoding goes on."""
 
@@ -96,7 +99,7 @@ def plan_packs(
         return None
     staged = staging.staged_contents()
     wanted = {name: size for name, size in choice.targets.items() if name.hex() not in staged}
-    least = _least_bytes(choice.packs)
+    least = least_bytes(choice.packs)
 
     def whole(name: ObjectId) -> Work:
         work = source.estimate_content(name, wanted[name]) + _SPARED
@@ -113,10 +116,11 @@ def plan_packs(
     )
 
 
-def _least_bytes(packs: Sequence[JoinedPack]) -> dict[ObjectId, int]:
+def least_bytes(packs: Sequence[JoinedPack]) -> dict[ObjectId, int]:
     """What some targets take at least by themselves, as their entries tell.
 
-    What holds compressed data shrinks no more; what stands whole and alone in a frame takes that.
+    What holds compressed data shrinks no more; what stands whole and alone in a frame takes that,
+    but no more than it would stored, whatever the head says.
     """
     least: dict[ObjectId, int] = {}
     for joined in packs:
@@ -124,9 +128,11 @@ def _least_bytes(packs: Sequence[JoinedPack]) -> dict[ObjectId, int]:
         alone = np.flatnonzero(entries.counts == 1)
         for frame, entry in zip(alone.tolist(), entries.starts[alone].tolist(), strict=True):
             if entries.kinds[entry] == EntryKind.FULL:
-                least[pack.targets[int(entries.targets[entry])]] = pack.head.frames[frame].length
-        for target in entries.targets[entries.kinds == EntryKind.MEMBER].tolist():
-            least[pack.targets[target]] = pack.sizes[pack.targets[target]]
+                target = pack.targets[int(entries.targets[entry])]
+                stored = pack.sizes[target] + _FRAMING
+                least[target] = min(pack.head.frames[frame].length, stored)
+        for ordinal in entries.targets[entries.kinds == EntryKind.MEMBER].tolist():
+            least[pack.targets[ordinal]] = pack.sizes[pack.targets[ordinal]]
     return least
 
 

@@ -139,7 +139,7 @@ def plan_fetch(
 
 class _Universe(msgspec.Struct, frozen=True):
     """Every object that a plan may touch, by number; `prices`: seconds that an entry for it may
-    take, which are those to fetch it whole.
+    take, by what it takes to fetch it whole.
     """
 
     ids: list[ObjectId]

@@ -5,6 +5,7 @@ and frames into one file, publish. What fails on the way becomes a whole object;
 for one file. Nothing is locked while encoders work: a prune meanwhile costs the pack at most.
 """
 
+import math
 import os
 import secrets
 import shutil
@@ -18,7 +19,6 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from msgspec.structs import replace
 
 from hacktree.common.delta.entry import EntryKind
 from hacktree.common.delta.graph import Edge
@@ -149,7 +149,6 @@ class _Frame(msgspec.Struct, frozen=True):
     entries: list[_Entry]
     info: FrameInfo
     path: Path
-    is_alternative: bool
 
 
 def make_pack(
@@ -229,19 +228,21 @@ class _Packing:
             encoders.limits,
             command=encoders.command,
         ) as pool:
-            parts = map(self._groups, part_entries(self._encode(pool, cache, plan)))
-            frames = self._compress(pool, cache, *parts)
-        staged, edge = self._write(plan, shared, frames)
+            choices = self._encode(pool, cache, plan)
+            dear, plain, others = map(self._groups, part_entries(choices))
+            counted, alternatives = self._compress(pool, cache, [*dear, *plain], others)
+        staged, edge = self._write(plan, shared, counted, alternatives)
         with repository.lock(LockKind.SHARED):
             publish_pack(repository, staged, edge)
         trim_cache(repository)
+        frames = [*counted, *alternatives]
         packed = {entry.target.path for frame in frames for entry in frame.entries}
         left_out = {path: why for path, why in self._left_out.items() if path not in packed}
         kinds = Counter(EntryKind(e.choice.kind).name.lower() for f in frames for e in f.entries)
         return PackReport(
             edge,
             len(frames),
-            sum(frame.info.length for frame in frames if frame.is_alternative),
+            sum(frame.info.length for frame in alternatives),
             dict(sorted(kinds.items())),
             _reasons(self._degraded),
             _reasons(left_out),
@@ -297,14 +298,14 @@ class _Packing:
         self,
         pool: EncoderPool,
         cache: DeltaCache,
-        dear: Sequence[list[_Entry]],
-        plain: Sequence[list[_Entry]],
+        groups: Sequence[list[_Entry]],
         alternatives: Sequence[list[_Entry]],
-    ) -> list[_Frame]:
-        """The frames that could be made, in order; what fails is tried again in smaller ones."""
+    ) -> tuple[list[_Frame], list[_Frame]]:
+        """The frames of both that could be made, in order; what fails is tried again in smaller
+        ones.
+        """
         made: dict[tuple[int, int], _Frame] = {}
-        groups = enumerate([*dear, *plain, *alternatives])
-        waiting = {(number, 0): group for number, group in groups}
+        waiting = {(number, 0): group for number, group in enumerate([*groups, *alternatives])}
         pieces = count(1)
         while waiting:
             failed = self._compress_once(pool, cache, waiting, made)
@@ -313,11 +314,11 @@ class _Packing:
                 for (number, _), entries in failed.items()
                 for entry in self._lessen(entries)
             }
-        frames = [
-            replace(made[key], is_alternative=key[0] >= len(dear) + len(plain))
-            for key in sorted(made)
-        ]
-        return [frame for frame in frames if self._pays(frame)]
+        kept = {key: made[key] for key in sorted(made) if self._pays(made[key])}
+        return (
+            [frame for (number, _), frame in kept.items() if number < len(groups)],
+            [frame for (number, _), frame in kept.items() if number >= len(groups)],
+        )
 
     def _compress_once(
         self,
@@ -341,7 +342,7 @@ class _Packing:
                 decoded = sum(entry.target.size for entry in entries)
                 digest = ObjectId(answer.digest)
                 info = FrameInfo(answer.length, digest, decoded, answer.cost)
-                made[key] = _Frame(entries, info, path, is_alternative=False)
+                made[key] = _Frame(entries, info, path)
             else:
                 failed[key] = entries
                 for entry in entries[:1] if len(entries) == 1 else ():
@@ -404,13 +405,19 @@ class _Packing:
             done += sizes[future]
             self._progress(step, done, total)
 
-    def _write(self, plan: PackPlan, shared: Shared, frames: Sequence[_Frame]) -> tuple[Path, Edge]:
-        """Head and frames in one file."""
+    def _write(
+        self,
+        plan: PackPlan,
+        shared: Shared,
+        counted: Sequence[_Frame],
+        alternatives: Sequence[_Frame],
+    ) -> tuple[Path, Edge]:
+        """Head and frames in one file, and the edge, which counts no alternatives."""
+        frames = [*counted, *alternatives]
         infos = tuple(frame.info for frame in frames)
         head = encode_head(self._head(plan, shared, frames, infos))
         length = len(head) + sum(info.length for info in infos)
         require_space(self._scratch, length, self._repository.reserve)
-        counted = [frame for frame in frames if not frame.is_alternative]
         staged = self._scratch / "pack"
         with staged.open("wb") as output:
             output.write(head)
@@ -477,10 +484,10 @@ def part_entries(
     return [both[-1] for both in dear], plain, [both[0] for both in dear]
 
 
-def _lateness(entry: _Entry) -> tuple[bool, int]:
-    """Frames of usual size keep their order; of larger ones the largest comes first."""
+def _lateness(entry: _Entry) -> float:
+    """The same for entries of frames of usual size; of larger ones the largest comes first."""
     estimate = entry.choice.estimate
-    return estimate > FRAME_BYTES, -estimate if estimate > FRAME_BYTES else 0
+    return -estimate if estimate > FRAME_BYTES else -math.inf
 
 
 def _price(both: Sequence[_Entry]) -> float:
@@ -508,7 +515,7 @@ def _split_light(frame: list[_Entry]) -> list[list[_Entry]]:
 
 
 def _fill_frames(entries: Sequence[_Entry]) -> list[list[_Entry]]:
-    """A frame stands where its first entry does."""
+    """As `arrange_frames`, light ones among the rest. A frame stands where its first entry does."""
     frames: list[list[_Entry]] = []
     current: list[_Entry] = []
     size = 0

@@ -44,7 +44,7 @@ class Verification(msgspec.Struct):
 def summarise_pack(repository: Repository, edge: Edge) -> dict[str, int]:
     """Numbers about a pack's contents; entries by kind only if both its trees are here."""
     head = read_head(repository, edge)
-    length = edge.head_length + sum(frame.length for frame in head.frames)
+    length = int(frame_offsets(head, edge.head_length)[-1])
     summary = {
         "frames": len(head.frames),
         "alternatives-bytes": length - edge.length,
