@@ -5,6 +5,7 @@ These boot real machines, which takes seconds: what can be seen in one boot is l
 
 import json
 import os
+import re
 import select
 import subprocess
 from pathlib import Path
@@ -37,6 +38,17 @@ echo x >"${0%/*}/new" || echo suite is read-only
 echo $(ls /sys/class/net) $(ls -A / | grep lost)
 echo argument: $1
 ls -ln /usr/bin/su
+exit 0
+"""
+PANIC = """\
+ls -l /proc/$$/exe
+line=0
+while [ $line -lt 300 ]; do
+    echo "suite $line"
+    echo "<0>kernel $line" >/dev/kmsg
+    line=$((line + 1))
+done
+echo c >/proc/sysrq-trigger
 exit 0
 """
 
@@ -129,14 +141,17 @@ def test_a_suite_runs_once_systemd_has_started_the_build(farm: QaFarm) -> None:
 
 
 def test_a_kernel_that_panics_fails_its_build(farm: QaFarm) -> None:
-    """The log has the panic, and what had been written before it, by the build's own shell."""
-    define(farm, ["sh", "-c", "ls -l /proc/$$/exe; echo c >/proc/sysrq-trigger; exit 0"])
+    """The log has the panic, and before it, in order, what the build's own shell had written."""
+    define(farm, ["sh", "-c", PANIC])
     build(farm)
     verdict, log = judged(farm)
     assert verdict.outcome is Outcome.FAIL
     assert verdict.finding.reason == "it ended before the suite did: see the log"
     assert log.splitlines()[0].endswith(" -> /bin/busybox"), "the build's, not the machine's own"
+    said = re.findall(r"(suite|kernel) (\d+)$", log, re.MULTILINE)
+    assert said == [(who, str(line)) for line in range(300) for who in ("suite", "kernel")]
     assert "Kernel panic - not syncing" in log
+    assert log.index("suite 299") < log.index("Trigger a crash") < log.index("Kernel panic")
 
 
 def test_a_machine_is_gone_at_the_limit(farm: QaFarm) -> None:
