@@ -206,8 +206,8 @@ def _command(size: Size, processor: Sequence[str]) -> list[str]:
         *_disk("root", ROOT_DISK), *_disk("suite", SUITE_DISK),
         # Into the pipe that is the log: the console shows why a kernel panicked.
         "-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
-        # What was written before a panic is in the log, and before it: a write is handed over by the
-        # processor that writes, not by a thread of QEMU's that a reset may overtake.
+        # What was written before a panic is in the log, and before it: a write is handed over by
+        # the processor that writes, not by a thread of QEMU's that a reset may overtake.
         "-device", "virtio-serial-pci,ioeventfd=off",
         *_port("log", LOG_PORT, "/dev/stdout"), *_port("answer", ANSWER_PORT, "answer"),
     ]  # fmt: skip
