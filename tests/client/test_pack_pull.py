@@ -113,6 +113,30 @@ async def test_what_packs_brought_is_not_decoded_again_when_something_vanished(
     assert assert_whole(client, second) == assert_whole(farm, second)
 
 
+async def test_large_files_that_the_disk_has_leave_memory(
+    farm: Repository, client: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An upgrade does not push out what the user works with; small files are not worth a call."""
+    # Reached by the last frame.
+    whole = sum(map(len, BULK.values()))
+    monkeypatch.setattr("hacktree.client.packfetch._SYNC_BYTES", whole)
+    second, _ = await two_builds(farm, client)
+    result, _ = await pull_from(client, url_of(farm))
+    assert result.packs.objects == len(BULK) + 1
+    in_memory = {path: _bytes_in_memory(client, second, path) for path in BULK}
+    assert in_memory.pop("usr/lib/large") == 0
+    assert all(in_memory.values())
+    assert assert_whole(client, second) == assert_whole(farm, second)
+
+
+def _bytes_in_memory(repository: Repository, commit: ObjectId, path: str) -> int:
+    entry = find_entry(repository.load_tree, repository.load_commit(commit).root.id, path.encode())
+    assert isinstance(entry, FileEntry)
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES"]
+    file = str(repository.content_path(entry))
+    return int(subprocess.run([*command, file], capture_output=True, check=True).stdout)
+
+
 async def test_nothing_new_takes_one_request(farm: Repository, client: Repository) -> None:
     await two_builds(farm, client)
     with nginx_serving(farm.path) as server:

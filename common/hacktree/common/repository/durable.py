@@ -8,6 +8,7 @@ import ctypes
 import os
 import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,19 @@ def sync_filesystem_of(directory: Path) -> None:
         sync_filesystem(descriptor)
     finally:
         os.close(descriptor)
+
+
+def drop_cached(path: str) -> None:
+    """Give back the memory that holds a file's content, as far as the disk has it.
+
+    It is a hint: nothing fails, and what reads the file next reads the disk.
+    """
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
 
 
 def sync_directory(path: Path | str) -> None:
